@@ -1,0 +1,219 @@
+//! What a platform says runs: environments, their instances, and which pods each node may send records of.
+//!
+//! * A value: built whole from facts about pods, published whole, never changed in place.
+//! * Who may send a source's records is decided by the pod's UID, and its namespace and name must agree: a label or an
+//!   annotation can only ever speak for a pod of the namespace that it stands in.
+//! * A pod that is gone is still claimed for a while, because its last lines are still being read.
+
+use crate::environment::{Claim, EnvironmentKey};
+use skpr_proto::{Label, NodeName, PodUid, Source};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+/// Everything that a platform knows at one moment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Inventory {
+    pub environments: BTreeMap<EnvironmentKey, EnvironmentState>,
+    pub pods: HashMap<PodUid, Pod>,
+    /// The first full list has arrived. Until then an absent pod means nothing.
+    pub heard: bool,
+    /// The platform has not answered for a while: what is here may be old.
+    pub stale: bool,
+}
+
+/// What is asked for an environment, where the platform knows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    pub production: bool,
+    /// Instances at least; 0 when it is not known.
+    pub minimum: u32,
+    /// Instances at most; 0 when it is not known.
+    pub maximum: u32,
+}
+
+/// An environment and the instances that exist now.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct EnvironmentState {
+    pub wanted: Wanted,
+    pub instances: BTreeMap<Arc<str>, InstanceState>,
+}
+
+/// An instance as `skpr list` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InstanceState {
+    pub version: Arc<str>,
+    pub ready: bool,
+    pub node: Option<NodeName>,
+}
+
+/// One pod, as far as records and `skpr list` need it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    pub environment: EnvironmentKey,
+    /// Where it runs; none before it is scheduled.
+    pub node: Option<NodeName>,
+    /// The pod's name, which is the instance's.
+    pub instance: Arc<str>,
+    /// The container whose outputs are simply `stdout` and `stderr`.
+    pub main_container: Label,
+    pub version: Arc<str>,
+    pub ready: bool,
+    pub production: bool,
+    pub presence: Presence,
+}
+
+/// Whether a pod counts as an instance. Its records are accepted in each of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// It runs, starts or stops.
+    Present,
+    /// It has come to its end and stays listed, as the pods of Jobs do.
+    Finished,
+    /// It was deleted.
+    Gone,
+}
+
+impl EnvironmentState {
+    pub fn ready(&self) -> usize {
+        self.instances.values().filter(|instance| instance.ready).count()
+    }
+
+    /// The versions that run; more than one while a new one is rolled out.
+    pub fn versions(&self) -> BTreeSet<Arc<str>> {
+        self.instances.values().map(|instance| Arc::clone(&instance.version)).collect()
+    }
+}
+
+impl Inventory {
+    /// Puts pods into their environments. `wanted` holds environments that exist even with no instance.
+    pub fn of(pods: HashMap<PodUid, Pod>, wanted: &BTreeMap<EnvironmentKey, Wanted>) -> Inventory {
+        let mut environments: BTreeMap<EnvironmentKey, EnvironmentState> = wanted
+            .iter()
+            .map(|(key, wanted)| {
+                (key.clone(), EnvironmentState { wanted: *wanted, ..EnvironmentState::default() })
+            })
+            .collect();
+        for pod in pods.values().filter(|pod| pod.presence == Presence::Present) {
+            let state = environments.entry(pod.environment.clone()).or_default();
+            state.wanted.production |= pod.production;
+            let instance =
+                InstanceState { version: Arc::clone(&pod.version), ready: pod.ready, node: pod.node.clone() };
+            state.instances.insert(Arc::clone(&pod.instance), instance);
+        }
+        Inventory { environments, pods, heard: true, stale: false }
+    }
+
+    /// The pods whose records `node` is to send.
+    pub fn claims_of(&self, node: &NodeName) -> BTreeSet<PodUid> {
+        self.pods
+            .iter()
+            .filter(|(_, pod)| pod.node.as_ref() == Some(node))
+            .map(|(uid, _)| uid.clone())
+            .collect()
+    }
+
+    /// Whose records a source holds; none when no pod here stands for it.
+    pub fn claim(&self, source: &Source) -> Option<Claim> {
+        let pod = self.pods.get(&source.uid)?;
+        if pod.environment.namespace != source.namespace || pod.instance != source.pod {
+            return None;
+        }
+        let stream_prefix = if pod.main_container == source.container {
+            "".into()
+        } else {
+            format!("{}.", source.container).into()
+        };
+        Some(Claim {
+            environment: pod.environment.clone(),
+            node: pod.node.clone()?,
+            instance: Arc::clone(&pod.instance),
+            stream_prefix,
+        })
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use skpr_proto::EnvironmentName;
+
+    pub(crate) fn key(namespace: &str, project: &str, environment: &str) -> EnvironmentKey {
+        EnvironmentKey {
+            namespace: Label::parse("namespace", namespace).unwrap(),
+            name: EnvironmentName {
+                project: Label::parse("project", project).unwrap(),
+                environment: Label::parse("environment", environment).unwrap(),
+            },
+        }
+    }
+
+    fn pod(instance: &str, node: Option<&str>) -> Pod {
+        Pod {
+            environment: key("sites", "shop", "prod"),
+            node: node.map(|node| NodeName::parse(node).unwrap()),
+            instance: instance.into(),
+            main_container: Label::parse("container", "php").unwrap(),
+            version: "1.0".into(),
+            ready: true,
+            production: false,
+            presence: Presence::Present,
+        }
+    }
+
+    fn inventory(pods: &[(&str, Pod)]) -> Inventory {
+        let pods = pods.iter().map(|(uid, pod)| (PodUid::parse(uid).unwrap(), pod.clone())).collect();
+        Inventory::of(pods, &BTreeMap::new())
+    }
+
+    #[test]
+    fn a_node_claims_its_pods_and_no_others() {
+        let inventory =
+            inventory(&[("u1", pod("a", Some("n1"))), ("u2", pod("b", Some("n2"))), ("u3", pod("c", None))]);
+        let claims = inventory.claims_of(&NodeName::parse("n1").unwrap());
+        assert_eq!(claims.iter().map(PodUid::as_str).collect::<Vec<_>>(), ["u1"]);
+        assert!(inventory.claims_of(&NodeName::parse("n3").unwrap()).is_empty());
+    }
+
+    #[test]
+    fn a_claim_names_environment_instance_and_stream() {
+        let inventory = inventory(&[("u1", pod("a", Some("n1"))), ("u3", pod("c", None))]);
+        let source = |namespace, pod, uid, container| Source::parse(namespace, pod, uid, container).unwrap();
+        let claim = inventory.claim(&source("sites", "a", "u1", "php")).unwrap();
+        assert_eq!((&*claim.instance, &*claim.stream_prefix, claim.node.as_str()), ("a", "", "n1"));
+        assert_eq!(claim.environment, key("sites", "shop", "prod"));
+        assert_eq!(&*inventory.claim(&source("sites", "a", "u1", "proxy")).unwrap().stream_prefix, "proxy.");
+        for other in [
+            source("other", "a", "u1", "php"),
+            source("sites", "b", "u1", "php"),
+            source("sites", "a", "u2", "php"),
+            source("sites", "c", "u3", "php"),
+        ] {
+            assert_eq!(inventory.claim(&other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn only_what_is_present_is_an_instance_and_all_is_claimed() {
+        let mut finished = pod("b", Some("n1"));
+        finished.presence = Presence::Finished;
+        let mut gone = pod("c", Some("n1"));
+        gone.presence = Presence::Gone;
+        let mut starting = pod("d", Some("n1"));
+        (starting.ready, starting.version, starting.production) = (false, "1.1".into(), true);
+        let inventory =
+            inventory(&[("u1", pod("a", Some("n1"))), ("u2", finished), ("u3", gone), ("u4", starting)]);
+        let state = &inventory.environments[&key("sites", "shop", "prod")];
+        assert_eq!(state.instances.keys().map(|name| &**name).collect::<Vec<_>>(), ["a", "d"]);
+        assert_eq!((state.ready(), state.versions().len(), state.wanted.production), (1, 2, true));
+        assert_eq!(inventory.claims_of(&NodeName::parse("n1").unwrap()).len(), 4);
+    }
+
+    #[test]
+    fn an_environment_exists_with_no_instance() {
+        let wanted = Wanted { production: true, minimum: 1, maximum: 2 };
+        let inventory =
+            Inventory::of(HashMap::new(), &BTreeMap::from([(key("local", "shop", "dev"), wanted)]));
+        assert_eq!(inventory.environments[&key("local", "shop", "dev")].wanted, wanted);
+        assert!(inventory.heard && !Inventory::default().heard);
+    }
+}
