@@ -1,0 +1,49 @@
+# What a developer and CI do here. CI runs exactly `make test`.
+SHELL := /bin/bash
+export PATH := $(PATH):$(HOME)/.cargo/bin
+PROFILE ?= release
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo lint fmt test test-kubernetes images cluster-up cluster-down bench-logs
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*##  */\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-16s %s\n' "$$name" "$$text"; done
+
+setup:  ## install what a build needs and is missing here: Debian packages, Rust
+	@scripts/setup build
+
+build: setup  ## build the three programs (PROFILE=release|dev)
+	cargo build --locked --profile $(PROFILE) --workspace --bins
+
+demo: setup  ## build, start everything on this machine with an example site, show it, stop it again
+	cargo build --locked --bins -p skpr -p skpr-agent -p skpr-aggregator
+	@scripts/demo.sh
+
+fmt:  ## format the code
+	cargo fmt --all
+
+lint: setup  ## format check, clippy, licences and bans
+	@scripts/setup lint
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo deny --locked --log-level error check bans licenses sources
+
+test:  ## everything that CI runs, with a summary of what ran and what was left out
+	@scripts/test
+
+test-kubernetes: setup  ## only the tests on Kubernetes: on $KUBECONFIG, or as root on a cluster made for them
+	@scripts/test-kubernetes
+
+images: setup  ## target/images/*.tar: the programs as container images, without Docker (PROFILE=release|dev)
+	@PROFILE=$(PROFILE) scripts/images
+
+cluster-up:  ## start a Kubernetes of two nodes on this machine, as root; prints its kubeconfig
+	@scripts/setup cluster
+	@tests/cluster/cluster up 2
+
+cluster-down:  ## stop it and remove what it left
+	@tests/cluster/cluster down
+
+bench-logs: setup  ## speed and memory of the log path, measured here: a table, and target/bench/logs.json
+	cargo build --locked --profile release --workspace --bins
+	cargo run --locked --profile release -p skpr-tests --bin bench-logs
