@@ -1,0 +1,72 @@
+//! The composition root: the parts of the agent in the order in which a log line passes through them.
+//!
+//! ```text
+//! node's files ─► tail thread ─► Tap (wanted batches) ─► ship ═ Ship ═► aggregator
+//!      ▲ checkpoint ◄─ tail thread ◄─ Tap (orders) ◄──────── acknowledgements, claims
+//! ```
+//!
+//! Two things run: the tail thread, and the caller's task (connection, heartbeat). What bounds the memory: the tail
+//! engine's [`Limits`], four batches between the two sides ([`ship::tap`]), the connection's send buffer, and a few
+//! KiB for each followed file.
+
+use crate::config::Config;
+use crate::health::{self, Heartbeat, Loop};
+use crate::link::Link;
+use crate::ship::pump::Pump;
+use crate::ship::{tap, window};
+use crate::tail::{Counters, Limits, Tail};
+use anyhow::Context as _;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+/// How long the tail thread may take to save its checkpoint at the end.
+const JOIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// Runs the agent until `stop` is cancelled, then winds down: nothing more is read, what was sent may be acknowledged
+/// for up to two seconds, the checkpoint is saved. Takes at most about seven seconds.
+///
+/// Needs a tokio runtime with time and IO; one thread is enough. Leaves nothing running and touches nothing global.
+pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> {
+    std::fs::create_dir_all(&config.state)
+        .with_context(|| format!("create the state directory `{}`", config.state.display()))?;
+    let limits = Limits { window_bytes: window::BYTES, ..Limits::default() };
+    let (logs, state) = (config.logs.clone(), config.state.clone());
+    // Opening may wait for an agent that is on its way out to let the state directory go.
+    let tail = tokio::task::spawn_blocking(move || Tail::open(&logs, &state, limits))
+        .await
+        .context("open the log directory")??;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), node = %config.node, logs = %config.logs.display(), "following");
+
+    let waker = tail.waker();
+    let (tap, spout) = tap::pair(Box::new(move || waker.wake()));
+    let teller = tap.teller();
+    let (counted, counters) = watch::channel(Counters::default());
+    let mut pump = Pump::start(tail, spout, counted, Heartbeat::new(&config.state, Loop::Tail))?;
+    let heartbeat = beat(Heartbeat::new(&config.state, Loop::Link));
+    let link = Link { config, tap, counters }.run(&stop);
+
+    let failed = tokio::select! {
+        () = link => false,
+        () = heartbeat => false,
+        () = pump.ended() => true,
+    };
+    teller.stop();
+    pump.join(JOIN_LIMIT).await?;
+    if failed || !stop.is_cancelled() {
+        anyhow::bail!("the tail thread ended by itself");
+    }
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Shows that the connection's side goes round.
+async fn beat(mut heartbeat: Heartbeat) {
+    let mut ticks = tokio::time::interval(health::INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        heartbeat.beat();
+    }
+}

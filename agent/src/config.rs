@@ -1,0 +1,227 @@
+//! What the agent is told: as typed ([`Args`]), then validated with every problem reported at once ([`Config`]).
+//!
+//! There are no tuning knobs here: what bounds memory and time is a constant beside the code that it bounds.
+
+use clap::{Parser, Subcommand, ValueEnum};
+use rustls_pki_types::ServerName;
+use skpr_proto::NodeName;
+use std::fmt;
+use std::path::PathBuf;
+
+/// Ships the logs of this node's pods to the aggregator.
+///
+/// The agent follows the log files of the pods that belong to an environment, as the aggregator tells it, and sends
+/// each line until the aggregator has acknowledged it. It listens on nothing and needs no Kubernetes permission.
+#[derive(Debug, Parser)]
+#[command(name = "skpr-agent", version)]
+pub struct Args {
+    /// The aggregator's address.
+    #[arg(long, env = "SKPR_AGGREGATOR", value_name = "HOST:PORT")]
+    aggregator: Option<String>,
+
+    /// The certificate authority that the aggregator's certificate must come from (PEM). Read at every connection.
+    #[arg(long, env = "SKPR_CA", value_name = "FILE")]
+    ca: Option<PathBuf>,
+
+    /// The token that names this node. Read at every connection, so that it may be rotated.
+    #[arg(long, env = "SKPR_TOKEN_FILE", value_name = "FILE")]
+    token: Option<PathBuf>,
+
+    /// This node's name; it must be the one that the token names.
+    #[arg(long, env = "NODE_NAME", value_name = "NAME")]
+    node: Option<String>,
+
+    /// Where the node keeps its pods' logs.
+    #[arg(long, env = "SKPR_LOGS", value_name = "DIR", default_value = "/var/log/pods")]
+    logs: PathBuf,
+
+    /// Where the agent remembers what is acknowledged. It must survive a restart of the agent.
+    #[arg(
+        long,
+        env = "SKPR_STATE",
+        value_name = "DIR",
+        default_value = "/var/lib/skpr-agent",
+        global = true
+    )]
+    pub state: PathBuf,
+
+    /// How the agent's own log on stderr is written. SKPR_LOG filters it, for example `SKPR_LOG=debug`.
+    #[arg(long, env = "SKPR_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What to do instead of following logs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Exit 0 when the agent that uses the same state directory is alive, 1 when it is not: the liveness probe.
+    Health,
+}
+
+/// How the agent's own log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// What [`crate::run`] works with; everything in it has been checked as far as it can be without the network.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub aggregator: Address,
+    pub ca: PathBuf,
+    pub token: PathBuf,
+    pub node: NodeName,
+    pub logs: PathBuf,
+    pub state: PathBuf,
+}
+
+/// A host (a name or an address, without brackets) and a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    pub host: String,
+    pub port: u16,
+}
+
+/// Everything that is wrong with the arguments, one line each.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}\nhint: skpr-agent --help", .0.join("\n"))]
+pub struct InvalidConfig(pub Vec<String>);
+
+impl Address {
+    /// Reads `HOST:PORT`; an IPv6 address is written `[::1]:PORT`.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not HOST:PORT, for example `skpr-aggregator.skpr:443`");
+        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+        let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let host = match bracketed {
+            Some(inner) => inner,
+            None if host.contains(':') => return Err(wrong()),
+            None => host,
+        };
+        let port = port.parse::<u16>().ok().filter(|port| *port != 0).ok_or_else(wrong)?;
+        ServerName::try_from(host).map_err(|_| wrong())?;
+        Ok(Address { host: host.to_owned(), port })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+impl Args {
+    /// Checks everything and names every problem, each with its flag and environment variable.
+    pub fn validate(self) -> Result<Config, InvalidConfig> {
+        let mut problems = Vec::new();
+        let aggregator = required(self.aggregator, "--aggregator", "SKPR_AGGREGATOR", &mut problems)
+            .and_then(|text| keep(Address::parse(&text), "--aggregator", &mut problems));
+        let node = required(self.node, "--node", "NODE_NAME", &mut problems).and_then(|text| {
+            keep(NodeName::parse(&text).map_err(|e| e.to_string()), "--node", &mut problems)
+        });
+        let ca = required(self.ca, "--ca", "SKPR_CA", &mut problems);
+        let token = required(self.token, "--token", "SKPR_TOKEN_FILE", &mut problems);
+        for (flag, path) in [("--ca", ca.as_ref()), ("--token", token.as_ref())] {
+            if let Some(path) = path.filter(|path| path.is_dir()) {
+                problems.push(format!("{flag}: `{}` is a directory, not a file", path.display()));
+            }
+        }
+        for (flag, path) in [("--logs", &self.logs), ("--state", &self.state)] {
+            if path.is_file() {
+                problems.push(format!("{flag}: `{}` is a file, not a directory", path.display()));
+            }
+        }
+        match (aggregator, ca, token, node) {
+            (Some(aggregator), Some(ca), Some(token), Some(node)) if problems.is_empty() => {
+                Ok(Config { aggregator, ca, token, node, logs: self.logs, state: self.state })
+            }
+            _ => Err(InvalidConfig(problems)),
+        }
+    }
+}
+
+fn required<T>(value: Option<T>, flag: &str, variable: &str, problems: &mut Vec<String>) -> Option<T> {
+    if value.is_none() {
+        problems.push(format!("{flag} (or {variable}) is missing"));
+    }
+    value
+}
+
+fn keep<T>(parsed: Result<T, String>, flag: &str, problems: &mut Vec<String>) -> Option<T> {
+    parsed.map_err(|problem| problems.push(format!("{flag}: {problem}"))).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    fn validate(arguments: &[&str]) -> Result<Config, InvalidConfig> {
+        let all = std::iter::once("skpr-agent").chain(arguments.iter().copied());
+        Args::try_parse_from(all).unwrap().validate()
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_whole_configuration_is_taken() {
+        let config = validate(&[
+            "--aggregator=skpr-aggregator.skpr:443",
+            "--ca=/ca.crt",
+            "--token=/token",
+            "--node=node-1",
+            "--state=/s",
+        ])
+        .unwrap();
+        assert_eq!(config.aggregator.to_string(), "skpr-aggregator.skpr:443");
+        assert_eq!(config.node.as_str(), "node-1");
+        assert_eq!(config.logs, PathBuf::from("/var/log/pods"));
+        assert_eq!(config.state, PathBuf::from("/s"));
+    }
+
+    #[test]
+    fn every_problem_is_reported() {
+        let InvalidConfig(problems) =
+            validate(&["--aggregator=https://x", "--node=NODE_1", "--token=/", "--logs=/proc/version"])
+                .unwrap_err();
+        assert_eq!(problems.len(), 5, "{problems:#?}");
+        for (problem, flag) in problems.iter().zip(["--aggregator", "--node", "--ca", "--token", "--logs"]) {
+            assert!(problem.starts_with(flag), "{problem}");
+        }
+    }
+
+    #[test]
+    fn addresses() {
+        for (good, host, port) in [
+            ("localhost:7443", "localhost", 7443),
+            ("10.0.0.1:1", "10.0.0.1", 1),
+            ("[::1]:7443", "::1", 7443),
+        ] {
+            let address = Address::parse(good).unwrap();
+            assert_eq!((address.host.as_str(), address.port), (host, port));
+            assert_eq!(address.to_string(), good);
+        }
+        for bad in
+            ["", "host", "host:", ":1", "host:0", "host:70000", "::1:5", "https://host:5", "a b:5", "[x:1"]
+        {
+            assert!(Address::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_probe_needs_nothing_but_the_state_directory() {
+        let args = Args::try_parse_from(["skpr-agent", "health", "--state", "/x"]).unwrap();
+        assert!(matches!(args.command, Some(Command::Health)));
+        assert_eq!(args.state, PathBuf::from("/x"));
+    }
+}

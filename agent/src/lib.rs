@@ -1,0 +1,20 @@
+//! The agent of one node: follows the log files of the pods that the aggregator claims, and ships each line until it is
+//! acknowledged. The files on the node are the only buffer.
+//!
+//! [`run`] is the whole agent; `main` adds logging and signals, and the standalone aggregator runs it in-process.
+
+pub mod config;
+mod agent;
+mod checkpoint;
+mod health;
+mod link;
+mod report;
+mod ship;
+pub mod tail;
+
+pub use agent::run;
+pub use config::{Address, Config};
+pub use health::check as check_health;
+
+#[cfg(test)]
+mod tests;

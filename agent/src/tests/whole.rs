@@ -1,0 +1,1 @@
+//! The whole agent with its real tail engine on real files.
