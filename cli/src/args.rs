@@ -1,0 +1,251 @@
+//! The command line as typed. Nothing is resolved here; see [`crate::settings`].
+
+use crate::completion;
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap_complete::engine::ArgValueCompleter;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+const EXAMPLES: &str = "\
+Examples:
+  skpr login skpr.example.com             store a token and pin the cluster's CA
+  skpr list                               what runs
+  skpr logs prod -f                       follow all instances of prod
+  skpr logs prod --since 'yesterday 15:40' --until 'yesterday 15:50' --grep error
+";
+
+const LOGS_EXAMPLES: &str = "\
+Examples:
+  skpr logs prod                          the last 15 minutes
+  skpr logs prod -f                       from now on, new instances join by themselves
+  skpr logs prod -f -n 100                the newest 100 lines first
+  skpr logs prod --since 2h --grep 'HTTP/1.1\" 5..' --exclude healthz
+  skpr logs prod --since 'yesterday 15:40' --until 'yesterday 15:50' --timezone Australia/Sydney
+  skpr logs prod --since 1d --stream stderr -o json | jq -r .message
+";
+
+const TIMES: &str = "\
+Times are `15m`, `2h`, `1d`, `1w` or `1h30m` ago, `15:40`, `yesterday 15:40`, `today 09:00`, `2026-11-22`,
+`2026-11-22 15:40`, RFC 3339 or `now`; in the local zone unless --timezone says another. In the hour that a clock
+change repeats, --since takes the first and --until the second.
+
+A known loss is a line of its own where it happened, and \"kind\":\"gap\" in JSON. Control characters in
+messages are shown as text (^[ for escape) unless --raw.
+";
+
+const LOGIN_EXAMPLES: &str = "\
+Examples:
+  skpr login skpr.example.com             shows the CA's fingerprint, then asks for the token
+  kubectl create token me --audience skpr | skpr login skpr.example.com --ca ca.crt --token-stdin
+";
+
+const LIST_EXAMPLES: &str = "\
+Examples:
+  skpr list                               environments of this project, or all that you may see
+  skpr list --watch                       again every 2 seconds
+  skpr list -o name | xargs -n1 skpr logs -n 10
+";
+
+const COMPLETION_EXAMPLES: &str = "\
+Examples:
+  source <(skpr completion bash)          for this shell; put it into ~/.bashrc for all
+  skpr completion fish > ~/.config/fish/completions/skpr.fish
+";
+
+/// What runs in a project's environments, and its logs
+#[derive(Debug, Parser)]
+#[command(name = "skpr", version, before_help = EXAMPLES, disable_help_subcommand = true, max_term_width = 110)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct Global {
+    /// The project; else SKPR_PROJECT, else the nearest .skpr.yml
+    #[arg(short, long, global = true, value_name = "NAME")]
+    pub project: Option<String>,
+    /// The cluster's HOST[:PORT]; else SKPR_CLUSTER, .skpr.yml, the last login
+    #[arg(long, global = true, value_name = "CLUSTER")]
+    pub cluster: Option<String>,
+    /// How data is written
+    #[arg(short, long, global = true, value_enum, default_value_t)]
+    pub output: Format,
+    /// Colours on stdout
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
+    pub color: Color,
+    /// Nothing on stderr but errors and warnings
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// More on stderr
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    #[default]
+    Table,
+    Json,
+    Yaml,
+    Csv,
+    Name,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Color {
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Store a token for a cluster, and pin the cluster's CA
+    #[command(before_help = LOGIN_EXAMPLES)]
+    Login(Login),
+    /// Forget the token of a cluster
+    Logout(Logout),
+    /// Who the cluster says you are
+    Whoami,
+    /// The environments, what runs in them and how they are
+    #[command(before_help = LIST_EXAMPLES)]
+    List(List),
+    /// Log lines of an environment: all instances, in order of time
+    #[command(before_help = LOGS_EXAMPLES, after_help = TIMES)]
+    Logs(Logs),
+    /// The script that completes commands and environment names in your shell
+    #[command(before_help = COMPLETION_EXAMPLES)]
+    Completion(Completion),
+    /// The version; with -v the cluster's too
+    Version,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Login {
+    /// HOST[:PORT], port 443 unless said
+    #[arg(value_name = "CLUSTER")]
+    pub cluster: String,
+    /// Trust this CA (PEM) instead of the one that the cluster shows
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// Trust the CA that the cluster shows only if this is its SHA-256 fingerprint
+    #[arg(long, value_name = "SHA256")]
+    pub fingerprint: Option<String>,
+    /// Read the token from stdin; else SKPR_TOKEN, else it is asked for
+    #[arg(long)]
+    pub token_stdin: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Logout {
+    /// HOST[:PORT]; else the cluster that other commands would use
+    #[arg(value_name = "CLUSTER")]
+    pub cluster: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct List {
+    /// Of all projects, also within one
+    #[arg(short, long)]
+    pub all: bool,
+    /// Show it again every 2 seconds
+    #[arg(short, long)]
+    pub watch: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Logs {
+    /// ENVIRONMENT or PROJECT/ENVIRONMENT
+    #[arg(value_name = "ENV", add = ArgValueCompleter::new(completion::environments))]
+    pub environment: String,
+    /// Go on with what is written from now on
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Not before this time [default: 15m; with -f: now; with -n: the oldest kept]
+    #[arg(long, visible_alias = "start", value_name = "TIME", allow_hyphen_values = true)]
+    pub since: Option<String>,
+    /// Before this time [default: now]
+    #[arg(long, visible_alias = "end", value_name = "TIME", allow_hyphen_values = true)]
+    pub until: Option<String>,
+    /// Only this instance (repeat for more)
+    #[arg(long, value_name = "INSTANCE")]
+    pub instance: Vec<String>,
+    /// Only this stream: stdout, stderr, CONTAINER.stdout … (repeat for more)
+    #[arg(long, value_name = "STREAM")]
+    pub stream: Vec<String>,
+    /// Only lines that match this regular expression (repeat: and this)
+    #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
+    pub grep: Vec<String>,
+    /// No lines that match this regular expression (repeat: nor this)
+    #[arg(long, value_name = "REGEX", allow_hyphen_values = true)]
+    pub exclude: Vec<String>,
+    /// Only the newest N lines of those that match
+    #[arg(short = 'n', long, value_name = "N")]
+    pub lines: Option<u32>,
+    /// Times are typed and shown in this zone, such as Australia/Sydney or UTC [default: the local one]
+    #[arg(long, value_name = "ZONE")]
+    pub timezone: Option<String>,
+    /// Messages as they are: their control characters reach your terminal
+    #[arg(long)]
+    pub raw: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Completion {
+    pub shell: Shell,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+/// Parses the command line; what clap has to say goes out through [`crate::output`].
+pub(crate) fn parse() -> Result<Arguments, ExitCode> {
+    Arguments::try_parse().map_err(|error| crate::output::report_usage(&error, wants_json(std::env::args())))
+}
+
+/// The parser, for completion.
+pub(crate) fn command() -> clap::Command {
+    Arguments::command()
+}
+
+/// Whether `-o json` stands on a command line that could not be parsed.
+fn wants_json(mut arguments: impl Iterator<Item = String>) -> bool {
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            "-ojson" | "-o=json" | "--output=json" => return true,
+            "-o" | "--output" => return arguments.next().as_deref() == Some("json"),
+            _ => {}
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn json_is_recognised_on_a_broken_command_line() {
+        for (line, expected) in [
+            ("skpr -o json nope", true),
+            ("skpr nope --output=json", true),
+            ("skpr -o yaml nope", false),
+            ("skpr", false),
+        ] {
+            assert_eq!(wants_json(line.split(' ').map(str::to_owned)), expected, "{line}");
+        }
+    }
+}
