@@ -20,6 +20,7 @@ use backoff::{Backoff, fraction};
 use connect::Connection;
 use control::{Control, Next};
 use failure::{Complaints, LinkError};
+use futures::FutureExt as _;
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -79,13 +80,16 @@ impl Link {
                     // Half as long again at most, so that not all agents arrive in the same instant.
                     after + fraction(after / 2, random())
                 }
+                Err(LinkError::TailEnded) => return,
+                // A token ends in the middle of a good connection, and the file holds the next one by then.
+                Err(error) if error.denied() && proof.is_good() => {
+                    tracing::info!(%error, "connecting again with the token as it is now");
+                    backoff.after_failure(random())
+                }
                 Err(error) => {
                     complaints.complain(&error);
-                    match error {
-                        LinkError::TailEnded => return,
-                        error if error.denied() => backoff.after_denial(random()),
-                        _ => backoff.after_failure(random()),
-                    }
+                    let denied = error.denied();
+                    if denied { backoff.after_denial(random()) } else { backoff.after_failure(random()) }
                 }
             };
             tokio::select! {
@@ -141,12 +145,17 @@ impl Link {
         loop {
             tokio::select! {
                 shipped = &mut shipping => {
-                    shipped?;
-                    return Ok(drained.map_or(Ended::Stopped, Ended::Drained));
+                    // An aggregator that goes away says so first, but its goodbye may be seen after the end of `Ship`.
+                    let drained = drained.or_else(|| control.drained().now_or_never()?.ok());
+                    return match (drained, shipped) {
+                        (Some(after), _) => Ok(Ended::Drained(after.min(LONGEST_DRAIN))),
+                        (None, Ok(())) => Ok(Ended::Stopped),
+                        (None, Err(error)) => Err(error),
+                    };
                 }
                 next = control.drained(), if drained.is_none() => {
                     // What was sent may still be answered; nothing more is sent.
-                    drained = Some(next?.min(LONGEST_DRAIN));
+                    drained = Some(next?);
                     wind_down.cancel();
                 }
                 error = &mut report, if reporting => {

@@ -1,7 +1,8 @@
 //! `skpr-agent`: arguments, logging and signals around [`skpr_agent::run`].
 
 use anyhow::{Context as _, bail};
-use clap::Parser as _;
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser as _};
 use skpr_agent::config::{Args, Command, LogFormat};
 use skpr_agent::{Config, check_health, run};
 use std::process::ExitCode;
@@ -12,8 +13,6 @@ use tracing_subscriber::EnvFilter;
 
 /// From the first signal to the end of the process, whatever hangs.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
-/// What clap exits with as well.
-const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -22,10 +21,8 @@ fn main() -> ExitCode {
         Some(Command::Health) => check_health(&args.state),
         None => match args.validate() {
             Ok(config) => serve(config),
-            Err(error) => {
-                tracing::error!("{error}");
-                return ExitCode::from(USAGE);
-            }
+            // Prints to stderr and exits 2, as for an argument that cannot be parsed.
+            Err(error) => Args::command().error(ErrorKind::ValueValidation, error).exit(),
         },
     };
     if let Err(error) = result {

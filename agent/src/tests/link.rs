@@ -236,3 +236,34 @@ async fn a_backlog_goes_through_in_order_whatever_the_window() {
     running.tail.told(|told| told.acked == 3000).await;
     running.stop().await;
 }
+
+#[tokio::test]
+async fn a_token_that_ends_in_a_good_connection_is_replaced_at_once() {
+    let mut aggregator = Aggregator::start().await;
+    let mut running = start(aggregator.config());
+    running.tail.write(&["a"]);
+    let (_hello, mut stream) = aggregator.accept().await;
+    stream.receive(1).await;
+    stream.ack(1).await;
+    running.tail.told(|told| told.acked == 1).await;
+    std::fs::write(aggregator.files.path().join("token"), "second").unwrap();
+    stream.acks.send(Err(Status::unauthenticated("the token has expired"))).await.unwrap();
+    assert_eq!(aggregator.hello().await.token, "Bearer second");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_drain_that_ends_ship_at_once_is_still_a_drain() {
+    let mut aggregator = Aggregator::start().await;
+    let mut running = start(aggregator.config());
+    running.tail.write(&["a"]);
+    let (hello, mut stream) = aggregator.accept().await;
+    stream.receive(1).await;
+    hello.drain(1).await;
+    stream.acks.send(Err(Status::unavailable("going away"))).await.unwrap();
+    let (_hello, mut stream) = aggregator.accept().await;
+    assert_eq!(stream.receive(1).await, numbered(&["a"]));
+    stream.ack(1).await;
+    running.tail.told(|told| told.acked == 1).await;
+    running.stop().await;
+}

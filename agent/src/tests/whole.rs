@@ -1,1 +1,74 @@
 //! The whole agent with its real tail engine on real files.
+
+use super::aggregator::{Aggregator, Stream};
+use super::soon;
+use crate::{check_health, run};
+use std::fs::{File, OpenOptions, create_dir_all};
+use std::io::Write as _;
+use std::path::Path;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+fn log_file(files: &Path, uid: &str) -> File {
+    let directory = files.join(format!("pods/default_web_{uid}/php"));
+    create_dir_all(&directory).unwrap();
+    OpenOptions::new().create(true).append(true).open(directory.join("0.log")).unwrap()
+}
+
+fn write(file: &mut File, lines: std::ops::Range<usize>) {
+    for i in lines {
+        writeln!(file, "2026-11-23T10:00:00.{i:09}Z stdout F line {i};").unwrap();
+    }
+}
+
+fn messages(lines: std::ops::Range<usize>) -> String {
+    lines.map(|i| format!("line {i};")).collect()
+}
+
+/// Receives and acknowledges until exactly `expected` has come.
+async fn expect(stream: &mut Stream, expected: &str) {
+    let mut received = String::new();
+    while received.len() < expected.len() {
+        for (id, messages) in stream.receive(1).await {
+            received.push_str(&messages);
+            stream.ack(id).await;
+        }
+    }
+    assert_eq!(received, expected);
+}
+
+#[tokio::test]
+async fn lines_arrive_in_order_and_a_restart_repeats_none() {
+    let mut aggregator = Aggregator::start().await;
+    let mut log = log_file(aggregator.files.path(), "uid-1");
+    let mut unclaimed = log_file(aggregator.files.path(), "uid-2");
+    write(&mut log, 0..1000);
+    write(&mut unclaimed, 0..1000);
+
+    let (stop, mut agent) = (CancellationToken::new(), JoinSet::new());
+    agent.spawn(run(aggregator.config(), stop.clone()));
+    let (_hello, mut stream) = aggregator.accept().await;
+    expect(&mut stream, &messages(0..1000)).await;
+    write(&mut log, 1000..1001);
+    expect(&mut stream, &messages(1000..1001)).await;
+    check_health(&aggregator.files.path().join("state")).unwrap();
+
+    // A connection that goes between sending and acknowledging.
+    write(&mut log, 1001..1100);
+    stream.receive(1).await;
+    aggregator.cut();
+    let (_hello, mut stream) = aggregator.accept().await;
+    expect(&mut stream, &messages(1001..1100)).await;
+    stop.cancel();
+    stream.ended().await;
+    soon(agent.join_next()).await.unwrap().unwrap().unwrap();
+
+    // Another life of the agent goes on where this one was acknowledged.
+    write(&mut log, 1100..1200);
+    let stop = CancellationToken::new();
+    agent.spawn(run(aggregator.config(), stop.clone()));
+    let (_hello, mut stream) = aggregator.accept().await;
+    expect(&mut stream, &messages(1100..1200)).await;
+    stop.cancel();
+    soon(agent.join_next()).await.unwrap().unwrap().unwrap();
+}
