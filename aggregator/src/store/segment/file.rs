@@ -24,8 +24,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The largest piece read at once: the footer of some 6,000 row groups, or any page.
+/// The largest piece read at once: any page.
 const MAX_READ: usize = 8 << 20;
+/// The largest footer, and the largest page index. Those of the most row groups that the writer makes have about 1 MiB
+/// each; what is decoded from hostile ones can be some hundred times as large.
+const MAX_FOOTER: usize = 2 << 20;
 /// The largest page after decompression. Ours hold up to 1 MiB, a batch of the writer (2 MiB) and one longest message.
 const MAX_PAGE: u64 = 8 << 20;
 /// The most rows in a row group; the writer makes 64 Ki.
@@ -147,11 +150,14 @@ impl ChunkReader for FooterSource<'_> {
     type T = bytes::buf::Reader<Bytes>;
 
     fn get_read(&self, start: u64) -> Result<Self::T, ParquetError> {
-        let length = self.0.checksums.length.saturating_sub(start).min(MAX_READ as u64);
+        let length = self.0.checksums.length.saturating_sub(start).min(MAX_FOOTER as u64);
         Ok(self.0.read(start, length as usize)?.reader())
     }
 
     fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes, ParquetError> {
+        if length > MAX_FOOTER {
+            return Err(ParquetError::General(format!("a footer of {length} bytes is too large")));
+        }
         self.0.read(start, length)
     }
 }

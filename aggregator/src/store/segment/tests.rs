@@ -1,6 +1,7 @@
 //! Segments as their users see them: what was written is what is read, and damage is never an answer.
 
 mod damage;
+mod engines;
 mod model;
 
 use super::*;

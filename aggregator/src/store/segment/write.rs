@@ -28,6 +28,8 @@ use std::sync::Arc;
 const GROUP_ROWS: usize = 64 << 10;
 /// Bytes of messages and names after which a row group ends in any case.
 const GROUP_BYTES: usize = 32 << 20;
+/// The most row groups in a segment, 64 Mi rows or 32 GiB, so that its footer stays small enough to be read.
+const GROUPS: usize = 1024;
 /// Rows given to the encoder at once.
 const BATCH_ROWS: usize = 8192;
 /// Bytes of messages and names after which a batch ends; the last message may exceed it.
@@ -145,6 +147,9 @@ fn properties(environment: &EnvironmentKey, hour: Hour) -> Result<WriterProperti
             .set_column_encoding(column.clone(), Encoding::DELTA_BINARY_PACKED)
             .set_column_dictionary_enabled(column, false);
     }
+    for name in ["instance", "stream"] {
+        builder = builder.set_column_statistics_enabled(ColumnPath::from(name), EnabledStatistics::Chunk);
+    }
     let message = ColumnPath::from("message");
     let builder = builder
         .set_column_encoding(message.clone(), Encoding::DELTA_LENGTH_BYTE_ARRAY)
@@ -181,6 +186,9 @@ fn encode<'a>(
         add(&mut totals, &row);
         batch.push(&row)?;
         if batch.is_full() {
+            if writer.flushed_row_groups().len() >= GROUPS {
+                return Err(WriteError::Rows("they are too many for one segment"));
+            }
             group_bytes += batch.bytes();
             writer.write(&batch.take(&schema)?).map_err(encoding)?;
             if writer.in_progress_rows() == 0 {

@@ -113,7 +113,7 @@ fn a_hostile_file_with_right_checksums_gives_an_end() {
     let footer = bytes.len() - 2500;
     let mut state = 2;
     let mut errors = 0;
-    for round in 0..600 {
+    for round in 0..200 {
         let mut hostile = bytes.clone();
         for _ in 0..=random(&mut state) % 4 {
             // Two of three in the footer and the indexes, where the claims are.
@@ -134,5 +134,5 @@ fn a_hostile_file_with_right_checksums_gives_an_end() {
             drop(count(root.path(), &file, &range, &filter));
         }
     }
-    assert!(errors > 600, "{errors}");
+    assert!(errors > 200, "{errors}");
 }
