@@ -1,0 +1,437 @@
+//! Who is next: the containers, their turns, and what acknowledgements do to them.
+
+use super::discover;
+use super::follow::{Claim, Container};
+use super::gzip::Inflater;
+use super::outbox::Window;
+use super::read::Buffer;
+use super::time::Clock;
+use super::turn::Turn;
+use super::watch::{Waker, Watch};
+use super::{Counters, Limits};
+use crate::checkpoint::{Checkpoint, Position, StateDirectory};
+use skpr_proto::ids::{PodUid, Source};
+use skpr_proto::v1;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+/// How often everything is looked at: what the watcher does not see waits no longer than this.
+const RECONCILE_WATCHED: Duration = Duration::from_secs(2);
+const RECONCILE_POLLED: Duration = Duration::from_secs(1);
+/// How long to wait for another agent to let go of the state directory.
+const LOCK_WAIT: Duration = Duration::from_secs(10);
+/// Of so many turns, one goes to files that are not in danger.
+const CALM_TURN: u64 = 4;
+/// Odd names that were told of, at most.
+const MOST_WARNINGS: usize = 1000;
+
+pub(super) struct Engine {
+    pub(super) limits: Limits,
+    pub(super) containers: BTreeMap<u64, Container>,
+    pub(super) claimed: BTreeSet<PodUid>,
+    /// A complete set of claims has arrived.
+    pub(super) heard: bool,
+    pub(super) window: Window,
+    pub(super) buffer: Buffer,
+    pub(super) inflater: Option<Inflater>,
+    pub(super) clock: Clock,
+    pub(super) counters: Counters,
+    pub(super) dirty: bool,
+    /// Containers whose directory must be looked at again soon.
+    pub(super) settling: HashSet<u64>,
+    watch: Watch,
+    state: StateDirectory,
+    root: PathBuf,
+    by_directory: HashMap<PathBuf, u64>,
+    /// When each pod's directory last changed.
+    pods: HashMap<PathBuf, SystemTime>,
+    root_modified: Option<SystemTime>,
+    /// From the checkpoint, and not met yet.
+    remembered: HashMap<Source, Position>,
+    urgent: VecDeque<u64>,
+    calm: VecDeque<u64>,
+    turns: u64,
+    last_id: u64,
+    due: Option<Instant>,
+    reconciled: Option<Instant>,
+    warned: HashSet<PathBuf>,
+    warned_open: bool,
+}
+
+impl Engine {
+    pub(super) fn open(logs: &Path, state: &Path, limits: Limits) -> anyhow::Result<Engine> {
+        let state = StateDirectory::open(state, LOCK_WAIT)?;
+        let mut remembered = HashMap::new();
+        for position in state.load().sources {
+            if let Some(Ok(source)) = position.source.as_ref().map(Source::try_from) {
+                remembered.insert(source, position);
+            }
+        }
+        let watch = Watch::new(logs, limits.watch);
+        Ok(Engine {
+            limits,
+            containers: BTreeMap::new(),
+            claimed: BTreeSet::new(),
+            heard: false,
+            window: Window::default(),
+            buffer: Buffer::default(),
+            inflater: None,
+            clock: Clock::default(),
+            counters: Counters::default(),
+            dirty: false,
+            settling: HashSet::new(),
+            watch,
+            state,
+            root: logs.to_owned(),
+            by_directory: HashMap::new(),
+            pods: HashMap::new(),
+            root_modified: None,
+            remembered,
+            urgent: VecDeque::new(),
+            calm: VecDeque::new(),
+            turns: 0,
+            last_id: 0,
+            due: None,
+            reconciled: None,
+            warned: HashSet::new(),
+            warned_open: false,
+        })
+    }
+
+    pub(super) fn waker(&self) -> Waker {
+        self.watch.waker()
+    }
+
+    pub(super) fn wait(&mut self, timeout: Duration) {
+        let due = self.due.map(|due| due.saturating_duration_since(Instant::now()));
+        self.watch.wait(due.map_or(timeout, |due| due.min(timeout)));
+    }
+
+    pub(super) fn next_id(&mut self) -> u64 {
+        self.last_id += 1;
+        self.last_id
+    }
+
+    pub(super) fn wake_at(&mut self, at: Instant) {
+        self.due = Some(self.due.map_or(at, |due| due.min(at)));
+    }
+
+    pub(super) fn container_ids(&self) -> Vec<u64> {
+        self.containers.keys().copied().collect()
+    }
+
+    /// Takes one container out for a while, so that both it and the engine can change.
+    pub(super) fn with<T>(&mut self, id: u64, act: impl FnOnce(&mut Engine, &mut Container) -> T) -> Option<T> {
+        let mut container = self.containers.remove(&id)?;
+        let result = act(self, &mut container);
+        if container.gone && container.is_finished() || (container.gone && container.claim == Claim::Ignored) {
+            self.by_directory.remove(&container.directory);
+            self.dirty = true;
+        } else {
+            self.containers.insert(id, container);
+        }
+        Some(result)
+    }
+
+    pub(super) fn queue(&mut self, container: &mut Container) {
+        if !container.queued && container.wants_turn() {
+            container.queued = true;
+            let queue = if container.is_endangered() { &mut self.urgent } else { &mut self.calm };
+            queue.push_back(container.id);
+        }
+    }
+
+    pub(super) fn warn_open(&mut self, path: &Path, error: &std::io::Error) {
+        if !std::mem::replace(&mut self.warned_open, true) {
+            tracing::warn!(path = %path.display(), %error, "cannot open a log file, trying again each second");
+        }
+    }
+
+    pub(super) fn tick(&mut self, now: Instant) {
+        let changes = self.watch.take();
+        let polled = if self.watch.is_watching() { RECONCILE_WATCHED } else { RECONCILE_POLLED };
+        if changes.everything || self.reconciled.is_none_or(|last| now >= last + polled) {
+            self.reconcile(now);
+        } else {
+            for directory in changes.listed {
+                self.look_at(&directory, true, now);
+            }
+            for directory in changes.grown {
+                self.look_at(&directory, false, now);
+            }
+        }
+        if self.due.is_some_and(|due| now >= due) {
+            self.due = None;
+            for id in std::mem::take(&mut self.settling) {
+                self.with(id, |engine, container| {
+                    engine.relist(container, now);
+                    engine.queue(container);
+                });
+            }
+        }
+    }
+
+    /// A container's directory changed: its names, or only the size of a file in it.
+    fn look_at(&mut self, directory: &Path, names: bool, now: Instant) {
+        let Some(&id) = self.by_directory.get(directory) else {
+            if let (Some(pod), Some(name)) = (directory.parent(), directory.file_name()) {
+                let (pod, name) = (pod.to_owned(), name.to_string_lossy().into_owned());
+                if directory.is_dir() {
+                    self.add(&pod, &name, directory, now);
+                }
+            }
+            return;
+        };
+        self.with(id, |engine, container| {
+            if names {
+                engine.relist(container, now);
+            }
+            engine.refresh(container, now);
+        });
+    }
+
+    pub(super) fn reconcile(&mut self, now: Instant) {
+        self.reconciled = Some(now);
+        self.watch.establish();
+        self.scan(now);
+        for id in self.container_ids() {
+            self.with(id, |engine, container| {
+                if container.claim != Claim::Ignored || !container.directory.is_dir() {
+                    match discover::is_stale(&container.directory, container.directory_modified) {
+                        Ok(false) => {}
+                        Ok(true) | Err(_) => engine.relist(container, now),
+                    }
+                }
+                engine.refresh(container, now);
+            });
+        }
+        self.expire_claims(now);
+        self.close_idle();
+        self.warned_open = false;
+    }
+
+    /// Looks for containers that are new.
+    fn scan(&mut self, now: Instant) {
+        if let Ok(true) = discover::is_stale(&self.root, self.root_modified) {
+            self.root_modified = std::fs::metadata(&self.root).and_then(|metadata| metadata.modified()).ok();
+            let Ok(pods) = discover::subdirectories(&self.root) else { return };
+            let mut known: HashMap<PathBuf, SystemTime> = HashMap::new();
+            for (_, path) in pods {
+                let modified = self.pods.get(&path).copied().unwrap_or(SystemTime::UNIX_EPOCH);
+                known.insert(path, modified);
+            }
+            self.pods = known;
+        } else if !self.root.is_dir() {
+            self.watch.lost();
+            self.pods.clear();
+            self.root_modified = None;
+            return;
+        }
+        let pods: Vec<(PathBuf, SystemTime)> = self.pods.iter().map(|(path, modified)| (path.clone(), *modified)).collect();
+        for (pod, modified) in pods {
+            if !matches!(discover::is_stale(&pod, Some(modified)), Ok(true)) {
+                continue;
+            }
+            let now_modified = std::fs::metadata(&pod).and_then(|metadata| metadata.modified());
+            let Ok(containers) = discover::subdirectories(&pod) else { continue };
+            for (name, directory) in containers {
+                if !self.by_directory.contains_key(&directory) {
+                    self.add(&pod, &name, &directory, now);
+                }
+            }
+            if let Ok(modified) = now_modified {
+                self.pods.insert(pod, modified);
+            }
+        }
+        // Every directory was looked at: what the checkpoint knows beyond them does not exist any more.
+        if !self.remembered.is_empty() {
+            tracing::info!(sources = self.remembered.len(), "forgetting sources whose directories are gone");
+            self.remembered.clear();
+            self.dirty = true;
+        }
+    }
+
+    fn add(&mut self, pod: &Path, name: &str, directory: &Path, now: Instant) {
+        let pod = pod.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let source = match Source::from_directories(&pod, name) {
+            Ok(source) => source,
+            Err(error) => {
+                if self.warned.len() < MOST_WARNINGS && self.warned.insert(directory.to_owned()) {
+                    tracing::info!(%error, "not a container's log directory");
+                }
+                return;
+            }
+        };
+        let id = self.next_id();
+        let mut container = Container::new(id, source, directory.to_owned(), Claim::Unknown, now);
+        if let Some(position) = self.remembered.remove(&container.source) {
+            container.remember(position);
+        }
+        container.claim = self.first_claim(&container);
+        self.by_directory.insert(directory.to_owned(), id);
+        self.containers.insert(id, container);
+        self.with(id, |engine, container| {
+            engine.relist(container, now);
+            engine.refresh(container, now);
+        });
+    }
+
+    /// Looks at the sizes of a container's files, and at its time-outs.
+    fn refresh(&mut self, container: &mut Container, now: Instant) {
+        for file in &mut container.files {
+            if file.gzip || file.vanished {
+                continue;
+            }
+            let metadata = match &file.descriptor {
+                Some(descriptor) => descriptor.metadata(),
+                None => {
+                    file.stuck_at = None;
+                    std::fs::metadata(&file.path)
+                }
+            };
+            if let Ok(metadata) = metadata {
+                file.resize(metadata.len());
+            }
+        }
+        let timeout = self.limits.partial_timeout;
+        let waited = |partial: &super::partial::Partial| now >= partial.touched + timeout;
+        let all_read = !container.files.iter().any(super::follow::LogFile::has_unread);
+        container.flush |= all_read && container.partials.iter().flatten().any(waited);
+        self.dirty |= container.release(now);
+        self.queue(container);
+    }
+
+    /// Closes files that can be opened again by name, when there are too many.
+    fn close_idle(&mut self) {
+        let open: usize = self.containers.values().map(|container| container.files.len()).sum();
+        let mut excess = open.saturating_sub(self.limits.open_files);
+        for file in self.containers.values_mut().flat_map(|container| &mut container.files) {
+            if excess == 0 {
+                break;
+            }
+            if file.named && file.descriptor.is_some() && file.acked == file.size && file.read == file.size {
+                file.descriptor = None;
+                excess -= 1;
+            }
+        }
+    }
+
+    pub(super) fn next_batch(&mut self, now: Instant) -> Option<v1::Batch> {
+        let mut blocked = 0;
+        while self.window.bytes() < self.limits.window_bytes {
+            self.turns += 1;
+            let calm_first = self.turns.is_multiple_of(CALM_TURN);
+            let next = if calm_first { self.calm.pop_front() } else { self.urgent.pop_front() };
+            let id = next.or_else(|| self.urgent.pop_front()).or_else(|| self.calm.pop_front())?;
+            let turn = self.with(id, |engine, container| {
+                container.queued = false;
+                if !container.reads() {
+                    return Turn::Idle;
+                }
+                let turn = engine.turn(container, now);
+                match turn {
+                    Turn::Batch(_) | Turn::Yield | Turn::Blocked => engine.requeue(container),
+                    Turn::Idle => {}
+                }
+                turn
+            });
+            match turn {
+                Some(Turn::Batch(batch)) => return Some(batch),
+                Some(Turn::Blocked) => {
+                    blocked += 1;
+                    if blocked > self.urgent.len() + self.calm.len() {
+                        // Whoever used it is not there any more.
+                        self.inflater = None;
+                        blocked = 0;
+                    }
+                }
+                Some(Turn::Yield | Turn::Idle) | None => blocked = 0,
+            }
+        }
+        None
+    }
+
+    fn requeue(&mut self, container: &mut Container) {
+        let others: usize = self.containers.values().map(Container::partial_bytes).sum::<usize>();
+        container.flush |= container.has_partial() && others + container.partial_bytes() > self.limits.partial_bytes;
+        self.queue(container);
+    }
+
+    pub(super) fn acknowledged(&mut self, id: u64) {
+        let now = self.reconciled.unwrap_or_else(Instant::now);
+        while let Some(sent) = self.window.pop_up_to(id) {
+            self.dirty = true;
+            if !sent.refused {
+                self.counters.shipped_records += sent.records;
+            }
+            self.with(sent.container, |engine, container| {
+                container.in_flight = container.in_flight.saturating_sub(1);
+                container.acked_time = Some(sent.last_time);
+                if sent.gap {
+                    container.gap = container.gap.take().filter(|gap| !gap.sent);
+                }
+                container.advance(&sent.resume);
+                container.release(now);
+                engine.queue(container);
+            });
+        }
+    }
+
+    pub(super) fn refused(&mut self, id: u64, why: &str) {
+        let Some(sent) = self.window.refuse(id) else { return };
+        self.counters.refused_records += sent.records;
+        let container = sent.container;
+        if let Some(container) = self.containers.get(&container) {
+            tracing::warn!(source = %container.source, why, "records were refused");
+        }
+        if self.window.is_oldest(id) {
+            self.acknowledged(id);
+        }
+    }
+
+    pub(super) fn rewind(&mut self) {
+        self.window.clear();
+        self.inflater = None;
+        for id in self.container_ids() {
+            self.with(id, |engine, container| {
+                let lost = container.rewind();
+                if lost > 0 {
+                    engine.gap(container, lost, "the file was truncated before it was acknowledged");
+                }
+                engine.queue(container);
+            });
+        }
+    }
+
+    pub(super) fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
+    pub(super) fn save(&mut self) -> anyhow::Result<()> {
+        if self.dirty { self.save_with(None) } else { Ok(()) }
+    }
+
+    /// Writes the checkpoint, with one container that is out of its place at the moment.
+    pub(super) fn save_with(&mut self, container: Option<&Container>) -> anyhow::Result<()> {
+        let mut sources: Vec<Position> = self.containers.values().chain(container).filter_map(Container::position).collect();
+        sources.extend(self.remembered.values().cloned());
+        self.state.save(&Checkpoint { sources })?;
+        self.dirty = false;
+        Ok(())
+    }
+
+    pub(super) fn counters(&self) -> Counters {
+        let mut counters = self.counters;
+        for container in self.containers.values() {
+            let files = container.files.len() as u64;
+            if container.reads() {
+                counters.followed_files += files;
+                counters.backlog_bytes += container.files.iter().map(|file| file.size.saturating_sub(file.acked)).sum::<u64>();
+            } else {
+                counters.held_files += files;
+            }
+        }
+        counters
+    }
+}
