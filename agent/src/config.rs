@@ -87,7 +87,7 @@ pub struct Address {
 
 /// Everything that is wrong with the arguments, one line each.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}\nhint: skpr-agent --help", .0.join("\n"))]
+#[error("{}", .0.join("\n"))]
 pub struct InvalidConfig(pub Vec<String>);
 
 impl Address {
