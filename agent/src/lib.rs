@@ -3,9 +3,9 @@
 //!
 //! [`run`] is the whole agent; `main` adds logging and signals, and the standalone aggregator runs it in-process.
 
-pub mod config;
 mod agent;
 mod checkpoint;
+pub mod config;
 mod health;
 mod link;
 mod report;
