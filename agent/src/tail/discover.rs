@@ -166,6 +166,11 @@ impl Engine {
             }
         };
         let generation = descriptor.as_ref().and_then(|descriptor| head_generation(descriptor, gzip));
+        if gzip && descriptor.is_some() && generation.is_none() {
+            // Nothing is in it.
+            ignored.push(known);
+            return;
+        }
         if let Some(generation) = generation {
             if container.ignored.iter().any(|old| old.generation == generation) {
                 ignored.push(Ignored { generation, ..known });
@@ -201,6 +206,7 @@ impl Engine {
             generation,
             size: found.size,
             shrunk: 0,
+            behind: false,
             read: 0,
             marker: read::marker(&[]),
             acked: 0,

@@ -1,7 +1,7 @@
 //! Who is next: the containers, their turns, and what acknowledgements do to them.
 
 use super::discover;
-use super::follow::{Claim, Container};
+use super::follow::{Claim, Container, LogFile, Queued};
 use super::gzip::Inflater;
 use super::outbox::Window;
 use super::read::Buffer;
@@ -135,10 +135,16 @@ impl Engine {
     }
 
     pub(super) fn queue(&mut self, container: &mut Container) {
-        if !container.queued && container.wants_turn() {
-            container.queued = true;
-            let queue = if container.is_endangered() { &mut self.urgent } else { &mut self.calm };
-            queue.push_back(container.id);
+        if container.queued == Queued::Urgent || !container.wants_turn() {
+            return;
+        }
+        // One that was calm before is now in both queues; its second turn finds it gone from there.
+        if container.is_endangered() {
+            self.urgent.push_back(container.id);
+            container.queued = Queued::Urgent;
+        } else if container.queued == Queued::No {
+            self.calm.push_back(container.id);
+            container.queued = Queued::Calm;
         }
     }
 
@@ -296,7 +302,7 @@ impl Engine {
         }
         let timeout = self.limits.partial_timeout;
         let waited = |partial: &super::partial::Partial| now >= partial.touched + timeout;
-        let all_read = !container.files.iter().any(super::follow::LogFile::has_unread);
+        let all_read = !container.files.iter().any(LogFile::has_unread);
         container.flush |= all_read && container.partials.iter().flatten().any(waited);
         self.dirty |= container.release(now);
         self.queue(container);
@@ -325,8 +331,8 @@ impl Engine {
             let next = if calm_first { self.calm.pop_front() } else { self.urgent.pop_front() };
             let id = next.or_else(|| self.urgent.pop_front()).or_else(|| self.calm.pop_front())?;
             let turn = self.with(id, |engine, container| {
-                container.queued = false;
-                if !container.reads() {
+                let queued = std::mem::replace(&mut container.queued, Queued::No);
+                if queued == Queued::No || !container.reads() {
                     return Turn::Idle;
                 }
                 let turn = engine.turn(container, now);
@@ -427,7 +433,7 @@ impl Engine {
             let files = container.files.len() as u64;
             if container.reads() {
                 counters.followed_files += files;
-                counters.backlog_bytes += container.files.iter().map(|file| file.size.saturating_sub(file.acked)).sum::<u64>();
+                counters.backlog_bytes += container.files.iter().map(LogFile::backlog).sum::<u64>();
             } else {
                 counters.held_files += files;
             }

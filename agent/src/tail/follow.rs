@@ -34,6 +34,8 @@ pub(super) struct LogFile {
     pub(super) size: u64,
     /// Bytes that were there, unread, when the file was found to have shrunk.
     pub(super) shrunk: u64,
+    /// Bytes were seen that have not been read since.
+    pub(super) behind: bool,
     /// Handed out up to here, and the hash of the bytes before.
     pub(super) read: u64,
     pub(super) marker: u64,
@@ -72,11 +74,17 @@ impl LogFile {
         at_end && self.acked >= self.read
     }
 
+    /// Bytes on disk that are not acknowledged.
+    pub(super) fn backlog(&self) -> u64 {
+        if self.is_done() { 0 } else { self.size.saturating_sub(self.acked) }
+    }
+
     /// Takes note of the size it has now.
     pub(super) fn resize(&mut self, size: u64) {
         if size < self.size {
             self.shrunk = self.size.saturating_sub(self.read);
         }
+        self.behind |= self.size > self.read && size > self.size;
         self.size = size;
     }
 
@@ -110,12 +118,21 @@ pub(super) enum Claim {
     Ignored,
 }
 
+/// Whether a container waits for a turn, and among which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Queued {
+    No,
+    Calm,
+    Urgent,
+}
+
 /// A file of which nothing is wanted (any more), while it exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ignored {
     pub(super) device: u64,
     pub(super) inode: u64,
     pub(super) key: Option<Key>,
+    /// Zero: it is empty.
     pub(super) generation: u64,
 }
 
@@ -138,7 +155,7 @@ pub(super) struct Container {
     pub(super) listed_at: Option<Instant>,
     /// The directory does not exist any more.
     pub(super) gone: bool,
-    pub(super) queued: bool,
+    pub(super) queued: Queued,
     pub(super) gap: Option<Gap>,
     /// Time of the last acknowledged record.
     pub(super) acked_time: Option<i64>,
@@ -167,7 +184,7 @@ impl Container {
             directory_modified: None,
             listed_at: None,
             gone: false,
-            queued: false,
+            queued: Queued::No,
             gap: None,
             acked_time: None,
             line_time: None,
@@ -238,19 +255,30 @@ impl Container {
             self.advance(&points);
         }
         let before = self.files.len();
+        let quiet = |file: &LogFile| file.vanished || file.followed_at.is_some_and(|at| now >= at + GRACE);
+        // An empty file in between is nothing to remember.
+        let (empty, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.files)
+            .into_iter()
+            .partition(|file| file.generation.is_none() && file.is_done() && (quiet(file) || self.gone));
+        self.files = rest;
+        empty.iter().for_each(|file| self.ignore(file));
         while let Some(first) = self.files.first() {
-            let quiet = first.vanished || first.followed_at.is_some_and(|at| now >= at + GRACE);
-            let followed = quiet && self.files.get(1).is_some_and(|next| next.generation.is_some());
+            let followed = quiet(first) && self.files.get(1).is_some_and(|next| next.generation.is_some());
             if !first.is_done() || !(followed || self.gone) {
                 break;
             }
-            if let (true, Some(generation)) = (first.named && !first.vanished, first.generation) {
-                let (device, inode) = (first.device, first.inode);
-                self.ignored.push(Ignored { device, inode, key: Some(first.key), generation });
-            }
-            self.files.remove(0);
+            let first = self.files.remove(0);
+            self.ignore(&first);
         }
         self.files.len() != before
+    }
+
+    fn ignore(&mut self, file: &LogFile) {
+        if file.named && !file.vanished {
+            let generation = file.generation.unwrap_or_default();
+            let (device, inode, key) = (file.device, file.inode, Some(file.key));
+            self.ignored.push(Ignored { device, inode, key, generation });
+        }
     }
 
     /// Nothing is left to read, to send, or to wait for.
@@ -282,6 +310,7 @@ impl Container {
         let mut finished: Vec<u64> = self.ignored.iter().map(|ignored| ignored.generation).collect();
         finished.sort_unstable();
         finished.dedup();
+        finished.retain(|generation| *generation != 0);
         Some(Position {
             source: Some(self.wire.clone()),
             attempt: first.key.attempt,

@@ -199,6 +199,7 @@ impl Engine {
             last_position: &mut file.last_position,
         };
         let parsed = parse::parse(&piece, &mut state, &mut columns);
+        file.behind = false;
         file.marker = self.buffer.marker_at(parsed.consumed);
         file.read += parsed.consumed as u64;
         // What did not fit into this batch, or into this piece, comes next.
@@ -279,12 +280,14 @@ impl Engine {
         let id = self.next_id();
         let Some(file) = container.files.get_mut(index) else { return Step::Next };
         let lost = std::mem::take(&mut file.shrunk);
+        let may_have_lost = lost > 0 || file.behind;
         let fresh = LogFile {
             id,
             path: file.path.clone(),
             descriptor: file.descriptor.clone(),
             generation: None,
             shrunk: 0,
+            behind: false,
             read: 0,
             acked: 0,
             stuck_at: None,
@@ -303,7 +306,7 @@ impl Engine {
         } else {
             container.files.insert(index + 1, fresh);
         }
-        if lost > 0 {
+        if may_have_lost {
             self.gap(container, lost, "the file was truncated before it was read");
         }
         Step::Again
