@@ -40,5 +40,8 @@ fn report(counters: &Counters, reconnects: u64) -> v1::AgentReport {
         held_files: counters.held_files,
         backlog_bytes: counters.backlog_bytes,
         reconnects,
+        refused_records: counters.refused_records,
+        missed_files: counters.missed_files,
+        released_files: counters.released_files,
     }
 }

@@ -92,9 +92,12 @@ impl ErrorKind {
             Code::DeadlineExceeded => ErrorKind::TimedOut,
             Code::AlreadyExists => ErrorKind::Locked,
             Code::Unavailable | Code::ResourceExhausted => ErrorKind::Unavailable,
-            Code::Ok | Code::Cancelled | Code::Unknown | Code::Unimplemented | Code::Internal | Code::DataLoss => {
-                ErrorKind::Failed
-            }
+            Code::Ok
+            | Code::Cancelled
+            | Code::Unknown
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::DataLoss => ErrorKind::Failed,
         }
     }
 
@@ -150,10 +153,8 @@ impl Failure {
 
 impl From<Failure> for Status {
     fn from(failure: Failure) -> Status {
-        let detail = ErrorDetail {
-            kind: failure.kind.name().to_owned(),
-            hint: failure.hint.unwrap_or_default(),
-        };
+        let detail =
+            ErrorDetail { kind: failure.kind.name().to_owned(), hint: failure.hint.unwrap_or_default() };
         Status::with_details(failure.kind.code(), failure.message, Bytes::from(detail.encode_to_vec()))
     }
 }

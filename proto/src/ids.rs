@@ -91,7 +91,10 @@ impl TryFrom<&v1::Environment> for EnvironmentName {
 
 impl From<&EnvironmentName> for v1::Environment {
     fn from(name: &EnvironmentName) -> Self {
-        v1::Environment { project: name.project.as_str().into(), environment: name.environment.as_str().into() }
+        v1::Environment {
+            project: name.project.as_str().into(),
+            environment: name.environment.as_str().into(),
+        }
     }
 }
 
@@ -108,7 +111,11 @@ fn subdomain(what: &'static str, value: &str) -> Result<Arc<str>, InvalidId> {
     if valid {
         Ok(value.into())
     } else {
-        Err(InvalidId::new(what, value, "must be at most 253 of a-z, 0-9, - and ., each part starting and ending with a letter or digit"))
+        Err(InvalidId::new(
+            what,
+            value,
+            "must be at most 253 of a-z, 0-9, - and ., each part starting and ending with a letter or digit",
+        ))
     }
 }
 
@@ -265,7 +272,9 @@ mod tests {
 
     #[test]
     fn a_pod_log_directory_is_read_and_written_alike() {
-        let source = Source::from_directories("default_web-7d4b9-x2x1z_0a1b2c3d-aaaa-bbbb-cccc-0123456789ab", "php").unwrap();
+        let source =
+            Source::from_directories("default_web-7d4b9-x2x1z_0a1b2c3d-aaaa-bbbb-cccc-0123456789ab", "php")
+                .unwrap();
         assert_eq!(source.pod.as_ref(), "web-7d4b9-x2x1z");
         let (directory, container) = source.directories();
         assert_eq!(Source::from_directories(&directory, &container), Ok(source));

@@ -9,7 +9,7 @@ pub mod manifest;
 
 /// The generated messages, clients and servers of `proto/skpr/v1/*.proto`.
 pub mod v1 {
-    #![expect(clippy::allow_attributes, clippy::indexing_slicing, unreachable_pub, reason = "generated code")]
+    #![expect(clippy::allow_attributes, reason = "generated code")]
     tonic::include_proto!("skpr.v1");
 }
 
