@@ -1,0 +1,25 @@
+//! The aggregator: takes records from agents, keeps them, and answers the CLI.
+//!
+//! Data flows `ingest` → `store` → `api`; `platform` says through `inventory` whose records are whose; `auth` says who
+//! may read them. [`aggregator`] puts the parts together.
+
+mod agents;
+pub mod aggregator;
+mod api;
+mod audit;
+pub mod auth;
+pub mod batch;
+pub mod commands;
+pub mod config;
+pub mod environment;
+mod gate;
+mod health;
+mod ingest;
+pub mod inventory;
+pub mod platform;
+mod private_file;
+pub mod record;
+pub mod standalone;
+pub mod store;
+pub mod tls;
+mod web;

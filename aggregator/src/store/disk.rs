@@ -1,0 +1,158 @@
+//! Every change the store makes to its directory goes through here, so that tests can make any of them fail, tear, or
+//! be the last one before a power cut.
+
+#[cfg(test)]
+pub(super) mod faults;
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+/// The file system.
+#[derive(Clone, Default)]
+pub(super) struct Disk {
+    #[cfg(test)]
+    faults: Option<faults::Faults>,
+}
+
+/// A file being written.
+pub(super) struct DiskFile {
+    file: File,
+    #[cfg(test)]
+    path: PathBuf,
+    #[cfg(test)]
+    faults: Option<faults::Faults>,
+}
+
+impl Disk {
+    #[cfg(test)]
+    pub(super) fn with(faults: faults::Faults) -> Disk {
+        Disk { faults: Some(faults) }
+    }
+
+    /// Creates a file, or empties the one that is there.
+    pub(super) fn create(&self, path: &Path) -> io::Result<DiskFile> {
+        #[cfg(test)]
+        if let Some(faults) = &self.faults {
+            faults.create(path)?;
+        }
+        Ok(DiskFile {
+            file: File::create(path)?,
+            #[cfg(test)]
+            path: path.to_owned(),
+            #[cfg(test)]
+            faults: self.faults.clone(),
+        })
+    }
+
+    /// Creates a directory and its parents, durably.
+    pub(super) fn create_directories(&self, path: &Path) -> io::Result<()> {
+        let missing: Vec<_> = path.ancestors().take_while(|ancestor| !ancestor.exists()).collect();
+        for directory in missing.into_iter().rev() {
+            fs::create_dir(directory)?;
+            if let Some(parent) = directory.parent() {
+                let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+                File::open(parent)?.sync_all()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a whole file into place: temporary file, sync, rename, directory sync.
+    pub(super) fn replace(&self, path: &Path, content: &[u8]) -> io::Result<()> {
+        let temporary = path.with_extension("tmp");
+        let mut file = self.create(&temporary)?;
+        file.append(content)?;
+        file.sync()?;
+        self.rename(&temporary, path)?;
+        self.sync_directory(path.parent().unwrap_or(Path::new(".")))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        #[cfg(test)]
+        if let Some(faults) = &self.faults {
+            faults.rename(from, to)?;
+        }
+        fs::rename(from, to)
+    }
+
+    /// Removes a file; one that is gone already is no error.
+    pub(super) fn remove(&self, path: &Path) -> io::Result<()> {
+        #[cfg(test)]
+        if let Some(faults) = &self.faults {
+            faults.operation()?;
+        }
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn sync_directory(&self, path: &Path) -> io::Result<()> {
+        #[cfg(test)]
+        if let Some(faults) = &self.faults {
+            faults.sync_directory(path)?;
+        }
+        File::open(path)?.sync_all()
+    }
+
+    /// Writing a sealed file, which does its own synchronising: one operation that happens or does not.
+    #[cfg_attr(not(test), expect(clippy::unused_self, reason = "tests make it fail"))]
+    pub(super) fn before_segment(&self) -> io::Result<()> {
+        #[cfg(test)]
+        if let Some(faults) = &self.faults {
+            faults.space()?;
+        }
+        Ok(())
+    }
+
+    /// Removing a sealed file: one operation.
+    #[cfg_attr(not(test), expect(clippy::unused_self, reason = "tests make it fail"))]
+    pub(super) fn before_removal(&self) -> io::Result<()> {
+        #[cfg(test)]
+        if let Some(faults) = &self.faults {
+            faults.operation()?;
+        }
+        Ok(())
+    }
+
+    /// The names in a directory, sorted.
+    pub(super) fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
+        let mut paths = fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
+        paths.sort();
+        Ok(paths)
+    }
+}
+
+impl DiskFile {
+    pub(super) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        #[cfg(test)]
+        if let Some(faults) = &self.faults {
+            let allowed = faults.write(&self.path, bytes.len());
+            if let Err((partial, error)) = allowed {
+                self.file.write_all(bytes.get(..partial).unwrap_or(bytes))?;
+                return Err(error);
+            }
+        }
+        self.file.write_all(bytes)
+    }
+
+    /// Makes the content durable. After a failure nothing is known about what was written since the last success, and
+    /// a later success says nothing about it either: the file must not be written to again.
+    pub(super) fn sync(&mut self) -> io::Result<()> {
+        #[cfg(test)]
+        if let Some(faults) = &self.faults {
+            faults.sync(&self.path)?;
+        }
+        self.file.sync_data()
+    }
+
+    /// Cuts the file.
+    pub(super) fn cut(&mut self, length: u64) -> io::Result<()> {
+        #[cfg(test)]
+        if let Some(faults) = &self.faults {
+            faults.operation()?;
+        }
+        self.file.set_len(length)
+    }
+}

@@ -1,0 +1,291 @@
+//! The thread that keeps sealed files: it alone changes the manifest and the tables' lists of files.
+//!
+//! The write-ahead log is removed only after the manifest that covers it is written; a file is removed only after it is
+//! in no manifest and no reader holds it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::manifest::{Manifest, RememberedClaim};
+use super::recover::wal_directory;
+use super::segment::SegmentFile;
+use super::table::{GateState, Sealed, Shared, Table, add};
+use super::writer::Command;
+use super::{AppendError, compact, retention, seal, wal};
+
+/// One part of memory is sealed at a time; the second place is for asking to try again.
+pub(super) const JOBS: usize = 2;
+const TICK: Duration = Duration::from_secs(1);
+/// How often files are merged and expired.
+const HOUSEKEEPING: Duration = Duration::from_secs(60);
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
+
+pub(super) type SealReply = oneshot::Sender<Result<(), AppendError>>;
+
+/// What the keeper is asked to do.
+pub(super) enum Job {
+    Seal {
+        snapshot: Snapshot,
+        reply: Option<SealReply>,
+    },
+    /// Try again now what failed.
+    Retry {
+        reply: SealReply,
+    },
+    /// Merge and expire now.
+    Housekeep {
+        reply: SealReply,
+    },
+}
+
+/// What goes into the manifest with the part of memory that is sealed.
+pub(super) struct Snapshot {
+    pub(super) wal_covered: u64,
+    pub(super) heads: Vec<(Arc<Table>, u64)>,
+    pub(super) claims: Vec<RememberedClaim>,
+}
+
+pub(super) struct Keeper {
+    shared: Arc<Shared>,
+    manifest: Manifest,
+    /// Weak: the writer ends when the store is dropped.
+    writer: mpsc::WeakSender<Command>,
+    failing: Option<Failing>,
+    /// Files that a manifest which was not completely written may list: removed after the next one that is.
+    abandoned: Vec<SegmentFile>,
+    housekept: Instant,
+}
+
+/// A seal that is tried again.
+struct Failing {
+    work: Work,
+    retry_at: Instant,
+    delay: Duration,
+}
+
+struct Work {
+    snapshot: Snapshot,
+    /// Once all files are written, only the manifest is tried again: it may have listed them already.
+    written: Option<Vec<(Arc<Table>, Vec<SegmentFile>)>>,
+}
+
+impl Keeper {
+    pub(super) fn new(shared: Arc<Shared>, manifest: Manifest, writer: mpsc::WeakSender<Command>) -> Keeper {
+        Keeper { shared, manifest, writer, failing: None, abandoned: Vec::new(), housekept: Instant::now() }
+    }
+
+    /// Works until the writer has ended.
+    pub(super) fn run(mut self, jobs: &Receiver<Job>) {
+        loop {
+            match jobs.recv_timeout(TICK) {
+                Ok(Job::Seal { snapshot, reply }) => {
+                    let result = self.seal(Work { snapshot, written: None }, TICK);
+                    answer(reply, result);
+                }
+                Ok(Job::Retry { reply }) => answer(Some(reply), self.retry()),
+                Ok(Job::Housekeep { reply }) => answer(Some(reply), self.housekeep()),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if self.failing.as_ref().is_some_and(|failing| failing.retry_at <= Instant::now()) {
+                // The failure is noted already.
+                drop(self.retry());
+            }
+            if self.housekept.elapsed() >= HOUSEKEEPING {
+                if let Err(cause) = self.housekeep() {
+                    self.shared.note_fault(Some(cause));
+                }
+            }
+            if let Some(writer) = self.writer.upgrade() {
+                // A full queue means that it is awake.
+                drop(writer.try_send(Command::Tick));
+            }
+        }
+    }
+
+    fn retry(&mut self) -> Result<(), Arc<str>> {
+        match self.failing.take() {
+            Some(failing) => self.seal(failing.work, (failing.delay * 2).min(LONGEST_RETRY)),
+            None => Ok(()),
+        }
+    }
+
+    fn seal(&mut self, mut work: Work, delay: Duration) -> Result<(), Arc<str>> {
+        let result = self.try_seal(&mut work).map_err(|error| Arc::<str>::from(format!("{error:#}")));
+        match &result {
+            Ok(()) => {
+                self.shared.note_fault(None);
+                self.shared.gate.set(GateState::Open);
+            }
+            Err(cause) => {
+                self.shared.note_fault(Some(Arc::clone(cause)));
+                self.shared.gate.set(GateState::Failing(Arc::clone(cause)));
+                self.failing = Some(Failing { work, retry_at: Instant::now() + delay, delay });
+            }
+        }
+        result
+    }
+
+    fn try_seal(&mut self, work: &mut Work) -> anyhow::Result<()> {
+        let written = match work.written.take() {
+            Some(written) => written,
+            None => seal::write_all(&self.shared.files, &work.snapshot.heads)?,
+        };
+        let written = work.written.insert(written);
+        let mut manifest = self.manifest.clone();
+        manifest.wal_covered = work.snapshot.wal_covered;
+        manifest.claims.clone_from(&work.snapshot.claims);
+        for (table, head) in work.snapshot.heads.iter().filter(|(_, head)| *head > 0) {
+            if let Some(entry) = manifest.environment(&table.key) {
+                entry.head = *head;
+            }
+        }
+        for (table, files) in written.iter() {
+            if let Some(entry) = manifest.environment(&table.key) {
+                entry.files.extend(files.iter().cloned());
+            }
+        }
+        self.put_manifest(manifest)?;
+
+        let counters = &self.shared.counters;
+        for (table, files) in written.drain(..) {
+            add(&counters.sealed_segments, files.len() as u64);
+            add(&counters.sealed_bytes, files.iter().map(|file| file.bytes).sum());
+            let files = files.into_iter().map(|file| Sealed::new(file, &self.shared.files));
+            let mut state = table.lock();
+            let before = Arc::clone(&state.files);
+            state.files = Arc::new(before.iter().map(Arc::clone).chain(files).collect());
+            let sealed = std::mem::take(&mut state.sealing);
+            drop(state);
+            drop(sealed);
+        }
+        counters.sealing_bytes.store(0, Ordering::Relaxed);
+        self.remove_covered_log();
+        Ok(())
+    }
+
+    /// Makes a manifest the current one. After a failure either may be found by the next start.
+    fn put_manifest(&mut self, mut manifest: Manifest) -> anyhow::Result<()> {
+        self.manifest.edition += 1;
+        manifest.edition = self.manifest.edition;
+        let files = &self.shared.files;
+        manifest
+            .write(&files.disk, &files.root)
+            .map_err(|error| anyhow::anyhow!("write the manifest: {error}"))?;
+        self.manifest = manifest;
+        for file in self.abandoned.drain(..) {
+            seal::discard(files, &file);
+        }
+        Ok(())
+    }
+
+    fn remove_covered_log(&self) {
+        let (disk, directory) = (&self.shared.files.disk, wal_directory(&self.shared.files.root));
+        let covered =
+            |path: &PathBuf| wal::file_number(path).is_some_and(|number| number <= self.manifest.wal_covered);
+        let removed = disk.list(&directory).and_then(|paths| {
+            paths.iter().filter(|path| covered(path)).try_for_each(|path| disk.remove(path))
+        });
+        if let Err(error) = removed {
+            tracing::warn!(%error, "cannot remove a covered part of the write-ahead log; the next start will");
+        }
+    }
+
+    fn housekeep(&mut self) -> Result<(), Arc<str>> {
+        self.housekept = Instant::now();
+        self.expire();
+        for table in self.shared.tables() {
+            self.compact(&table).map_err(|error| Arc::from(format!("{error:#}")))?;
+        }
+        Ok(())
+    }
+
+    fn expire(&mut self) {
+        let mut manifest = self.manifest.clone();
+        let mut gone = Vec::new();
+        for table in self.shared.tables() {
+            let mut state = table.lock();
+            let files = Arc::clone(&state.files);
+            let expired = retention::expired(&files, &self.shared.options);
+            if expired.is_empty() {
+                continue;
+            }
+            let kept: Vec<_> =
+                files.iter().filter(|file| !contains(&expired, file)).map(Arc::clone).collect();
+            retention::note(&mut state.expired, &expired);
+            if let Some(entry) = manifest.environment(&table.key) {
+                entry.files = kept.iter().map(|sealed| sealed.file.clone()).collect();
+                entry.expired.clone_from(&state.expired);
+            }
+            state.files = Arc::new(kept);
+            drop(state);
+            gone.extend(expired);
+        }
+        if gone.is_empty() {
+            return;
+        }
+        add(&self.shared.counters.expired_records, gone.iter().map(|sealed| sealed.file.rows).sum());
+        // A full disk must not keep us from making room: a manifest that lists files which are gone does no harm.
+        if let Err(error) = self.put_manifest(manifest.clone()) {
+            tracing::warn!(error = format!("{error:#}"), "cannot note which files expired");
+            manifest.edition = self.manifest.edition;
+            self.manifest = manifest;
+        }
+        for sealed in gone {
+            sealed.expire();
+        }
+    }
+
+    fn compact(&mut self, table: &Arc<Table>) -> anyhow::Result<()> {
+        loop {
+            let files = Arc::clone(&table.lock().files);
+            let chosen = compact::choose(&files, super::table::now_seconds());
+            if chosen.is_empty() {
+                return Ok(());
+            }
+            let merged = match compact::merge(&self.shared.files, &table.key, &chosen)? {
+                compact::Merged::Into(file) => file,
+                compact::Merged::Damaged => {
+                    add(&self.shared.counters.damage, 1);
+                    return Ok(());
+                }
+            };
+            let merged = Sealed::new(merged, &self.shared.files);
+            let files: Vec<_> = files
+                .iter()
+                .filter(|file| !contains(&chosen, file))
+                .chain(std::iter::once(&merged))
+                .map(Arc::clone)
+                .collect();
+            let mut manifest = self.manifest.clone();
+            if let Some(entry) = manifest.environment(&table.key) {
+                entry.files = files.iter().map(|sealed| sealed.file.clone()).collect();
+            }
+            if let Err(error) = self.put_manifest(manifest) {
+                self.abandoned.push(merged.file.clone());
+                return Err(error);
+            }
+            table.lock().files = Arc::new(files);
+            add(&self.shared.counters.compactions, 1);
+            for sealed in chosen {
+                sealed.expire();
+            }
+        }
+    }
+}
+
+fn contains(list: &[Arc<Sealed>], file: &Arc<Sealed>) -> bool {
+    list.iter().any(|listed| Arc::ptr_eq(listed, file))
+}
+
+fn answer(reply: Option<SealReply>, result: Result<(), Arc<str>>) {
+    if let Some(reply) = reply {
+        // Whoever asked may be gone.
+        drop(reply.send(result.map_err(AppendError::Storage)));
+    }
+}
