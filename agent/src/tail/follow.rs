@@ -65,7 +65,7 @@ impl LogFile {
         } else if self.gzip {
             !self.ended
         } else {
-            self.size != self.read && self.stuck_at != Some(self.size)
+            self.shrunk > 0 || (self.size != self.read && self.stuck_at != Some(self.size))
         }
     }
 

@@ -119,6 +119,10 @@ fn run(seed: u64) {
     }
     node.drain();
     let mut old = fs::read(node.state.join("checkpoint")).unwrap();
+    if std::env::var_os("SKPR_SEED").is_some() {
+        let subscriber = tracing_subscriber::fmt().with_test_writer().without_time();
+        drop(tracing::subscriber::set_global_default(subscriber.finish()));
+    }
     let trace = std::env::var_os("SKPR_SEED").is_some();
     for step in 0..STEPS {
         let which = random.below(2) as usize;
@@ -163,6 +167,10 @@ fn run(seed: u64) {
                 if random.below(2) == 0 {
                     node.look();
                 }
+                // Only the agent that saw the file before knows what a truncation took: it must live to tell.
+                writer.write(&mut random, mode);
+                writer.complete();
+                node.drain();
             }
             11 if random.below(3) == 0 && mode != Mode::Slow => {
                 writer.reopen();
@@ -172,6 +180,9 @@ fn run(seed: u64) {
             12..=14 => {
                 node.look();
                 while let Some(batch) = node.next() {
+                    if trace {
+                        println!("  {} records of {:?}, generation {:x}, from {}", batch.length.len(), batch.source.as_ref().unwrap().container, batch.generation, batch.position[0]);
+                    }
                     match random.below(6) {
                         0 => break,
                         1 => node.store.append(&batch),

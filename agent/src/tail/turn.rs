@@ -120,7 +120,7 @@ impl Engine {
             Err(error) => return self.unreadable(container, index, &error),
         };
         let file = container.files.get_mut(index)?;
-        if !file.gzip && file.size < file.read {
+        if !file.gzip && (file.size < file.read || file.shrunk > 0) {
             return Some(self.truncated(container, index));
         }
         if file.gzip && self.inflater.as_ref().is_some_and(|inflater| inflater.file != file.id) {
@@ -133,7 +133,7 @@ impl Engine {
             most = LONGEST_LINE;
             filled = self.fill(file, &descriptor, most);
         }
-        let in_place = file.read == 0 || read::marker(self.buffer.before()) == file.marker;
+        let in_place = self.is_in_place(file);
         let damaged = file.gzip && filled.is_err();
         if !damaged {
             if let Err(error) = filled {
@@ -224,6 +224,18 @@ impl Engine {
             return Some(Step::End(Turn::Yield));
         }
         Some(Step::End(Turn::Batch(self.send(container, columns, generation, attempt, gap))))
+    }
+
+    /// Whether the buffer holds what is expected at this place of the file.
+    fn is_in_place(&self, file: &LogFile) -> bool {
+        let head = self.buffer.after();
+        match (file.read, file.generation) {
+            (0, Some(_)) if !file.gzip => {
+                file.generation == read::generation(head, false) || file.generation == read::generation(head, true)
+            }
+            (0, _) => true,
+            _ => read::marker(self.buffer.before()) == file.marker,
+        }
     }
 
     fn fill(&mut self, file: &LogFile, descriptor: &Arc<std::fs::File>, most: usize) -> io::Result<()> {
