@@ -1,0 +1,212 @@
+//! The control stream of one node: claims pushed as the platform's inventory changes.
+//!
+//! The first message is the whole set, sent once the platform has been heard from; then only differences.
+
+use super::{AgentCall, frame_error, stopping};
+use crate::auth::random_below;
+use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream, StreamExt as _};
+use skpr_proto::v1::agent_message::Message;
+use skpr_proto::v1::control::Control as Kind;
+use skpr_proto::v1::{AgentMessage, Claims, Control, Drain};
+use skpr_proto::{ErrorKind, Failure, NodeName, PodUid};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, Streaming};
+
+/// How long an agent may take to say hello.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// When agents come back after a drain: not before another aggregator can be there, and not all at once.
+const RECONNECT_MIN_MILLIS: u32 = 500;
+const RECONNECT_SPREAD_MILLIS: u32 = 4_500;
+
+/// The control stream that speaks for each node. Clones are handles to the same table.
+#[derive(Clone, Default)]
+pub(super) struct Nodes(Arc<Mutex<HashMap<NodeName, Seat>>>);
+
+#[derive(Clone)]
+struct Seat(Arc<CancellationToken>);
+
+/// Held by the stream that speaks for a node.
+struct Seated {
+    nodes: Nodes,
+    node: NodeName,
+    seat: Seat,
+}
+
+impl Nodes {
+    /// Takes the node's seat; whoever sat there is told.
+    fn sit(&self, node: &NodeName) -> Seated {
+        let seat = Seat(Arc::new(CancellationToken::new()));
+        let mut nodes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(older) = nodes.insert(node.clone(), seat.clone()) {
+            older.0.cancel();
+        }
+        Seated { nodes: self.clone(), node: node.clone(), seat }
+    }
+}
+
+impl Drop for Seated {
+    fn drop(&mut self) {
+        let mut nodes = self.nodes.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if nodes.get(&self.node).is_some_and(|seat| Arc::ptr_eq(&seat.0, &self.seat.0)) {
+            nodes.remove(&self.node);
+        }
+    }
+}
+
+struct ControlStream {
+    call: AgentCall,
+    messages: Streaming<AgentMessage>,
+    inventory: tokio::sync::watch::Receiver<Arc<crate::inventory::Inventory>>,
+    distrusted: BoxFuture<'static, Failure>,
+    /// None before the hello.
+    seated: Option<Seated>,
+    nodes: Nodes,
+    /// What the agent was told; none before the first message.
+    told: Option<BTreeSet<PodUid>>,
+    drained: bool,
+}
+
+pub(super) fn stream(
+    call: AgentCall,
+    messages: Streaming<AgentMessage>,
+    nodes: &Nodes,
+) -> BoxStream<'static, Result<Control, Status>> {
+    let mut inventory = call.shared.inventory.clone();
+    // What is known already is news to this agent.
+    inventory.mark_changed();
+    let distrusted = call.distrusted();
+    let nodes = nodes.clone();
+    let state =
+        ControlStream { call, messages, inventory, distrusted, seated: None, nodes, told: None, drained: false };
+    stream::unfold(Some(state), async |state| {
+        let mut state = state?;
+        match state.next().await {
+            Ok(Some(control)) => Some((Ok(Control { control: Some(control) }), Some(state))),
+            Ok(None) => {
+                state.call.completed();
+                None
+            }
+            Err(status) => Some((Err(state.call.failed(status)), None)),
+        }
+    })
+    .boxed()
+}
+
+impl ControlStream {
+    /// The next thing to tell the agent; `None` when it has hung up.
+    async fn next(&mut self) -> Result<Option<Kind>, Status> {
+        if self.seated.is_none() {
+            self.hello().await?;
+        }
+        let replaced = self.seated.as_ref().map(|seated| Arc::clone(&seated.seat.0)).unwrap_or_default();
+        let stop = self.call.shared.stopping.clone();
+        loop {
+            tokio::select! {
+                () = stop.ending.cancelled() => return Err(stopping()),
+                () = replaced.cancelled() => {
+                    let message = format!("a newer connection speaks for node `{}`", self.call.agent.node);
+                    return Err(Failure::new(ErrorKind::Locked, message).into());
+                }
+                failure = &mut self.distrusted => return Err(failure.into()),
+                () = stop.begun.cancelled(), if !self.drained => {
+                    self.drained = true;
+                    let reconnect_after_millis = RECONNECT_MIN_MILLIS + random_below(RECONNECT_SPREAD_MILLIS);
+                    return Ok(Some(Kind::Drain(Drain { reconnect_after_millis })));
+                }
+                message = self.messages.message() => match message.map_err(frame_error)? {
+                    Some(_) => {}
+                    None => return Ok(None),
+                },
+                changed = self.inventory.changed() => {
+                    if changed.is_err() {
+                        // The platform's task is gone, which stops the aggregator; the stop ends this stream.
+                        stop.ending.cancelled().await;
+                        return Err(stopping());
+                    }
+                    if let Some(claims) = self.claims() {
+                        return Ok(Some(Kind::Claims(claims)));
+                    }
+                }
+            }
+        }
+    }
+
+    async fn hello(&mut self) -> Result<(), Status> {
+        let node = &self.call.agent.node;
+        let usage = |message: &str| Status::from(Failure::new(ErrorKind::Usage, message));
+        let first = tokio::time::timeout(HELLO_TIMEOUT, self.messages.message());
+        let first = first.await.map_err(|_| usage("the agent did not say hello"))?.map_err(frame_error)?;
+        let Some(AgentMessage { message: Some(Message::Hello(hello)) }) = first else {
+            return Err(usage("the first message is not a hello"));
+        };
+        if hello.node != node.as_str() {
+            tracing::warn!(%node, claimed = %hello.node.escape_debug(), "an agent says it is another node's");
+            let message = format!("the token is for node `{node}`, not for `{}`", hello.node.escape_debug());
+            return Err(Failure::new(ErrorKind::NotAllowed, message).into());
+        }
+        tracing::info!(%node, version = %hello.version.escape_debug(), "agent connected");
+        self.seated = Some(self.nodes.sit(node));
+        Ok(())
+    }
+
+    /// What has changed for this node since the agent was last told.
+    fn claims(&mut self) -> Option<Claims> {
+        let now = {
+            let inventory = self.inventory.borrow_and_update();
+            // Before the platform is heard from, an empty set would mean nothing; the agent holds files meanwhile.
+            if !inventory.heard {
+                return None;
+            }
+            inventory.claims_of(&self.call.agent.node)
+        };
+        let claims = difference(self.told.as_ref(), &now);
+        self.told = Some(now);
+        claims
+    }
+}
+
+fn difference(told: Option<&BTreeSet<PodUid>>, now: &BTreeSet<PodUid>) -> Option<Claims> {
+    let names = |uids: &mut dyn Iterator<Item = &PodUid>| uids.map(|uid| uid.as_str().to_owned()).collect::<Vec<_>>();
+    let Some(told) = told else {
+        return Some(Claims { complete: true, claimed: names(&mut now.iter()), released: vec![] });
+    };
+    let claimed = names(&mut now.difference(told));
+    let released = names(&mut told.difference(now));
+    (!claimed.is_empty() || !released.is_empty()).then_some(Claims { complete: false, claimed, released })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn uids(uids: &[&str]) -> BTreeSet<PodUid> {
+        uids.iter().map(|uid| PodUid::parse(uid).unwrap()).collect()
+    }
+
+    #[test]
+    fn claims_are_whole_first_and_then_differences() {
+        let first = difference(None, &uids(&["a", "b"])).unwrap();
+        assert!(first.complete && first.claimed == ["a", "b"] && first.released.is_empty());
+        assert!(difference(None, &uids(&[])).unwrap().complete, "nothing is an answer too");
+        let next = difference(Some(&uids(&["a", "b"])), &uids(&["b", "c"])).unwrap();
+        assert!(!next.complete && next.claimed == ["c"] && next.released == ["a"]);
+        assert_eq!(difference(Some(&uids(&["a"])), &uids(&["a"])), None);
+    }
+
+    #[test]
+    fn a_newer_connection_takes_the_seat_and_an_older_one_cannot_give_it_up() {
+        let nodes = Nodes::default();
+        let node = NodeName::parse("n1").unwrap();
+        let older = nodes.sit(&node);
+        let newer = nodes.sit(&node);
+        assert!(older.seat.0.is_cancelled() && !newer.seat.0.is_cancelled());
+        drop(older);
+        assert_eq!(nodes.0.lock().unwrap().len(), 1);
+        drop(newer);
+        assert!(nodes.0.lock().unwrap().is_empty());
+    }
+}

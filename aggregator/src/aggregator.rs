@@ -1,0 +1,233 @@
+//! The composition root, in the order in which data flows: agents in, store, users out.
+//!
+//! Stop: readiness goes off and agents are told to move on; after a grace period open streams are ended; under one
+//! deadline from the beginning the server is joined and the store closed. Whoever is late is named in the log.
+
+mod stop;
+
+use crate::api;
+use crate::agents::AgentsService;
+use crate::audit::Audit;
+use crate::auth::{AgentAccount, Auth, Reviews, TokenFile};
+use crate::config;
+use crate::gate::Gate;
+use crate::health;
+use crate::inventory::Inventory;
+use crate::platform;
+use crate::private_file;
+use crate::store::{self, Store};
+use crate::tls::{Acceptor, CaPlace, Tls};
+use crate::web::{self, Metrics};
+use anyhow::{Context as _, anyhow};
+use skpr_proto::MAX_FRAME;
+use skpr_proto::v1::agents_server::AgentsServer;
+use skpr_proto::v1::environments_server::EnvironmentsServer;
+use skpr_proto::v1::logs_server::LogsServer;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+
+/// A quiet connection is asked for a sign of life: below the idle limit of common load balancers (60 s), above the
+/// rate that proxies punish (20 s).
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// An agent has three streams open; a CLI few. Each costs up to a window of memory.
+const STREAMS_PER_CONNECTION: u32 = 256;
+/// 200 MB/s over a path of 20 ms needs 4 MB under way. A connection's streams share four times that.
+const STREAM_WINDOW: u32 = 4 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+/// An OIDC token with many groups has some 12 KiB.
+const MAX_HEADERS: u32 = 64 << 10;
+/// What the CLI asks is small.
+const MAX_REQUEST: usize = 1 << 20;
+
+/// What a running aggregator consists of.
+pub struct Parts {
+    pub store: Store,
+    pub inventory: watch::Receiver<Arc<Inventory>>,
+    pub auth: Auth,
+    pub tls: Tls,
+    pub listener: TcpListener,
+    pub http_listener: Option<TcpListener>,
+    pub stop: config::StopTimes,
+}
+
+/// What every call needs.
+pub(crate) struct Shared {
+    pub(crate) store: Store,
+    pub(crate) inventory: watch::Receiver<Arc<Inventory>>,
+    pub(crate) auth: Auth,
+    pub(crate) audit: Audit,
+    pub(crate) metrics: Metrics,
+    pub(crate) gate: Gate,
+    pub(crate) stopping: Stopping,
+}
+
+/// The two moments of a stop that calls see.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Stopping {
+    /// A stop has begun: be not ready, tell agents.
+    pub(crate) begun: CancellationToken,
+    /// Streams end now.
+    pub(crate) ending: CancellationToken,
+}
+
+/// Where a standalone aggregator is found and who is let in.
+#[derive(Debug)]
+pub struct LocalFiles {
+    pub address: SocketAddr,
+    pub ca: PathBuf,
+    pub admin_token: PathBuf,
+    pub agent_token: PathBuf,
+}
+
+/// Runs in a Kubernetes cluster.
+pub async fn serve(config: config::Serve, stop: CancellationToken) -> anyhow::Result<()> {
+    private_file::create_directory(&config.data)?;
+    let client = kube::Client::try_default().await.context("find the Kubernetes API server")?;
+    let store = open_store(config.store).await?;
+    let (publish, inventory) = watch::channel(Arc::default());
+    let account = AgentAccount { namespace: config.namespace.clone(), name: config.agent_service_account };
+    let place = CaPlace::Secret { client: client.clone(), namespace: config.namespace, name: config.ca_secret };
+    let parts = Parts {
+        store,
+        inventory,
+        auth: Auth::Kubernetes(Reviews::new(client.clone(), account)?),
+        tls: Tls::new(&config.tls, place).await.context("prepare the certificate")?,
+        listener: listen(config.listen).await?,
+        http_listener: Some(listen(config.http_listen).await?),
+        stop: config.stop,
+    };
+    // The watch ends with the aggregator, not with the stop: late records of new pods still find their claim.
+    let watching = CancellationToken::new();
+    let watch = platform::kubernetes::watch_pods(client, publish, watching.clone());
+    tokio::select! {
+        result = run(parts, stop) => result,
+        result = watch => Err(result.err().unwrap_or_else(|| anyhow!("the watch of pods ended"))),
+    }
+}
+
+/// Opens what a standalone aggregator needs, with the files made at first start.
+pub async fn prepare_local(
+    config: &config::Standalone,
+    inventory: watch::Receiver<Arc<Inventory>>,
+) -> anyhow::Result<(Parts, LocalFiles)> {
+    private_file::create_directory(&config.data)?;
+    let store = open_store(config.store.clone()).await?;
+    let auth = Auth::Tokens(TokenFile::open(&config.data)?);
+    let place = CaPlace::Directory(config.data.clone());
+    let tls = Tls::new(&config.tls, place).await.context("prepare the certificate")?;
+    let listener = listen(config.listen).await?;
+    let http_listener = match config.http_listen {
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
+    let own_ca = CaPlace::certificate_file(&config.data);
+    let ca = match &config.tls.files {
+        Some(files) => files.ca.clone().unwrap_or_else(|| files.certificate.clone()),
+        None => own_ca,
+    };
+    let files = LocalFiles {
+        address: listener.local_addr().context("read the listener's address")?,
+        ca,
+        admin_token: TokenFile::admin_token(&config.data),
+        agent_token: TokenFile::agent_token(&config.data),
+    };
+    Ok((Parts { store, inventory, auth, tls, listener, http_listener, stop: config.stop }, files))
+}
+
+impl LocalFiles {
+    /// Says on stdout, for people and scripts, that the aggregator is ready and how to reach it.
+    pub fn announce(&self) -> std::io::Result<()> {
+        let mut out = std::io::stdout().lock();
+        writeln!(out, "address: {}", self.address)?;
+        writeln!(out, "ca: {}", self.ca.display())?;
+        writeln!(out, "token: {}", self.admin_token.display())?;
+        out.flush()
+    }
+}
+
+/// Runs until `stop`, then stops within the configured time. The store is closed when this returns.
+pub async fn run(parts: Parts, stop: CancellationToken) -> anyhow::Result<()> {
+    let audit = Audit::new(std::io::stdout()).context("start the audit thread")?;
+    run_with(parts, audit, stop).await
+}
+
+async fn run_with(parts: Parts, audit: Audit, stop: CancellationToken) -> anyhow::Result<()> {
+    let shared = Arc::new(Shared {
+        metrics: Metrics::new(),
+        store: parts.store,
+        inventory: parts.inventory,
+        auth: parts.auth,
+        audit,
+        gate: Gate::default(),
+        stopping: Stopping::default(),
+    });
+    let mut tasks: JoinSet<(&'static str, anyhow::Result<()>)> = JoinSet::new();
+    let ending = shared.stopping.ending.clone();
+    let address = parts.listener.local_addr().context("read the listener's address")?;
+
+    let (acceptor, connections) = Acceptor::new(parts.listener, parts.tls.server_config());
+    let (accepting, current) = (ending.clone(), ending.clone());
+    tasks.spawn(async { ("accept", Ok(acceptor.run(accepting).await)) });
+    tasks.spawn(async { ("certificate", Ok(parts.tls.keep_current(current).await)) });
+
+    let (reporter, health_service) = tonic_health::server::health_reporter();
+    let routes = tonic::service::Routes::new(health_service)
+        .add_service(AgentsServer::new(AgentsService::new(&shared)).max_decoding_message_size(MAX_FRAME))
+        .add_service(
+            EnvironmentsServer::new(api::Environments::new(&shared)).max_decoding_message_size(MAX_REQUEST),
+        )
+        .add_service(LogsServer::new(api::Logs::new(&shared)).max_decoding_message_size(MAX_REQUEST));
+    let server = Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .max_concurrent_streams(STREAMS_PER_CONNECTION)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_max_header_list_size(MAX_HEADERS)
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(connections, ending.clone().cancelled_owned());
+    tasks.spawn(async { ("server", server.await.context("serve")) });
+
+    let readiness = health::publish(Arc::clone(&shared), reporter);
+    tasks.spawn(async { ("health", Ok(readiness.await)) });
+    if let Some(listener) = parts.http_listener {
+        let web = web::serve(listener, Arc::clone(&shared));
+        tasks.spawn(async { ("web", web.await.context("serve HTTP")) });
+    }
+    tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "ready to take connections");
+
+    let failed = tokio::select! {
+        () = stop.cancelled() => None,
+        Some(ended) = tasks.join_next() => Some(ended),
+    };
+    let stopped = stop::stop(&shared, &mut tasks, parts.stop).await;
+    match failed {
+        None => stopped,
+        Some(Ok((name, result))) => {
+            result.with_context(|| format!("{name} failed"))?;
+            Err(anyhow!("{name} ended although nobody asked it to"))
+        }
+        Some(Err(error)) => Err(error).context("a task ended abnormally"),
+    }
+}
+
+async fn open_store(options: store::Options) -> anyhow::Result<Store> {
+    let opened = tokio::task::spawn_blocking(move || Store::open(options)).await;
+    opened.context("open the store")?.context("open the store")
+}
+
+async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))
+}
+
+#[cfg(test)]
+mod tests;

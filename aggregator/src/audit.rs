@@ -1,0 +1,125 @@
+//! One JSON line on stdout for each authorised or denied call: who, what, where, the decision, how much, how it ended.
+//!
+//! - Never a token, never a message.
+//! - A line is written when its call has ended, by a thread of its own: a stalled reader of stdout stalls no call.
+
+mod writer;
+
+pub(crate) use writer::Audit;
+
+use crate::aggregator::Shared;
+use crate::auth::User;
+use crate::environment::EnvironmentKey;
+use crate::gate::Held;
+use serde::Serialize;
+use skpr_proto::{ErrorKind, Failure};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+use tonic::{Code, Status};
+
+/// What a line says.
+#[derive(Debug, Serialize)]
+pub(crate) struct Line {
+    pub(crate) time: String,
+    pub(crate) audit: &'static str,
+    pub(crate) decision: &'static str,
+    pub(crate) user: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) groups: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) namespace: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) environment: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) duration_seconds: f64,
+    pub(crate) records: u64,
+    pub(crate) bytes: u64,
+    pub(crate) ended: &'static str,
+}
+
+impl Line {
+    pub(crate) fn new(audit: &'static str, decision: &'static str) -> Line {
+        Line {
+            time: jiff::Timestamp::now().to_string(),
+            audit,
+            decision,
+            user: String::new(),
+            groups: Vec::new(),
+            namespace: None,
+            environment: None,
+            peer: None,
+            duration_seconds: 0.0,
+            records: 0,
+            bytes: 0,
+            ended: "completed",
+        }
+    }
+}
+
+/// A user's call from its first moment to its last: holds the gate, and leaves its line and its count when dropped.
+pub(crate) struct Access {
+    shared: Arc<Shared>,
+    held: Held,
+    method: &'static str,
+    started: Instant,
+    line: Line,
+    code: Code,
+}
+
+impl Access {
+    pub(crate) fn begin(shared: &Arc<Shared>, method: &'static str, peer: Option<SocketAddr>) -> Access {
+        let held = shared.gate.enter(method.to_owned());
+        // A call that ends without saying how was given up by its client.
+        let line = Line { peer, ended: "disconnected", ..Line::new(method, "none") };
+        Access { shared: Arc::clone(shared), held, method, started: Instant::now(), line, code: Code::Cancelled }
+    }
+
+    pub(crate) fn user(&mut self, user: &User) {
+        self.line.user.clone_from(&user.name);
+        self.line.groups.clone_from(&user.groups);
+        self.held.rename(format!("{} of {}", self.method, user.name));
+    }
+
+    /// What is asked for, as the caller put it.
+    pub(crate) fn asked(&mut self, environment: String) {
+        self.line.environment = Some(environment);
+    }
+
+    pub(crate) fn allowed(&mut self, environment: Option<&EnvironmentKey>) {
+        self.line.decision = "allowed";
+        if let Some(key) = environment {
+            self.line.namespace = Some(key.namespace.to_string());
+            self.line.environment = Some(key.name.to_string());
+        }
+    }
+
+    pub(crate) fn sent(&mut self, records: usize, bytes: usize) {
+        self.line.records += records as u64;
+        self.line.bytes += bytes as u64;
+    }
+
+    pub(crate) fn completed(&mut self) {
+        self.line.ended = "completed";
+        self.code = Code::Ok;
+    }
+
+    pub(crate) fn failed(&mut self, failure: Failure) -> Status {
+        let denied = matches!(failure.kind, ErrorKind::NotAllowed | ErrorKind::NotLoggedIn | ErrorKind::NotFound);
+        if denied {
+            self.line.decision = "denied";
+        }
+        self.line.ended = failure.kind.name();
+        self.code = failure.kind.code();
+        failure.into()
+    }
+}
+
+impl Drop for Access {
+    fn drop(&mut self) {
+        self.line.duration_seconds = self.started.elapsed().as_secs_f64();
+        self.shared.metrics.handled(self.method, self.code);
+        self.shared.audit.write(&self.line);
+    }
+}

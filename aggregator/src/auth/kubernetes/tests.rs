@@ -1,0 +1,173 @@
+//! Against an API server that is a function: it answers reviews from a table and counts them.
+
+use super::*;
+use crate::auth::tests::key;
+use crate::auth::{Auth, Grant};
+use http::{Request, Response, StatusCode};
+use kube::client::Body;
+use serde_json::{Value, json};
+use skpr_proto::EnvironmentName;
+use std::convert::Infallible;
+use std::sync::Mutex;
+use tonic::metadata::MetadataMap;
+
+/// Answers one review: the body asked, the body answered.
+type Answer = fn(&Value) -> (StatusCode, Value);
+
+fn server(answer: Answer) -> (Auth, Arc<Mutex<Vec<Value>>>) {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&asked);
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let log = Arc::clone(&log);
+        async move {
+            let bytes = request.into_body().collect_bytes().await.unwrap();
+            let review: Value = serde_json::from_slice(&bytes).unwrap();
+            let (status, body) = answer(&review);
+            log.lock().unwrap().push(review);
+            let body = Body::from(serde_json::to_vec(&body).unwrap());
+            Ok::<_, Infallible>(Response::builder().status(status).body(body).unwrap())
+        }
+    });
+    let account = AgentAccount { namespace: Label::parse("namespace", "skpr").unwrap(), name: "skpr-agent".into() };
+    let reviews = Reviews::new(Client::new(service, "default"), account).unwrap();
+    (Auth::Kubernetes(reviews), asked)
+}
+
+fn metadata(token: &str) -> MetadataMap {
+    let mut metadata = MetadataMap::new();
+    metadata.insert("authorization", format!("Bearer {token}").parse().unwrap());
+    metadata
+}
+
+fn reviewed(review: &Value, status: Value) -> (StatusCode, Value) {
+    let mut answer = review.clone();
+    answer["status"] = status;
+    (StatusCode::CREATED, answer)
+}
+
+/// `dev` may read and see web/dev in `a`; `lister` may see all of `b`; `admin` everything; agents are agents.
+fn cluster(review: &Value) -> (StatusCode, Value) {
+    let spec = &review["spec"];
+    if review["kind"] == "TokenReview" {
+        let audience = spec["audiences"][0].as_str().unwrap();
+        let user = |name: &str| json!({"authenticated": true, "audiences": [audience], "user": {"username": name}});
+        return reviewed(
+            review,
+            match (spec["token"].as_str().unwrap(), audience) {
+                ("other-audience", _) => {
+                    json!({"authenticated": true, "audiences": ["kubernetes"], "user": {"username": "dev"}})
+                }
+                ("no-audience", _) => json!({"authenticated": true, "user": {"username": "dev"}}),
+                (agent, "skpr-aggregator") if agent.starts_with("agent-") => json!({
+                    "authenticated": true, "audiences": [audience],
+                    "user": {"username": "system:serviceaccount:skpr:skpr-agent",
+                             "extra": {"authentication.kubernetes.io/node-name": [&agent[6..]]}},
+                }),
+                ("unbound", "skpr-aggregator") => user("system:serviceaccount:skpr:skpr-agent"),
+                ("impostor", "skpr-aggregator") => user("system:serviceaccount:evil:skpr-agent"),
+                (name @ ("dev" | "lister" | "admin"), "skpr") => user(name),
+                _ => json!({"authenticated": false, "error": "no"}),
+            },
+        );
+    }
+    let what = &spec["resourceAttributes"];
+    assert_eq!(what["group"], "skpr.io");
+    let part = |name: &str| what[name].as_str().unwrap_or("");
+    let asked = (part("verb"), part("namespace"), part("subresource"), part("name"));
+    let allowed = match spec["user"].as_str().unwrap() {
+        "admin" => true,
+        "dev" => matches!(asked, ("get", "a", "" | "logs", "web.dev")),
+        "lister" => matches!(asked, ("list", "b", "", "")),
+        _ => false,
+    };
+    reviewed(review, json!({"allowed": allowed}))
+}
+
+async fn user(auth: &Auth, token: &str) -> Arc<User> {
+    auth.user(&metadata(token)).await.unwrap()
+}
+
+async fn grant(auth: &Auth, token: &str, candidates: &[EnvironmentKey]) -> Result<Grant, Failure> {
+    let name = EnvironmentName::parse("web", "dev").unwrap();
+    auth.grant_logs(&user(auth, token).await, &name, &candidates.iter().cloned().collect()).await
+}
+
+#[tokio::test]
+async fn a_token_counts_only_for_its_audience() {
+    let (auth, _) = server(cluster);
+    assert_eq!(user(&auth, "dev").await.name, "dev");
+    for token in ["unknown", "other-audience", "no-audience", "agent-n1"] {
+        let failure = auth.user(&metadata(token)).await.unwrap_err();
+        assert_eq!(failure.kind, ErrorKind::NotLoggedIn, "{token}");
+        assert!(failure.hint.unwrap().contains("skpr login"));
+    }
+}
+
+#[tokio::test]
+async fn an_agent_is_bound_to_the_node_in_its_token() {
+    let (auth, _) = server(cluster);
+    let agent = auth.agent(&metadata("agent-n1")).await.unwrap();
+    assert_eq!(agent.node.as_str(), "n1");
+    assert_eq!(auth.recheck_agent(&agent).await, Ok(()));
+    for (token, kind) in [
+        ("dev", ErrorKind::NotLoggedIn),
+        ("unbound", ErrorKind::NotAllowed),
+        ("impostor", ErrorKind::NotAllowed),
+        ("agent-Not A Node", ErrorKind::NotAllowed),
+    ] {
+        assert_eq!(auth.agent(&metadata(token)).await.unwrap_err().kind, kind, "{token}");
+    }
+}
+
+#[tokio::test]
+async fn a_grant_follows_rbac_and_hides_what_is_forbidden() {
+    let (auth, _) = server(cluster);
+    let (a, b) = (key("a", "web", "dev"), key("b", "web", "dev"));
+    // One of two is allowed: that one is meant.
+    let granted = grant(&auth, "dev", &[a.clone(), b.clone()]).await.unwrap();
+    assert_eq!((granted.environment(), granted.user().name.as_str()), (&a, "dev"));
+    assert_eq!(grant(&auth, "admin", &[a.clone(), b.clone()]).await.unwrap_err().kind, ErrorKind::Usage);
+    // Forbidden and unknown, to one who may not list everything and to one who may.
+    let forbidden = grant(&auth, "lister", &[a]).await.unwrap_err();
+    assert_eq!(forbidden.kind, ErrorKind::NotAllowed);
+    assert_eq!(grant(&auth, "lister", &[]).await.unwrap_err(), forbidden);
+    assert_eq!(grant(&auth, "admin", &[]).await.unwrap_err().kind, ErrorKind::NotFound);
+}
+
+#[tokio::test]
+async fn each_sees_what_they_may_see() {
+    let (auth, _) = server(cluster);
+    let all = BTreeSet::from([key("a", "web", "dev"), key("a", "web", "prod"), key("b", "shop", "prod")]);
+    for (token, expected) in [
+        ("admin", all.clone()),
+        ("dev", BTreeSet::from([key("a", "web", "dev")])),
+        ("lister", BTreeSet::from([key("b", "shop", "prod")])),
+    ] {
+        let user = user(&auth, token).await;
+        assert_eq!(auth.visible(&user, all.clone()).await, Ok(expected), "{token}");
+    }
+}
+
+#[tokio::test]
+async fn answers_are_remembered_yes_and_no() {
+    let (auth, asked) = server(cluster);
+    for _ in 0..3 {
+        grant(&auth, "dev", &[key("a", "web", "dev")]).await.unwrap();
+        auth.user(&metadata("unknown")).await.unwrap_err();
+    }
+    assert_eq!(asked.lock().unwrap().len(), 3, "a token, a right, an unknown token");
+}
+
+#[tokio::test]
+async fn an_api_server_in_trouble_lets_nobody_in_and_is_asked_again() {
+    let (auth, asked) = server(|_| {
+        let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "etcd", "code": 500});
+        (StatusCode::INTERNAL_SERVER_ERROR, status)
+    });
+    for _ in 0..2 {
+        let failure = auth.user(&metadata("dev")).await.unwrap_err();
+        assert_eq!(failure.kind, ErrorKind::Unavailable);
+        assert!(!failure.message.contains("etcd"), "internals stay in the log");
+    }
+    assert!(asked.lock().unwrap().len() >= 2);
+}

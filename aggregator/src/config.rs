@@ -1,0 +1,420 @@
+//! What the program was asked to do, in three steps: [`Args`] as typed → [`Config`] validated, with every problem
+//! reported at once → built by the composition roots.
+//!
+//! Nothing here opens a file or a socket.
+
+mod units;
+
+use crate::platform::local::RunInstance;
+use crate::store;
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use skpr_proto::Label;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The longest a stop may take, and the time that streams get in it to move elsewhere by themselves.
+const STOP_TIMEOUT: &str = "25s";
+const STOP_GRACE: &str = "5s";
+
+/// Collects what agents read, keeps it, and answers the CLI.
+#[derive(Debug, Parser)]
+#[command(name = "skpr-aggregator", disable_version_flag = true)]
+pub struct Args {
+    /// How to write the program's own log (on stderr; level and filter by SKPR_LOG).
+    #[arg(long, global = true, value_enum, default_value = "text", env = "SKPR_LOG_FORMAT")]
+    pub log_format: LogFormat,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run in a Kubernetes cluster.
+    Serve(ServeArgs),
+    /// Run everything on this machine: aggregator, agent, and the instances of `.skpr.yml` files.
+    Standalone(StandaloneArgs),
+    /// Look after the store.
+    #[command(subcommand)]
+    Store(StoreCommand),
+    /// Look after the tokens of a standalone aggregator.
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Start the program of an instance; used by standalone.
+    #[command(hide = true)]
+    RunInstance(RunInstance),
+    /// Print the version.
+    Version,
+}
+
+#[derive(Debug, Subcommand)]
+enum StoreCommand {
+    /// Read and verify every file of a store that no aggregator has open.
+    Check {
+        /// The data directory.
+        #[arg(long, env = "SKPR_DATA")]
+        data: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum TokenCommand {
+    /// Make a token, add it to the token file and print it: it cannot be shown again.
+    Create {
+        /// The data directory.
+        #[arg(long, env = "SKPR_DATA")]
+        data: PathBuf,
+        /// Whose token it is, for `whoami` and the audit lines.
+        name: String,
+        /// `*`, or a comma list of `project/environment:list+logs`; the environment may be `*`.
+        rights: String,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+struct ServeArgs {
+    /// What runs the environments.
+    #[arg(long, value_enum, default_value = "kubernetes")]
+    platform: PlatformName,
+    /// Where agents and the CLI connect (gRPC over TLS).
+    #[arg(long, default_value = "0.0.0.0:8443")]
+    listen: String,
+    /// Where probes and /metrics are served (plain HTTP).
+    #[arg(long, default_value = "0.0.0.0:8080")]
+    http_listen: String,
+    /// The namespace this aggregator runs in.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "skpr")]
+    namespace: String,
+    /// The Service's name, which the certificate is made for.
+    #[arg(long, default_value = "skpr-aggregator")]
+    service: String,
+    /// The Secret that holds the CA made by this aggregator.
+    #[arg(long, default_value = "skpr-ca")]
+    ca_secret: String,
+    /// The ServiceAccount of the agents, in the aggregator's namespace.
+    #[arg(long, default_value = "skpr-agent")]
+    agent_service_account: String,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum PlatformName {
+    Kubernetes,
+}
+
+#[derive(Debug, ClapArgs)]
+struct StandaloneArgs {
+    /// A project's `.skpr.yml`; may be given more than once.
+    #[arg(long, required = true, num_args = 1..)]
+    config: Vec<PathBuf>,
+    /// Where the CLI connects (gRPC over TLS).
+    #[arg(long, default_value = "127.0.0.1:7443")]
+    listen: String,
+    /// Where probes and /metrics are served (plain HTTP); nowhere unless given.
+    #[arg(long)]
+    http_listen: Option<String>,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+#[derive(Debug, ClapArgs)]
+struct CommonArgs {
+    /// The data directory.
+    #[arg(long, env = "SKPR_DATA")]
+    data: PathBuf,
+    /// One more name or address that the certificate is made for; may be given more than once.
+    #[arg(long = "tls-name")]
+    tls_names: Vec<String>,
+    /// Use this certificate chain (PEM) instead of one made here.
+    #[arg(long)]
+    tls_cert: Option<PathBuf>,
+    /// The private key (PEM) of --tls-cert.
+    #[arg(long)]
+    tls_key: Option<PathBuf>,
+    /// The CA (PEM) that --tls-cert was issued by, sent along so that `skpr login` can pin it.
+    #[arg(long)]
+    tls_ca: Option<PathBuf>,
+    /// How long records are kept, such as 30d.
+    #[arg(long)]
+    keep: Option<String>,
+    /// How many bytes each environment may keep, such as 10Gi.
+    #[arg(long)]
+    keep_bytes: Option<String>,
+    /// Write a file when this much of an environment is in memory, such as 64Mi.
+    #[arg(long)]
+    seal_bytes: Option<String>,
+    /// Write a file when a record has been in memory this long, such as 5m.
+    #[arg(long)]
+    seal_after: Option<String>,
+    /// The longest a stop may take; what has not ended by then is cut off.
+    #[arg(long, default_value = STOP_TIMEOUT)]
+    stop_timeout: String,
+    /// How long open streams may go on after a stop began.
+    #[arg(long, default_value = STOP_GRACE)]
+    stop_grace: String,
+}
+
+/// What to do, validated.
+#[derive(Debug)]
+pub enum Config {
+    Serve(Box<Serve>),
+    Standalone(Box<Standalone>),
+    StoreCheck { data: PathBuf },
+    TokenCreate { data: PathBuf, name: String, rights: String },
+    RunInstance(RunInstance),
+    Version,
+}
+
+#[derive(Debug)]
+pub struct Serve {
+    pub data: PathBuf,
+    pub listen: SocketAddr,
+    pub http_listen: SocketAddr,
+    pub namespace: Label,
+    pub ca_secret: String,
+    pub agent_service_account: String,
+    pub store: store::Options,
+    pub tls: Tls,
+    pub stop: StopTimes,
+}
+
+#[derive(Debug)]
+pub struct Standalone {
+    pub data: PathBuf,
+    pub manifests: Vec<PathBuf>,
+    pub listen: SocketAddr,
+    pub http_listen: Option<SocketAddr>,
+    pub store: store::Options,
+    pub tls: Tls,
+    pub stop: StopTimes,
+}
+
+/// Which certificate is served, and for which names when it is made here.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    pub names: Vec<String>,
+    pub files: Option<TlsFiles>,
+}
+
+#[derive(Clone, Debug)]
+pub struct TlsFiles {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    pub ca: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct StopTimes {
+    pub timeout: Duration,
+    pub grace: Duration,
+}
+
+/// Everything that is wrong with the arguments, one line each.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct InvalidArgs(pub Vec<String>);
+
+impl Args {
+    /// Step two: from what was typed to what is meant.
+    pub fn validate(self) -> Result<Config, InvalidArgs> {
+        let mut problems = Problems::default();
+        let config = match self.command {
+            Command::Serve(args) => problems.serve(args).map(|serve| Config::Serve(Box::new(serve))),
+            Command::Standalone(args) => {
+                problems.standalone(args).map(|standalone| Config::Standalone(Box::new(standalone)))
+            }
+            Command::Store(StoreCommand::Check { data }) => Some(Config::StoreCheck { data }),
+            Command::Token(TokenCommand::Create { data, name, rights }) => {
+                Some(Config::TokenCreate { data, name, rights })
+            }
+            Command::RunInstance(args) => Some(Config::RunInstance(args)),
+            Command::Version => Some(Config::Version),
+        };
+        match config {
+            Some(config) if problems.0.is_empty() => Ok(config),
+            _ => Err(InvalidArgs(problems.0)),
+        }
+    }
+}
+
+/// Collects problems; a value that is wrong becomes `None`, and the rest is looked at all the same.
+#[derive(Default)]
+struct Problems(Vec<String>);
+
+struct Common {
+    store: store::Options,
+    tls: Tls,
+    stop: StopTimes,
+}
+
+impl Problems {
+    fn ok<T, E: std::fmt::Display>(&mut self, flag: &str, value: &str, parsed: Result<T, E>) -> Option<T> {
+        match parsed {
+            Ok(parsed) => Some(parsed),
+            Err(error) => {
+                self.0.push(format!("--{flag} `{}`: {error}", value.escape_debug()));
+                None
+            }
+        }
+    }
+
+    fn serve(&mut self, args: ServeArgs) -> Option<Serve> {
+        let PlatformName::Kubernetes = args.platform;
+        let listen = self.address("listen", &args.listen);
+        let http_listen = self.address("http-listen", &args.http_listen);
+        let namespace = self.ok("namespace", &args.namespace, Label::parse("namespace", &args.namespace));
+        let service = self.ok("service", &args.service, Label::parse("service", &args.service));
+        let mut names = vec![];
+        if let (Some(namespace), Some(service)) = (&namespace, &service) {
+            names.push(service.to_string());
+            names.push(format!("{service}.{namespace}"));
+            names.push(format!("{service}.{namespace}.svc"));
+            names.push(format!("{service}.{namespace}.svc.cluster.local"));
+        }
+        let common = self.common(&args.common, names);
+        let common = common?;
+        Some(Serve {
+            data: args.common.data,
+            listen: listen?,
+            http_listen: http_listen?,
+            namespace: namespace?,
+            ca_secret: args.ca_secret,
+            agent_service_account: args.agent_service_account,
+            store: common.store,
+            tls: common.tls,
+            stop: common.stop,
+        })
+    }
+
+    fn standalone(&mut self, args: StandaloneArgs) -> Option<Standalone> {
+        let listen = self.address("listen", &args.listen);
+        let http_listen = args.http_listen.map(|value| self.address("http-listen", &value));
+        let common = self.common(&args.common, vec![]);
+        let common = common?;
+        let http_listen = match http_listen {
+            Some(address) => Some(address?),
+            None => None,
+        };
+        Some(Standalone {
+            data: args.common.data,
+            manifests: args.config,
+            listen: listen?,
+            http_listen,
+            store: common.store,
+            tls: common.tls,
+            stop: common.stop,
+        })
+    }
+
+    fn address(&mut self, flag: &str, value: &str) -> Option<SocketAddr> {
+        // A bare port means this machine only: the safe reading of the shorter form.
+        if let Some(port) = value.strip_prefix(':') {
+            let port = self.ok(flag, value, port.parse::<u16>())?;
+            return Some(SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)));
+        }
+        self.ok(flag, value, value.parse::<SocketAddr>().map_err(|_| "is not IP:PORT"))
+    }
+
+    fn common(&mut self, args: &CommonArgs, mut names: Vec<String>) -> Option<Common> {
+        names.extend(["localhost", "127.0.0.1", "::1"].map(str::to_owned));
+        names.extend(args.tls_names.iter().cloned());
+        for name in &args.tls_names {
+            let valid = rustls_pki_types::ServerName::try_from(name.as_str());
+            self.ok("tls-name", name, valid.map_err(|_| "is neither a DNS name nor an address"));
+        }
+        let files = match (&args.tls_cert, &args.tls_key, &args.tls_ca) {
+            (None, None, None) => None,
+            (Some(certificate), Some(key), ca) => {
+                Some(TlsFiles { certificate: certificate.clone(), key: key.clone(), ca: ca.clone() })
+            }
+            _ => {
+                self.0.push("--tls-cert and --tls-key are needed together, and --tls-ca only with them".into());
+                None
+            }
+        };
+        let mut store = store::Options { directory: args.data.join("store"), ..store::Options::default() };
+        let mut duration = |flag, value: &Option<String>, target: &mut Duration| {
+            if let Some(value) = value
+                && let Some(parsed) = self.ok(flag, value, units::duration(value))
+            {
+                *target = parsed;
+            }
+        };
+        duration("keep", &args.keep, &mut store.keep_age);
+        duration("seal-after", &args.seal_after, &mut store.seal_age);
+        if let Some(value) = &args.keep_bytes
+            && let Some(bytes) = self.ok("keep-bytes", value, units::bytes(value))
+        {
+            store.keep_bytes_per_environment = bytes;
+        }
+        if let Some(value) = &args.seal_bytes
+            && let Some(bytes) = self.ok("seal-bytes", value, units::bytes(value))
+        {
+            store.seal_bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+        }
+        let timeout = self.ok("stop-timeout", &args.stop_timeout, units::duration(&args.stop_timeout));
+        let grace = self.ok("stop-grace", &args.stop_grace, units::duration(&args.stop_grace));
+        let stop = StopTimes { timeout: timeout?, grace: grace? };
+        if stop.grace >= stop.timeout {
+            self.0.push(format!(
+                "--stop-grace `{}`: must be shorter than --stop-timeout `{}`",
+                args.stop_grace, args.stop_timeout
+            ));
+        }
+        Some(Common { store, tls: Tls { names, files }, stop })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Config, InvalidArgs> {
+        Args::try_parse_from(line.split_whitespace()).unwrap().validate()
+    }
+
+    #[test]
+    fn serve_has_safe_defaults_and_the_service_names() {
+        let Ok(Config::Serve(serve)) = parse("skpr-aggregator serve --data /d --namespace ops --tls-name logs.example.com")
+        else {
+            panic!("not serve")
+        };
+        assert_eq!(serve.listen.to_string(), "0.0.0.0:8443");
+        assert_eq!(serve.stop.timeout, Duration::from_secs(25));
+        for name in ["skpr-aggregator.ops.svc", "localhost", "::1", "logs.example.com"] {
+            assert!(serve.tls.names.iter().any(|known| known == name), "{name}");
+        }
+        assert_eq!(serve.store.directory, PathBuf::from("/d/store"));
+    }
+
+    #[test]
+    fn standalone_listens_on_this_machine_only() {
+        let Ok(Config::Standalone(standalone)) =
+            parse("skpr-aggregator standalone --data /d --config a/.skpr.yml --config b/.skpr.yml --keep 2d --keep-bytes 1Gi")
+        else {
+            panic!("not standalone")
+        };
+        assert!(standalone.listen.ip().is_loopback());
+        assert!(standalone.http_listen.is_none());
+        assert_eq!(standalone.manifests.len(), 2);
+        assert_eq!(standalone.store.keep_age, Duration::from_secs(2 * 86_400));
+        assert_eq!(standalone.store.keep_bytes_per_environment, 1 << 30);
+    }
+
+    #[test]
+    fn every_problem_is_reported_at_once() {
+        let line = "skpr-aggregator serve --data /d --listen here --namespace UP --tls-cert c --stop-grace 30s --tls-name a_/b";
+        let InvalidArgs(problems) = parse(line).unwrap_err();
+        let all = problems.join("\n");
+        for part in ["--listen `here`", "--namespace `UP`", "--tls-key", "--stop-grace `30s`", "--tls-name `a_/b`"] {
+            assert!(all.contains(part), "{part} in {all}");
+        }
+    }
+}

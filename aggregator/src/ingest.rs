@@ -1,0 +1,249 @@
+//! Records in: one `Ship` stream of one agent, from frame to acknowledgement.
+//!
+//! - A batch is acknowledged only after the store says that it is on stable storage, and in the order of arrival.
+//! - A batch of a pod that is not the agent's node's, or of none that is claimed, is refused for good; that says nothing
+//!   about the other batches.
+//! - A storage failure ends the stream: the agent goes back to what was acknowledged and comes again later.
+//!
+//! Batches are pipelined: [`IN_FLIGHT_BATCHES`] may wait for the disk at once. Past that, or past
+//! [`IN_FLIGHT_BYTES`], the stream is not read, and HTTP/2 flow control stops the agent.
+
+use crate::agents::{AgentCall, frame_error, stopping};
+use crate::audit::Line;
+use crate::batch::Batch;
+use crate::environment::Claim;
+use crate::store::{AppendError, Appended};
+use futures::future::BoxFuture;
+use futures::stream::{self, BoxStream, FuturesOrdered, StreamExt as _};
+use futures::{FutureExt as _, poll};
+use skpr_proto::v1::{self, Ack};
+use skpr_proto::{ErrorKind, Failure, Source};
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::Poll;
+use tonic::{Status, Streaming};
+
+/// A group commit takes up to 20 ms: 32 batches of 256 KiB are 8 MiB a commit, 400 MB/s.
+const IN_FLIGHT_BATCHES: usize = 32;
+/// Bounds what a stream holds when its batches are large: 8 MiB, and one batch more.
+const IN_FLIGHT_BYTES: usize = 8 << 20;
+
+type Outcome = (Pending, Result<Appended, AppendError>);
+
+/// A batch that waits for the disk, or for its turn to be refused.
+struct Pending {
+    id: u64,
+    bytes: usize,
+    refused: Option<Refusal>,
+}
+
+/// Why a batch is not wanted now or later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Refusal {
+    Unclaimed,
+    ForeignNode,
+}
+
+impl Refusal {
+    fn message(self) -> &'static str {
+        match self {
+            Refusal::Unclaimed => "no environment claims this source",
+            Refusal::ForeignNode => "the source is another node's",
+        }
+    }
+}
+
+struct Shipment {
+    call: AgentCall,
+    batches: Streaming<v1::Batch>,
+    peer: Option<SocketAddr>,
+    distrusted: BoxFuture<'static, Failure>,
+    in_flight: FuturesOrdered<BoxFuture<'static, Outcome>>,
+    in_flight_bytes: usize,
+    last_id: u64,
+    /// The agent has sent its last batch.
+    ended: bool,
+    /// What was logged already: a broken agent repeats itself.
+    logged: BTreeSet<Refusal>,
+}
+
+/// The acknowledgements for a stream of batches.
+pub(crate) fn stream(
+    call: AgentCall,
+    batches: Streaming<v1::Batch>,
+    peer: Option<SocketAddr>,
+) -> BoxStream<'static, Result<Ack, Status>> {
+    let distrusted = call.distrusted();
+    let shipment = Shipment {
+        call,
+        batches,
+        peer,
+        distrusted,
+        in_flight: FuturesOrdered::new(),
+        in_flight_bytes: 0,
+        last_id: 0,
+        ended: false,
+        logged: BTreeSet::new(),
+    };
+    stream::unfold(Some(shipment), async |shipment| {
+        let mut shipment = shipment?;
+        match shipment.next().await {
+            Ok(Some(ack)) => Some((Ok(ack), Some(shipment))),
+            Ok(None) => {
+                shipment.call.completed();
+                None
+            }
+            Err(status) => {
+                tracing::info!(node = %shipment.call.agent.node, %status, "an agent's records stop");
+                Some((Err(shipment.call.failed(status)), None))
+            }
+        }
+    })
+    .boxed()
+}
+
+impl Shipment {
+    /// The next acknowledgement; `None` when all is acknowledged and the agent has ended.
+    async fn next(&mut self) -> Result<Option<Ack>, Status> {
+        let ending = self.call.shared.stopping.ending.clone();
+        loop {
+            let room = self.in_flight.len() < IN_FLIGHT_BATCHES && self.in_flight_bytes < IN_FLIGHT_BYTES;
+            if self.ended && self.in_flight.is_empty() {
+                return Ok(None);
+            }
+            tokio::select! {
+                biased;
+                () = ending.cancelled() => return Err(stopping()),
+                failure = &mut self.distrusted => return Err(failure.into()),
+                Some(outcome) = self.in_flight.next(), if !self.in_flight.is_empty() => {
+                    return self.acknowledge(outcome).map(Some);
+                }
+                message = self.batches.message(), if room && !self.ended => {
+                    match message.map_err(frame_error).inspect_err(|status| self.malformed(status))? {
+                        Some(message) => self.take(message).await?,
+                        None => self.ended = true,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Turns a finished batch into an acknowledgement that covers all that have finished after it as well.
+    fn acknowledge(&mut self, outcome: Outcome) -> Result<Ack, Status> {
+        let mut ack = self.settle(outcome)?;
+        while ack.refused.is_none() {
+            match self.in_flight.next().now_or_never() {
+                Some(Some(outcome)) => ack = self.settle(outcome)?,
+                Some(None) | None => break,
+            }
+        }
+        Ok(ack)
+    }
+
+    fn settle(&mut self, (pending, result): Outcome) -> Result<Ack, Status> {
+        self.in_flight_bytes = self.in_flight_bytes.saturating_sub(pending.bytes);
+        let ingest = &self.call.shared.metrics.ingest;
+        let refusal = match (pending.refused, result) {
+            (Some(refusal), _) => Some(refusal),
+            (None, Err(AppendError::Unclaimed)) => Some(Refusal::Unclaimed),
+            (None, Ok(appended)) => {
+                ingest.stored(appended, pending.bytes);
+                None
+            }
+            (None, Err(error @ (AppendError::Storage(_) | AppendError::Closed))) => {
+                ingest.failed();
+                return Err(Failure::new(ErrorKind::Unavailable, error.to_string()).into());
+            }
+        };
+        if refusal.is_some() {
+            ingest.refused();
+        }
+        Ok(Ack { id: pending.id, refused: refusal.map(|refusal| refusal.message().to_owned()) })
+    }
+
+    /// Puts a batch on its way to the disk, behind those before it.
+    async fn take(&mut self, message: v1::Batch) -> Result<(), Status> {
+        let id = message.id;
+        if id <= self.last_id {
+            let status = Failure::new(ErrorKind::Usage, format!("batch {id} after batch {}", self.last_id)).into();
+            self.malformed(&status);
+            return Err(status);
+        }
+        self.last_id = id;
+        let batch = Batch::validate(message).map_err(|error| {
+            let status = Failure::new(ErrorKind::Usage, format!("invalid batch {id}: {error}")).into();
+            self.malformed(&status);
+            status
+        })?;
+        let claimed = self.claim(batch.source())?;
+        let pending = Pending { id, bytes: batch.message_bytes(), refused: claimed.err() };
+        if let Some(refusal) = pending.refused {
+            self.refuse(refusal, batch.source());
+            self.in_flight.push_back(Box::pin(async { (pending, Err(AppendError::Unclaimed)) }));
+            return Ok(());
+        }
+        self.in_flight_bytes += pending.bytes;
+        let store = self.call.shared.store.clone();
+        let mut append: BoxFuture<'static, Outcome> =
+            Box::pin(async move { (pending, store.append(batch).await) });
+        // The store queues a batch when its future is first polled. Doing that here keeps the order of arrival, whatever
+        // order the set of futures polls in.
+        match poll!(Pin::new(&mut append)) {
+            Poll::Ready(outcome) => self.in_flight.push_back(Box::pin(async { outcome })),
+            Poll::Pending => self.in_flight.push_back(append),
+        }
+        Ok(())
+    }
+
+    /// Whose records these are: as the platform says now, or as it once said of a pod that is gone.
+    fn claim(&self, source: &Source) -> Result<Result<Claim, Refusal>, Status> {
+        let shared = &self.call.shared;
+        let (current, heard) = {
+            let inventory = shared.inventory.borrow();
+            (inventory.claim(source), inventory.heard)
+        };
+        let node = &self.call.agent.node;
+        match (current, shared.store.claim(source)) {
+            (Some(claim), _) if claim.node == *node => {
+                shared.store.remember(source, &claim);
+                Ok(Ok(claim))
+            }
+            (None, Some(claim)) if claim.node == *node => Ok(Ok(claim)),
+            (Some(_), _) | (None, Some(_)) => Ok(Err(Refusal::ForeignNode)),
+            (None, None) if heard => Ok(Err(Refusal::Unclaimed)),
+            // A refusal is for good, and nothing is known for good yet.
+            (None, None) => {
+                Err(Failure::new(ErrorKind::Unavailable, "the platform has not been heard from yet").into())
+            }
+        }
+    }
+
+    fn refuse(&mut self, refusal: Refusal, source: &Source) {
+        if !self.logged.insert(refusal) {
+            return;
+        }
+        let agent = &self.call.agent;
+        match refusal {
+            // Happens whenever a pod goes while its last lines are under way.
+            Refusal::Unclaimed => tracing::info!(node = %agent.node, %source, "records of an unclaimed source refused"),
+            Refusal::ForeignNode => {
+                tracing::warn!(node = %agent.node, %source, "an agent sends another node's records: refused");
+                let line = Line {
+                    user: agent.name.clone(),
+                    namespace: Some(source.namespace.to_string()),
+                    environment: None,
+                    peer: self.peer,
+                    ended: "refused",
+                    ..Line::new("Agents.Ship", "denied")
+                };
+                self.call.shared.audit.write(&line);
+            }
+        }
+    }
+
+    fn malformed(&self, status: &Status) {
+        self.call.shared.metrics.ingest.malformed();
+        tracing::warn!(node = %self.call.agent.node, peer = ?self.peer, %status, "malformed data from an agent");
+    }
+}

@@ -1,0 +1,78 @@
+//! `skpr-aggregator`: parse, validate, run, and say how it ended.
+
+use clap::Parser as _;
+use skpr_aggregator::config::{Args, Config, LogFormat};
+use skpr_aggregator::{aggregator, commands, platform, standalone};
+use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+/// The exit code for arguments that make no sense, as the CLI's.
+const USAGE: u8 = 2;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let args = Args::parse();
+    start_log(args.log_format);
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        tracing::debug!("a TLS provider is installed already");
+    }
+    let config = match args.validate() {
+        Ok(config) => config,
+        Err(invalid) => {
+            for problem in &invalid.0 {
+                tracing::error!("{problem}");
+            }
+            return ExitCode::from(USAGE);
+        }
+    };
+    let stop = CancellationToken::new();
+    let result = tokio::select! {
+        result = run(config, stop.clone()) => result,
+        aborted = stop_on_signal(stop) => aborted,
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<ExitCode> {
+    match config {
+        Config::Serve(config) => aggregator::serve(*config, stop).await?,
+        Config::Standalone(config) => standalone::run(*config, stop).await?,
+        Config::StoreCheck { data } => return commands::store_check(data).await,
+        Config::TokenCreate { data, name, rights } => commands::token_create(&data, &name, &rights)?,
+        Config::RunInstance(args) => return Err(platform::local::run_instance(args)),
+        Config::Version => commands::version()?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The first signal begins the stop; the second ends everything now.
+async fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<ExitCode> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    for _ in 0..2 {
+        if stop.is_cancelled() {
+            tracing::warn!("a second signal: stopping at once");
+        }
+        tokio::select! {
+            _ = terminate.recv() => stop.cancel(),
+            _ = interrupt.recv() => stop.cancel(),
+        }
+    }
+    anyhow::bail!("aborted by a second signal")
+}
+
+fn start_log(format: LogFormat) {
+    let filter = EnvFilter::try_from_env("SKPR_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+}
