@@ -118,9 +118,12 @@ impl Client {
             let failure = Failure::new(ErrorKind::Unavailable, format!("cannot connect to `{endpoint}`"));
             Error::new(failure, error)
         };
-        let channel = tonic::transport::Endpoint::from_shared(format!("https://{endpoint}"))
+        // TLS is ours, so tonic must not add its own; requests are to an https origin all the same.
+        let origin = Uri::try_from(format!("https://{endpoint}")).map_err(|error| failed(&error))?;
+        let channel = tonic::transport::Endpoint::from_shared(format!("http://{endpoint}"))
             .and_then(|channel| channel.user_agent(concat!("skpr/", env!("CARGO_PKG_VERSION"))))
             .map_err(|error| failed(&error))?
+            .origin(origin)
             .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .keep_alive_while_idle(true)

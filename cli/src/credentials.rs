@@ -16,7 +16,7 @@ const VERSION: u32 = 1;
 
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Credentials {
-    version: u32,
+    pub version: u32,
     /// The cluster of the last login.
     pub default: Option<String>,
     /// By `host:port`.

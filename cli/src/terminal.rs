@@ -149,7 +149,8 @@ pub(crate) fn show_typing() {
     #[cfg(unix)]
     if let Some(before) = before {
         // Nothing better can be done when this fails: the terminal is gone.
-        rustix::termios::tcsetattr(io::stdin(), rustix::termios::OptionalActions::Now, &before).unwrap_or_default();
+        rustix::termios::tcsetattr(io::stdin(), rustix::termios::OptionalActions::Now, &before)
+            .unwrap_or_default();
     }
     #[cfg(not(unix))]
     drop(before);

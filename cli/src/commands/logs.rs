@@ -57,6 +57,7 @@ pub(super) async fn run(verb: Logs, settings: &Settings, output: &Output) -> Res
         printer,
         pending: None,
         backoff: Backoff::new(),
+        reached: false,
         answered: false,
         lost_since: None,
     };
@@ -95,7 +96,9 @@ struct Session<'a> {
     /// The cursor behind what is in the printer.
     pending: Option<Bytes>,
     backoff: Backoff,
-    /// Whether the aggregator ever answered: before that there is nothing to go on with.
+    /// Whether a connection ever came about.
+    reached: bool,
+    /// Whether the aggregator ever sent records, or that there are none yet.
     answered: bool,
     lost_since: Option<Instant>,
 }
@@ -117,15 +120,17 @@ impl Session<'_> {
                 Err(Cut::Final(error)) => return Err(error),
                 Err(Cut::Lost(error)) => Some(error),
             };
-            let lost_since = *self.lost_since.get_or_insert_with(|| {
+            if let Some(error) = error {
+                // An address that never answered is more likely wrong than away.
+                let given_up = self.lost_since.is_some_and(|since| since.elapsed() > PATIENCE);
+                if !self.reached || (given_up && !(self.request.follow && self.answered)) {
+                    return Err(error);
+                }
+                self.output.detail(error.text().trim_end().replace('\n', "; ").as_str());
+            }
+            if self.lost_since.is_none() {
+                self.lost_since = Some(Instant::now());
                 self.output.note("connection lost, reconnecting…");
-                Instant::now()
-            });
-            match error {
-                Some(error) if !self.answered => return Err(error),
-                Some(error) if !self.request.follow && lost_since.elapsed() > PATIENCE => return Err(error),
-                Some(error) => self.output.detail(error.text().trim_end().replace('\n', "; ").as_str()),
-                None => {}
             }
             tokio::time::sleep(self.backoff.next()).await;
         }
@@ -134,6 +139,7 @@ impl Session<'_> {
     /// From connecting to the end of the stream.
     async fn connection(&mut self) -> Result<Ended, Cut> {
         let client = Client::connect(&self.access).await.map_err(Cut::from)?;
+        self.reached = true;
         let call = client.logs().logs(self.request.clone()).await;
         let mut stream = call.map_err(|status| self.cut(&status))?.into_inner();
         self.read(&mut stream).await
@@ -211,11 +217,9 @@ impl Session<'_> {
     fn cut(&self, status: &Status) -> Cut {
         let error = call_error(status, &self.access.endpoint);
         let kind = ErrorKind::from_code(status.code());
-        if was_cut(status) || matches!(kind, ErrorKind::Unavailable | ErrorKind::TimedOut) {
-            Cut::Lost(error)
-        } else {
-            Cut::Final(error)
-        }
+        // What an aggregator says before its first answer, the user is told at once.
+        let away = self.answered && matches!(kind, ErrorKind::Unavailable | ErrorKind::TimedOut);
+        if was_cut(status) || away { Cut::Lost(error) } else { Cut::Final(error) }
     }
 }
 
