@@ -1,0 +1,126 @@
+//! The pods known from the watch. Takes events and the time, gives an inventory; no IO.
+
+use super::WatchedPod;
+use super::facts::{Unusable, facts_of, uid_of};
+use crate::inventory::{Inventory, Pod, Presence};
+use kube::runtime::watcher::Event;
+use skpr_proto::PodUid;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long a deleted pod's records are still asked for: what it wrote last is on its node's disk and being read.
+pub(super) const GRACE: Duration = Duration::from_secs(600);
+
+#[derive(Default)]
+pub(super) struct Pods {
+    known: HashMap<PodUid, Known>,
+    /// Pods that were complained about. A pod leaves with its deletion.
+    refused: HashSet<String>,
+    /// While a list arrives: what it has named so far.
+    listing: Option<HashSet<PodUid>>,
+    heard: bool,
+}
+
+struct Known {
+    pod: Pod,
+    gone_since: Option<Instant>,
+}
+
+impl Pods {
+    /// Whether the inventory changed.
+    pub(super) fn take(&mut self, event: Event<WatchedPod>, now: Instant) -> bool {
+        match event {
+            Event::Init => {
+                self.listing = Some(HashSet::new());
+                self.refused.clear();
+                false
+            }
+            Event::InitApply(pod) | Event::Apply(pod) => self.apply(&pod),
+            Event::Delete(pod) => {
+                let metadata = metadata_of(&pod);
+                self.refused.remove(metadata.uid.as_deref().unwrap_or_default());
+                let known = uid_of(metadata).ok().and_then(|uid| self.known.get_mut(&uid));
+                known.is_some_and(|known| known.leave(now))
+            }
+            Event::InitDone => {
+                let listed = self.listing.take().unwrap_or_default();
+                for (uid, known) in &mut self.known {
+                    if !listed.contains(uid) {
+                        known.leave(now);
+                    }
+                }
+                self.heard = true;
+                true
+            }
+        }
+    }
+
+    fn apply(&mut self, pod: &WatchedPod) -> bool {
+        let metadata = metadata_of(pod);
+        let facts = match &pod.0 {
+            Ok(pod) => uid_of(metadata).map_err(Unusable::from).and_then(|uid| Ok((uid, facts_of(pod)?))),
+            Err(undecodable) => return self.refuse(metadata, &undecodable.error),
+        };
+        match facts {
+            Ok((uid, pod)) => {
+                if let Some(listing) = &mut self.listing {
+                    listing.insert(uid.clone());
+                }
+                let known = Known { pod, gone_since: None };
+                let before = self.known.get(&uid);
+                let changed = before.is_none_or(|before| before.pod != known.pod);
+                self.known.insert(uid, known);
+                changed
+            }
+            Err(unusable) => self.refuse(metadata, &unusable.to_string()),
+        }
+    }
+
+    fn refuse(&mut self, metadata: &kube::core::ObjectMeta, reason: &str) -> bool {
+        let uid = metadata.uid.clone().unwrap_or_default();
+        if let (Some(listing), Ok(uid)) = (&mut self.listing, uid_of(metadata)) {
+            listing.insert(uid); // it exists: what was known of it before stays
+        }
+        if self.refused.insert(uid) {
+            tracing::warn!(
+                namespace = metadata.namespace.as_deref().unwrap_or_default(),
+                pod = metadata.name.as_deref().unwrap_or_default(),
+                reason,
+                "pod left out"
+            );
+        }
+        false
+    }
+
+    /// Forgets the pods that have been gone for long. Whether any was.
+    pub(super) fn expire(&mut self, now: Instant) -> bool {
+        let before = self.known.len();
+        self.known.retain(|_, known| known.gone_since.is_none_or(|since| now - since < GRACE));
+        self.known.len() != before
+    }
+
+    pub(super) fn inventory(&self) -> Inventory {
+        let pods = self.known.iter().map(|(uid, known)| (uid.clone(), known.pod.clone())).collect();
+        Inventory { heard: self.heard, ..Inventory::of(pods, &BTreeMap::new()) }
+    }
+}
+
+impl Known {
+    fn leave(&mut self, now: Instant) -> bool {
+        let leaves = self.gone_since.is_none();
+        if leaves {
+            self.gone_since = Some(now);
+            self.pod.presence = Presence::Gone;
+            self.pod.ready = false;
+        }
+        leaves
+    }
+}
+
+fn metadata_of(pod: &WatchedPod) -> &kube::core::ObjectMeta {
+    match &pod.0 {
+        Ok(pod) => &pod.metadata,
+        Err(undecodable) => &undecodable.metadata,
+    }
+}

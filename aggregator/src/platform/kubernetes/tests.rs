@@ -1,0 +1,210 @@
+//! The watch against a scripted API server.
+
+use super::*;
+use crate::inventory::{Presence, tests::key};
+use axum::body::{Body, Bytes};
+use serde_json::{Value, json};
+use skpr_proto::{NodeName, PodUid};
+use std::convert::Infallible;
+use std::sync::Mutex;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::ReceiverStream;
+
+type Lines = mpsc::Sender<Result<Bytes, Infallible>>;
+
+/// One request of the watch: its query, and a way to answer.
+struct Call {
+    query: String,
+    reply: tokio::sync::oneshot::Sender<http::Response<Body>>,
+}
+
+struct Server {
+    calls: mpsc::Receiver<Call>,
+    inventories: watch::Receiver<Arc<Inventory>>,
+    stop: CancellationToken,
+    tasks: JoinSet<anyhow::Result<()>>,
+}
+
+fn start() -> Server {
+    let (sender, calls) = mpsc::channel(16);
+    let sender = Arc::new(Mutex::new(sender));
+    let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+        let sender = sender.lock().unwrap().clone();
+        async move {
+            assert_eq!(request.uri().path(), "/api/v1/pods");
+            let (reply, answer) = tokio::sync::oneshot::channel();
+            let query = request.uri().query().unwrap_or_default().to_owned();
+            sender.send(Call { query, reply }).await.unwrap();
+            Ok::<_, tower::BoxError>(answer.await?)
+        }
+    });
+    let client = Client::new(service, "default");
+    let (out, inventories) = watch::channel(Arc::default());
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(watch_pods(client, out, stop.clone()));
+    Server { calls, inventories, stop, tasks }
+}
+
+impl Server {
+    async fn call(&mut self) -> Call {
+        tokio::time::timeout(Duration::from_secs(300), self.calls.recv()).await.unwrap().unwrap()
+    }
+
+    /// Waits until what is published is as wanted.
+    async fn until(&mut self, wanted: impl FnMut(&Arc<Inventory>) -> bool) -> Arc<Inventory> {
+        let found = tokio::time::timeout(Duration::from_secs(3600), self.inventories.wait_for(wanted)).await;
+        found.unwrap().unwrap().clone()
+    }
+
+    /// Answers a call that lists by streaming, with these pods.
+    async fn list(&mut self, pods: &[Value]) -> Lines {
+        let call = self.call().await;
+        assert!(call.query.contains("sendInitialEvents=true"), "{}", call.query);
+        let lines = call.watch();
+        for pod in pods {
+            send(&lines, "ADDED", pod.clone()).await;
+        }
+        let end = json!({"metadata": {"resourceVersion": "10", "annotations": {"k8s.io/initial-events-end": "true"}},
+            "spec": {"containers": []}, "kind": "Pod", "apiVersion": "v1"});
+        send(&lines, "BOOKMARK", end).await;
+        lines
+    }
+}
+
+impl Call {
+    fn watch(self) -> Lines {
+        let (lines, stream) = mpsc::channel(64);
+        let body = Body::from_stream(ReceiverStream::new(stream));
+        drop(self.reply.send(http::Response::new(body)));
+        lines
+    }
+
+    fn fail(self, code: u16, message: &str) {
+        let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "message": message, "reason": "Invalid", "code": code});
+        let response = http::Response::builder().status(code).body(Body::from(status.to_string())).unwrap();
+        drop(self.reply.send(response));
+    }
+}
+
+async fn send(lines: &Lines, kind: &str, object: Value) {
+    let line = format!("{}\n", json!({"type": kind, "object": object}));
+    lines.send(Ok(line.into())).await.unwrap();
+}
+
+fn pod(name: &str, uid: &str, project: &str) -> Value {
+    json!({
+        "kind": "Pod", "apiVersion": "v1",
+        "metadata": {"name": name, "namespace": "sites", "uid": uid, "resourceVersion": "5",
+            "labels": {"skpr.io/project": project, "skpr.io/environment": "prod"}},
+        "spec": {"nodeName": "n1", "containers": [{"name": "php", "image": "shop:1.0"}]},
+        "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+    })
+}
+
+fn claims(inventory: &Arc<Inventory>) -> Vec<String> {
+    inventory.claims_of(&NodeName::parse("n1").unwrap()).iter().map(ToString::to_string).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn pods_come_change_and_go() {
+    let mut server = start();
+    assert!(!server.inventories.borrow().heard);
+    let lines = server.list(&[pod("a", "u1", "shop"), pod("b", "u2", "shop")]).await;
+    let inventory = server.until(|inventory| inventory.heard).await;
+    assert_eq!(claims(&inventory), ["u1", "u2"]);
+    assert_eq!(inventory.environments[&key("sites", "shop", "prod")].ready(), 2);
+
+    let mut changed = pod("a", "u1", "shop");
+    changed["status"]["conditions"][0]["status"] = json!("False");
+    send(&lines, "MODIFIED", changed).await;
+    server.until(|inventory| inventory.environments.values().all(|state| state.ready() == 1)).await;
+
+    send(&lines, "DELETED", pod("a", "u1", "shop")).await;
+    let inventory =
+        server.until(|inventory| inventory.pods.values().any(|pod| pod.presence == Presence::Gone)).await;
+    assert_eq!(inventory.environments[&key("sites", "shop", "prod")].instances.len(), 1);
+    assert_eq!(claims(&inventory), ["u1", "u2"]);
+    let before = Instant::now();
+    let inventory = server.until(|inventory| inventory.pods.len() == 1).await;
+    assert!(before.elapsed() >= pods::GRACE - TICK && before.elapsed() <= pods::GRACE + TICK * 2);
+    assert!(inventory.heard);
+
+    server.stop.cancel();
+    server.tasks.join_next().await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_cannot_be_read_stops_nothing() {
+    let mut server = start();
+    let mut undecodable = pod("x", "u8", "shop");
+    undecodable["spec"]["containers"] = json!("many");
+    let lines =
+        server.list(&[undecodable.clone(), pod("wrong", "u9", "Shop_1"), pod("a", "u1", "shop")]).await;
+    assert_eq!(claims(&server.until(|inventory| inventory.heard).await), ["u1"]);
+    send(&lines, "MODIFIED", undecodable).await;
+    send(&lines, "ADDED", pod("b", "u2", "shop")).await;
+    assert_eq!(claims(&server.until(|inventory| inventory.pods.len() == 2).await), ["u1", "u2"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_without_streaming_lists_is_asked_for_pages() {
+    let mut server = start();
+    server.call().await.fail(422, "ListOptions is invalid: sendInitialEvents: Forbidden");
+    let call = server.call().await;
+    assert!(call.query.contains("limit=500") && !call.query.contains("sendInitialEvents"), "{}", call.query);
+    let list = json!({"kind": "PodList", "apiVersion": "v1", "metadata": {"resourceVersion": "7"},
+        "items": [pod("a", "u1", "shop")]});
+    drop(call.reply.send(http::Response::new(Body::from(list.to_string()))));
+    assert_eq!(claims(&server.until(|inventory| inventory.heard).await), ["u1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_stays_broken_is_stale_until_it_is_whole() {
+    let mut server = start();
+    let lines = server.list(&[pod("a", "u1", "shop"), pod("b", "u2", "shop")]).await;
+    server.until(|inventory| inventory.heard).await;
+    drop(lines);
+    let broken = Instant::now();
+    let stale = loop {
+        tokio::select! {
+            call = server.calls.recv() => call.unwrap().fail(500, "no"),
+            changed = server.inventories.changed() => {
+                changed.unwrap();
+                let inventory = server.inventories.borrow_and_update().clone();
+                if inventory.stale {
+                    break inventory;
+                }
+            }
+        }
+    };
+    assert!(broken.elapsed() >= STALE_AFTER);
+    assert_eq!(claims(&stale), ["u1", "u2"], "what was known stays");
+
+    // The server has forgotten where we were: everything is listed again, and what is missing is gone.
+    for _ in 0..5 {
+        let call = server.call().await;
+        if call.query.contains("sendInitialEvents=true") {
+            let lines = call.watch();
+            send(&lines, "ADDED", pod("b", "u2", "shop")).await;
+            let end = json!({"metadata": {"resourceVersion": "20", "annotations": {"k8s.io/initial-events-end": "true"}},
+                "kind": "Pod", "apiVersion": "v1"});
+            send(&lines, "BOOKMARK", end).await;
+            let inventory = server.until(|inventory| !inventory.stale).await;
+            let inventory = if inventory.pods[&PodUid::parse("u1").unwrap()].presence == Presence::Gone {
+                inventory
+            } else {
+                server.until(|i| i.pods[&PodUid::parse("u1").unwrap()].presence == Presence::Gone).await
+            };
+            assert_eq!(inventory.pods[&PodUid::parse("u2").unwrap()].presence, Presence::Present);
+            return;
+        }
+        let lines = call.watch();
+        let gone = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+            "message": "too old resource version", "reason": "Expired", "code": 410});
+        send(&lines, "ERROR", gone).await;
+    }
+    panic!("nothing was listed again");
+}

@@ -1,0 +1,165 @@
+//! The pods of earlier runs, whose last lines may not have been read yet.
+//!
+//! A note beside the logs says which environment each pod belonged to. A former pod is claimed for as long as its
+//! directory exists, and directories go by age and by size.
+
+use super::{CONTAINER, NODE};
+use crate::environment::EnvironmentKey;
+use crate::inventory::{Pod, Presence};
+use skpr_proto::{Label, NodeName, PodUid, Source};
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+/// How long after its last line a former pod's directory is kept, and how much all of them may hold.
+const KEEP_AGE: Duration = Duration::from_secs(86_400);
+const KEEP_BYTES: u64 = 1 << 30;
+
+/// Where the pods' logs and the notes are.
+#[derive(Clone, Debug)]
+pub(super) struct Directories {
+    pub(super) pods: PathBuf,
+    pub(super) notes: PathBuf,
+}
+
+impl Directories {
+    pub(super) fn of(data: &Path) -> Directories {
+        Directories { pods: data.join("pods"), notes: data.join("instances") }
+    }
+
+    /// Makes the directory that a pod's container logs to, and its note.
+    pub(super) fn make(&self, source: &Source, environment: &EnvironmentKey) -> io::Result<PathBuf> {
+        let (pod, container) = source.directories();
+        fs::create_dir_all(&self.notes)?;
+        let (note, temporary) =
+            (self.notes.join(format!("{pod}.json")), self.notes.join(format!("{pod}.tmp")));
+        fs::write(&temporary, serde_json::to_vec(environment)?)?;
+        fs::rename(&temporary, &note)?;
+        let logs = self.pods.join(pod).join(container);
+        fs::create_dir_all(&logs)?;
+        Ok(logs)
+    }
+
+    /// The pods that have a directory and a note and are not `current`.
+    pub(super) fn former(&self, current: &HashSet<PodUid>) -> HashMap<PodUid, Pod> {
+        self.sources()
+            .into_iter()
+            .filter(|source| !current.contains(&source.uid))
+            .filter_map(|source| {
+                let note = fs::read(self.notes.join(format!("{}.json", source.directories().0))).ok()?;
+                let environment: EnvironmentKey = serde_json::from_slice(&note).ok()?;
+                let pod = Pod {
+                    environment,
+                    node: NodeName::parse(NODE).ok(),
+                    instance: source.pod,
+                    main_container: source.container,
+                    version: "".into(),
+                    ready: false,
+                    production: false,
+                    presence: Presence::Gone,
+                };
+                Some((source.uid, pod))
+            })
+            .collect()
+    }
+
+    /// Removes the directories that are too old, then the oldest until the rest is small enough. Whether any went.
+    pub(super) fn prune(&self, current: &HashSet<PodUid>, now: SystemTime) -> bool {
+        let mut former: Vec<_> = self
+            .sources()
+            .into_iter()
+            .filter(|source| !current.contains(&source.uid))
+            .map(|source| source.directories().0)
+            .map(|name| (measure(&self.pods.join(&name)), name))
+            .collect();
+        former.sort_by_key(|((newest, _), _)| std::cmp::Reverse(*newest));
+        let (mut total, mut removed) = (0, false);
+        for ((newest, bytes), name) in former {
+            total += bytes;
+            if total > KEEP_BYTES || now.duration_since(newest).is_ok_and(|age| age > KEEP_AGE) {
+                removed = true;
+                for result in [
+                    fs::remove_dir_all(self.pods.join(&name)),
+                    fs::remove_file(self.notes.join(format!("{name}.json"))),
+                ] {
+                    if let Err(error) = result {
+                        tracing::warn!(pod = name, error = %error, "an earlier run's output cannot be removed");
+                    }
+                }
+            }
+        }
+        removed
+    }
+
+    fn sources(&self) -> Vec<Source> {
+        fs::read_dir(&self.pods)
+            .into_iter()
+            .flatten()
+            .filter_map(Result::ok)
+            .filter_map(|entry| Source::from_directories(entry.file_name().to_str()?, CONTAINER).ok())
+            .filter(|source| {
+                Label::parse("namespace", super::NAMESPACE).is_ok_and(|local| source.namespace == local)
+            })
+            .collect()
+    }
+}
+
+/// The time of the newest file and the bytes of all.
+fn measure(pod: &Path) -> (SystemTime, u64) {
+    let files = fs::read_dir(pod.join(CONTAINER)).into_iter().flatten().filter_map(Result::ok);
+    let measured = files.filter_map(|file| file.metadata().ok());
+    let own = fs::metadata(pod).and_then(|metadata| metadata.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+    measured.fold((own, 0), |(newest, bytes), metadata| {
+        (metadata.modified().map_or(newest, |modified| modified.max(newest)), bytes + metadata.len())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inventory::tests::key;
+
+    fn source(uid: &str) -> Source {
+        Source::parse("local", "shop-dev-0", uid, CONTAINER).unwrap()
+    }
+
+    #[test]
+    fn a_former_pod_is_known_until_its_directory_is_old() {
+        let data = tempfile::tempdir().unwrap();
+        let directories = Directories::of(data.path());
+        for uid in ["u1", "u2"] {
+            let logs = directories.make(&source(uid), &key("local", "shop", "dev")).unwrap();
+            fs::write(logs.join("0.log"), "x").unwrap();
+        }
+        fs::create_dir_all(directories.pods.join("local_unknown_u3/app")).unwrap();
+        fs::create_dir_all(directories.pods.join("nonsense")).unwrap();
+        let current = HashSet::from([PodUid::parse("u2").unwrap()]);
+        let former = directories.former(&current);
+        assert_eq!(former.keys().map(PodUid::as_str).collect::<Vec<_>>(), ["u1"]);
+        assert_eq!(former.values().next().unwrap().environment, key("local", "shop", "dev"));
+
+        assert!(!directories.prune(&current, SystemTime::now()));
+        assert!(directories.prune(&current, SystemTime::now() + KEEP_AGE * 2));
+        assert!(directories.former(&current).is_empty());
+        assert!(directories.pods.join("local_shop-dev-0_u2/app/0.log").exists());
+        assert_eq!(fs::read_dir(&directories.notes).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn the_oldest_go_when_all_are_too_large() {
+        let data = tempfile::tempdir().unwrap();
+        let directories = Directories::of(data.path());
+        for (uid, age) in [("u1", 300), ("u2", 200), ("u3", 100)] {
+            let logs = directories.make(&source(uid), &key("local", "shop", "dev")).unwrap();
+            let file = fs::File::create(logs.join("0.log")).unwrap();
+            file.set_len(KEEP_BYTES / 2).unwrap();
+            let then = SystemTime::now() + Duration::from_secs(1000 - age);
+            file.set_modified(then).unwrap();
+        }
+        assert!(directories.prune(&HashSet::new(), SystemTime::now()));
+        assert_eq!(directories.former(&HashSet::new()).len(), 2);
+        assert!(!directories.pods.join("local_shop-dev-0_u1").exists());
+    }
+}

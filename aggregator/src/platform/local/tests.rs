@@ -1,0 +1,103 @@
+use super::*;
+use std::fs;
+
+async fn until(
+    inventories: &mut watch::Receiver<Arc<Inventory>>,
+    wanted: impl FnMut(&Arc<Inventory>) -> bool,
+) -> Arc<Inventory> {
+    let found = tokio::time::timeout(Duration::from_secs(20), inventories.wait_for(wanted)).await;
+    found.unwrap().unwrap().clone()
+}
+
+#[tokio::test]
+async fn environments_run_and_are_published() {
+    let directory = tempfile::tempdir().unwrap();
+    let site = directory.path().join("site");
+    fs::create_dir(&site).unwrap();
+    let manifest = site.join(".skpr.yml");
+    fs::write(
+        &manifest,
+        "project: shop\ndefaults: {command: [sh, -c, 'echo $SKPR_INSTANCE; exec sleep 100']}\n\
+         environments: {dev: {}, prod: {production: true, instances: {min: 2, max: 2}}}\n",
+    )
+    .unwrap();
+    let data = directory.path().join("data");
+
+    let mut earlier = None;
+    for _ in 0..2 {
+        let config = LocalConfig::load(&[manifest.clone()], &data, None).unwrap();
+        let (out, mut inventories) = watch::channel(Arc::default());
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(run(config, out, stop.clone()));
+        let all_ready = |inventory: &Arc<Inventory>| {
+            inventory.environments.values().map(|state| state.ready()).sum::<usize>() == 3
+        };
+        let inventory = until(&mut inventories, all_ready).await;
+        assert!(inventory.heard);
+        let node = NodeName::parse(NODE).unwrap();
+        // A source that an earlier run wrote is still claimed, and is no instance.
+        let claims = inventory.claims_of(&node);
+        assert_eq!(claims.len(), if earlier.is_some() { 6 } else { 3 });
+        let (uid, pod) = inventory.pods.iter().find(|(_, pod)| &*pod.instance == "shop-prod-1").unwrap();
+        assert_eq!(pod.environment.to_string(), "local:shop/prod");
+        let production: Vec<_> =
+            inventory.environments.values().map(|state| state.wanted.production).collect();
+        assert_eq!(production, [false, true]);
+        assert!(
+            inventory.environments.values().all(|state| state.versions().iter().all(|v| &**v == UNVERSIONED))
+        );
+        if let Some(earlier) = &earlier {
+            let source: &Source = earlier;
+            assert!(inventory.claim(source).is_some());
+        }
+        earlier = Some(Source::parse(NAMESPACE, &pod.instance, uid.as_str(), CONTAINER).unwrap());
+
+        stop.cancel();
+        let ended = tokio::time::timeout(Duration::from_secs(20), tasks.join_next()).await.unwrap();
+        ended.unwrap().unwrap().unwrap();
+    }
+
+    let mut logs: Vec<_> = fs::read_dir(data.join("pods"))
+        .unwrap()
+        .map(|pod| fs::read_to_string(pod.unwrap().path().join("app/0.log")).unwrap())
+        .map(|text| text.split_once(" stdout F ").unwrap().1.trim().to_owned())
+        .collect();
+    logs.sort();
+    assert_eq!(
+        logs,
+        ["shop-dev-0", "shop-dev-0", "shop-prod-0", "shop-prod-0", "shop-prod-1", "shop-prod-1"]
+    );
+}
+
+#[tokio::test]
+async fn nothing_to_run_is_published_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let manifest = directory.path().join(".skpr.yml");
+    fs::write(&manifest, "project: shop\nenvironments: {}\n").unwrap();
+    let config = LocalConfig::load(&[directory.path().to_owned()], directory.path(), None).unwrap();
+    let (out, mut inventories) = watch::channel(Arc::default());
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(run(config, out, stop.clone()));
+    assert!(until(&mut inventories, |inventory| inventory.heard).await.environments.is_empty());
+    stop.cancel();
+    tasks.join_next().await.unwrap().unwrap().unwrap();
+}
+
+#[test]
+fn a_uid_is_a_random_uuid() {
+    let (a, b) = (random_uid().unwrap(), random_uid().unwrap());
+    assert_ne!(a, b);
+    assert_eq!((a.len(), a.as_bytes()[14]), (36, b'4'));
+    assert!("89ab".contains(char::from(a.as_bytes()[19])), "{a}");
+    PodUid::parse(&a).unwrap();
+}
+
+#[test]
+fn a_manifest_that_is_wrong_is_said_before_anything_runs() {
+    let directory = tempfile::tempdir().unwrap();
+    let error = LocalConfig::load(&[directory.path().join("none.yml")], directory.path(), None).unwrap_err();
+    assert_eq!(error.kind, skpr_proto::ErrorKind::InvalidConfiguration);
+    assert!(error.message.contains("none.yml"), "{error}");
+}

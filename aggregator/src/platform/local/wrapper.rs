@@ -1,0 +1,46 @@
+//! `skpr-aggregator run-instance`: what an instance's process does before it becomes the site's program.
+//!
+//! A step between fork and exec would need unsafe code; a program of our own that execs does not.
+
+use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// Starts the program of an instance; used by standalone only.
+#[derive(Debug, clap::Args)]
+pub struct RunInstance {
+    /// The process that must still be our parent.
+    #[arg(long)]
+    parent: i32,
+    /// A `cgroup.procs` to join.
+    #[arg(long)]
+    cgroup: Vec<PathBuf>,
+    /// The program and its arguments.
+    #[arg(last = true, required = true)]
+    command: Vec<OsString>,
+}
+
+/// Becomes the program. Returns only when that failed, with the reason: print it and exit.
+pub fn run_instance(args: RunInstance) -> anyhow::Error {
+    match become_it(args) {
+        Ok(never) => match never {},
+        Err(error) => error,
+    }
+}
+
+fn become_it(args: RunInstance) -> anyhow::Result<std::convert::Infallible> {
+    use anyhow::Context as _;
+    set_parent_process_death_signal(Some(Signal::KILL)).context("ask to end with the aggregator")?;
+    // The parent may have died before it was asked for.
+    let parent = getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
+    anyhow::ensure!(parent == args.parent, "the aggregator has ended");
+    for entrance in &args.cgroup {
+        // A hierarchy that refuses is one that ends or measures less; the site runs all the same.
+        drop(std::fs::write(entrance, "0"));
+    }
+    let (program, arguments) = args.command.split_first().context("no program given")?;
+    let error = Command::new(program).args(arguments).exec();
+    Err(error).with_context(|| format!("run `{}`", program.display()))
+}

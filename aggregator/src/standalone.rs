@@ -1,0 +1,162 @@
+//! Standalone: aggregator, agent and local platform in one process.
+//!
+//! * Started against the flow of data and stopped with it: the instances first, then the agent that reads what they
+//!   wrote, then the aggregator that keeps it. What is still unread then is read at the next start.
+//! * The agent is the same as on a node: it connects over TLS, with a token, and reads files.
+//! * One data directory belongs to one process.
+
+mod lock;
+
+use crate::config;
+use crate::inventory::Inventory;
+use crate::platform::local::{self, LocalConfig, NODE};
+use crate::{aggregator, private_file};
+use anyhow::{Context as _, anyhow};
+use lock::Lock;
+use skpr_proto::{Failure, NodeName};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+/// The agent's share of a stop: it only puts down where it has read to.
+const AGENT_STOPS_WITHIN: Duration = Duration::from_secs(5);
+
+/// Runs until `stop`, or until a part fails.
+pub async fn run(mut config: config::Standalone, stop: CancellationToken) -> anyhow::Result<()> {
+    private_file::create_directory(&config.data)?;
+    let _lock = Lock::take(&config.data)?;
+    let wrapper = std::env::current_exe().ok();
+    let local = LocalConfig::load(&config.manifests, &config.data, wrapper).map_err(with_hint)?;
+    // The agent connects to the address that is listened on, which the certificate therefore has to name.
+    let reachable = reachable(config.listen);
+    config.tls.names.push(reachable.ip().to_string());
+
+    let (publish, mut inventory) = watch::channel(Arc::<Inventory>::default());
+    let (parts, files) = aggregator::prepare_local(&config, inventory.clone()).await?;
+    let agent = skpr_agent::Config {
+        aggregator: skpr_agent::Address { host: reachable.ip().to_string(), port: files.address.port() },
+        ca: files.ca.clone(),
+        token: files.agent_token.clone(),
+        node: NodeName::parse(NODE)?,
+        logs: local.logs(),
+        state: config.data.join("agent"),
+    };
+    // Both look at these before anything else has made them.
+    std::fs::create_dir_all(&agent.logs).context("make the directory of the instances' logs")?;
+    std::fs::create_dir_all(&agent.state).context("make the agent's directory")?;
+
+    let mut aggregator = Stage::start("aggregator", |stop| aggregator::run(parts, stop));
+    let mut agent = Stage::start("agent", |stop| skpr_agent::run(agent, stop));
+    let mut platform = Stage::start("platform", |stop| local::run(local, publish, stop));
+    let announce = async {
+        if inventory.wait_for(|inventory| inventory.heard).await.is_ok() {
+            files.announce().context("say that it is ready")?;
+        }
+        std::future::pending::<anyhow::Result<()>>().await
+    };
+
+    let result = tokio::select! {
+        () = stop.cancelled() => Ok(()),
+        error = announce => error,
+        error = platform.ended() => Err(error),
+        error = agent.ended() => Err(error),
+        error = aggregator.ended() => Err(error),
+    };
+    let within = config.stop.timeout;
+    let stopped = [
+        platform.stop(within).await,
+        agent.stop(AGENT_STOPS_WITHIN).await,
+        aggregator.stop(within + Duration::from_secs(1)).await,
+    ];
+    result.and(stopped.into_iter().collect())
+}
+
+/// One part, with its own moment to stop. Dropping it ends it.
+struct Stage {
+    name: &'static str,
+    stop: CancellationToken,
+    task: JoinSet<anyhow::Result<()>>,
+}
+
+impl Stage {
+    fn start<F>(name: &'static str, part: impl FnOnce(CancellationToken) -> F) -> Stage
+    where
+        F: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        let stop = CancellationToken::new();
+        let mut task = JoinSet::new();
+        task.spawn(part(stop.clone()));
+        Stage { name, stop, task }
+    }
+
+    /// Why it ended although nobody asked it to.
+    async fn ended(&mut self) -> anyhow::Error {
+        let name = self.name;
+        match self.task.join_next().await {
+            Some(Ok(Err(error))) => error.context(format!("run the {name}")),
+            Some(Err(error)) => anyhow!(error).context(format!("run the {name}")),
+            Some(Ok(Ok(()))) | None => anyhow!("the {name} ended by itself"),
+        }
+    }
+
+    async fn stop(mut self, within: Duration) -> anyhow::Result<()> {
+        self.stop.cancel();
+        match timeout_at(Instant::now() + within, self.task.join_next()).await {
+            Ok(Some(ended)) => ended.with_context(|| format!("stop the {}", self.name))?,
+            Ok(None) => Ok(()), // it has ended already, and was reported
+            Err(_) => Err(anyhow!("the {} did not stop within {} s", self.name, within.as_secs())),
+        }
+    }
+}
+
+/// Where this machine reaches what listens on `address`.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+fn with_hint(failure: Failure) -> anyhow::Error {
+    match &failure.hint {
+        Some(hint) => anyhow!("{failure}\nhint: {hint}"),
+        None => anyhow!(failure),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_listens_everywhere_is_reached_here() {
+        for (listen, expected) in
+            [("0.0.0.0:7443", "127.0.0.1:7443"), ("[::]:1", "[::1]:1"), ("10.0.0.1:2", "10.0.0.1:2")]
+        {
+            assert_eq!(reachable(listen.parse().unwrap()).to_string(), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_part_that_ends_by_itself_is_an_error_and_one_that_was_asked_is_not() {
+        let mut early = Stage::start("platform", |_| async { Ok(()) });
+        assert_eq!(early.ended().await.to_string(), "the platform ended by itself");
+        early.stop(Duration::from_secs(1)).await.unwrap();
+        let mut failed = Stage::start("agent", |_| async { Err(anyhow!("no")) });
+        assert_eq!(format!("{:#}", failed.ended().await), "run the agent: no");
+        let asked = Stage::start("agent", |stop| async move {
+            stop.cancelled().await;
+            Ok(())
+        });
+        asked.stop(Duration::from_secs(5)).await.unwrap();
+        let late = Stage::start("agent", |_| std::future::pending());
+        let error = late.stop(Duration::ZERO).await.unwrap_err();
+        assert_eq!(error.to_string(), "the agent did not stop within 0 s");
+    }
+}
