@@ -274,6 +274,23 @@ fn a_restarted_container_goes_on_in_the_next_file() {
 }
 
 #[test]
+fn a_restart_whose_file_is_gone_is_a_gap() {
+    let mut node = Node::new();
+    let mut log = node.log("php");
+    log.lines(0, 10);
+    node.drain();
+    node.kill();
+    log.restart();
+    log.lines(10, 20);
+    fs::remove_file(log.live()).unwrap();
+    log.restart();
+    log.lines(20, 30);
+    node.drain();
+    assert_eq!(node.store.gaps().len(), 1);
+    assert_eq!(node.store.records.len(), 21);
+}
+
+#[test]
 fn a_pod_recreated_with_the_same_name_is_another_source() {
     let mut node = Node::new();
     let other = "0a1b2c3d-0000-4000-8000-000000000002";

@@ -240,6 +240,10 @@ impl Engine {
                 ignored.push(Ignored { device: file.device, inode: file.inode, key: Some(file.key), generation });
             }
         }
+        let attempts = new.iter().map(|file| file.key.attempt).zip(new.iter().skip(1).map(|file| file.key.attempt));
+        if attempts.into_iter().any(|(one, next)| next > one + 1) {
+            self.gap(container, 0, "a restarted container's file was removed while the agent was not running");
+        }
         if let Some(file) = new.first_mut() {
             let in_place = file.gzip
                 || file.descriptor.as_ref().is_some_and(|descriptor| {

@@ -172,7 +172,7 @@ fn run(seed: u64) {
                 writer.complete();
                 node.drain();
             }
-            11 if random.below(3) == 0 && mode != Mode::Slow => {
+            11 if random.below(3) == 0 && mode == Mode::Harmless => {
                 writer.reopen();
                 writer.end();
                 writer.log.restart();
