@@ -10,7 +10,10 @@ const INTERRUPTED: i32 = 130;
 pub(crate) fn exit_on_interrupt() -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // Registered before anything else runs, so that there is no moment in which the signal kills without a code.
-    let interrupt = runtime.block_on(async { Box::pin(registered()) });
+    let interrupt = {
+        let _registers_with = runtime.enter();
+        Box::pin(registered())
+    };
     std::thread::Builder::new().name("interrupt".into()).spawn(move || {
         if runtime.block_on(interrupt).is_ok() {
             crate::terminal::show_typing();

@@ -21,30 +21,30 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::{Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status};
 
-pub const TOKEN: &str = "token-that-must-not-be-shown";
+pub(crate) const TOKEN: &str = "token-that-must-not-be-shown";
 
 /// What the fake answers; records are sent `batch` at a time and the cursor is the number of those sent.
 #[derive(Default)]
-pub struct State {
-    pub records: Vec<LogRecord>,
-    pub batch: usize,
+pub(crate) struct State {
+    pub(crate) records: Vec<LogRecord>,
+    pub(crate) batch: usize,
     /// For each connection in turn: cut the link after this many answers.
-    pub cuts: VecDeque<usize>,
+    pub(crate) cuts: VecDeque<usize>,
     /// Every cut waits for this, if it is there.
-    pub gate: Option<Arc<Notify>>,
+    pub(crate) gate: Option<Arc<Notify>>,
     /// For each call in turn: end it with this instead of serving it.
-    pub failures: VecDeque<Option<Failure>>,
-    pub skipped: u64,
-    pub oldest_kept: Option<i64>,
-    pub environments: Vec<EnvironmentSummary>,
-    pub requests: Vec<LogsRequest>,
-    pub list_requests: Vec<ListRequest>,
+    pub(crate) failures: VecDeque<Option<Failure>>,
+    pub(crate) skipped: u64,
+    pub(crate) oldest_kept: Option<i64>,
+    pub(crate) environments: Vec<EnvironmentSummary>,
+    pub(crate) requests: Vec<LogsRequest>,
+    pub(crate) list_requests: Vec<ListRequest>,
 }
 
-pub struct Fake {
-    pub address: SocketAddr,
-    pub ca_pem: String,
-    pub state: Arc<Mutex<State>>,
+pub(crate) struct Fake {
+    pub(crate) address: SocketAddr,
+    pub(crate) ca_pem: String,
+    pub(crate) state: Arc<Mutex<State>>,
     // Dropping it ends the server.
     _runtime: Runtime,
 }
@@ -55,13 +55,13 @@ struct Service {
     links: Arc<Mutex<JoinSet<()>>>,
 }
 
-pub struct Authority {
-    pub pem: String,
+pub(crate) struct Authority {
+    pub(crate) pem: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    pub fn new() -> Authority {
+    pub(crate) fn new() -> Authority {
         let mut params = CertificateParams::new(Vec::<String>::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
@@ -82,11 +82,11 @@ impl Authority {
 }
 
 impl Fake {
-    pub fn start(state: State) -> Fake {
+    pub(crate) fn start(state: State) -> Fake {
         Fake::start_as(state, &["127.0.0.1", "localhost"], false)
     }
 
-    pub fn start_as(state: State, names: &[&str], expired: bool) -> Fake {
+    pub(crate) fn start_as(state: State, names: &[&str], expired: bool) -> Fake {
         // Another test may have been first.
         drop(rustls::crypto::ring::default_provider().install_default());
         let runtime =
@@ -122,7 +122,7 @@ impl Fake {
         Fake { address, ca_pem: authority.pem, state, _runtime: runtime }
     }
 
-    pub fn requests(&self) -> Vec<LogsRequest> {
+    pub(crate) fn requests(&self) -> Vec<LogsRequest> {
         self.state.lock().unwrap().requests.clone()
     }
 }

@@ -1,5 +1,7 @@
 //! The whole program, as a user starts it, against a fake aggregator: exit code, stdout and stderr.
 
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's helpers may fail the test")]
+
 mod account;
 mod fake;
 mod logs;

@@ -5,7 +5,7 @@ use crate::{Home, run};
 use skpr_proto::v1::{Environment, EnvironmentSummary, Instance};
 use std::time::Instant;
 
-pub fn summary(project: &str, environment: &str, production: bool, ready: u32) -> EnvironmentSummary {
+pub(crate) fn summary(project: &str, environment: &str, production: bool, ready: u32) -> EnvironmentSummary {
     EnvironmentSummary {
         environment: Some(Environment { project: project.into(), environment: environment.into() }),
         versions: vec!["1.2.0".into()],
