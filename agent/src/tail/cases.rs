@@ -132,7 +132,11 @@ fn downtime_over_two_rotations_goes_on_inside_the_compressed_file() {
     log.lines(200, 300);
     log.rotate(5);
     log.lines(300, 400);
-    assert!(fs::read_dir(&log.directory).unwrap().any(|entry| entry.unwrap().path().extension() == Some("gz".as_ref())));
+    assert!(
+        fs::read_dir(&log.directory)
+            .unwrap()
+            .any(|entry| entry.unwrap().path().extension() == Some("gz".as_ref()))
+    );
     node.drain();
     assert_eq!(node.store.texts(), numbered(0, 400));
     assert_eq!(node.store.dropped, 0);
@@ -155,7 +159,10 @@ fn downtime_past_the_horizon_is_one_gap_and_the_oldest_surviving_line() {
     let texts = node.store.texts();
     let gaps = node.store.gaps();
     assert_eq!(gaps.len(), 1, "{texts:?}");
-    assert!(gaps[0].contains("between 2026-11-22T10:00:00.1") && gaps[0].contains("and 2026-11-22T10:00:00.4"), "{gaps:?}");
+    assert!(
+        gaps[0].contains("between 2026-11-22T10:00:00.1") && gaps[0].contains("and 2026-11-22T10:00:00.4"),
+        "{gaps:?}"
+    );
     let mut expected = numbered(0, 100);
     expected.push(gaps[0].clone());
     expected.extend(numbered(400, 610));
@@ -434,7 +441,8 @@ fn a_message_over_the_cap_is_truncated_and_marked_and_the_next_is_unharmed() {
     log.raw(b"\n");
     log.line("last");
     node.drain();
-    let lengths: Vec<_> = node.store.records.iter().map(|record| (record.message.len(), record.is_truncated())).collect();
+    let lengths: Vec<_> =
+        node.store.records.iter().map(|record| (record.message.len(), record.is_truncated())).collect();
     assert_eq!(lengths, [(MAX_MESSAGE, true), (4, false), (MAX_MESSAGE, true), (4, false)]);
     assert_eq!(node.tail().counters().truncated_records, 2);
     node.tail().rewind();
@@ -571,7 +579,14 @@ fn links_are_followed_once_and_tricks_are_ignored() {
         fs::create_dir_all(node.logs.join(odd).join("c")).unwrap();
         fs::write(node.logs.join(odd).join("c/0.log"), "2026-11-22T10:00:00Z stdout F forged\n").unwrap();
     }
-    rustix::fs::mknodat(rustix::fs::CWD, log.directory.join("5.log"), rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        log.directory.join("5.log"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR,
+        0,
+    )
+    .unwrap();
     node.drain();
     assert_eq!(node.store.texts(), ["linked"]);
     log.line("never linked");

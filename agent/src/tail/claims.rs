@@ -29,7 +29,11 @@ impl Engine {
             (true, _) => Claim::Claimed,
             (false, Claim::Claimed) => Claim::Draining,
             // An earlier agent has read it: it was claimed, and what is left of it is still wanted.
-            (false, Claim::Unknown) if self.heard && (container.acked_time.is_some() || container.resume.is_some()) => Claim::Draining,
+            (false, Claim::Unknown)
+                if self.heard && (container.acked_time.is_some() || container.resume.is_some()) =>
+            {
+                Claim::Draining
+            }
             (false, unclaimed) => unclaimed,
         };
         let was = std::mem::replace(&mut container.claim, next);
@@ -50,7 +54,9 @@ impl Engine {
         let mut expired = Vec::new();
         for container in self.containers.values() {
             match container.claim {
-                Claim::Unknown if self.heard && now >= container.since + self.limits.claim_grace => expired.push(container.id),
+                Claim::Unknown if self.heard && now >= container.since + self.limits.claim_grace => {
+                    expired.push(container.id)
+                }
                 Claim::Unknown => held.push((container.since, container.id, container.files.len())),
                 Claim::Draining if container.is_finished() => expired.push(container.id),
                 Claim::Claimed | Claim::Draining | Claim::Ignored => {}
@@ -63,7 +69,10 @@ impl Engine {
                 break;
             }
             count -= files;
-            tracing::warn!(held = self.limits.held_files, "too many unclaimed log files, letting the oldest go");
+            tracing::warn!(
+                held = self.limits.held_files,
+                "too many unclaimed log files, letting the oldest go"
+            );
             expired.push(id);
         }
         for id in expired {

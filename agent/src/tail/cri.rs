@@ -81,7 +81,10 @@ mod tests {
         check(b"2026-11-22T15:40:00.1+10:00 stdout F ", Some((true, Output::Stdout, b"")));
         check(b"2026-11-22T15:40:00Z stdout F", Some((true, Output::Stdout, b"")));
         check(b"2026-11-22T15:40:00Z stdout F:tag:x a b", Some((true, Output::Stdout, b"a b")));
-        check(b"2026-11-22T15:40:00Z stdout F \xff\0\r\x1b[31m", Some((true, Output::Stdout, b"\xff\0\r\x1b[31m")));
+        check(
+            b"2026-11-22T15:40:00Z stdout F \xff\0\r\x1b[31m",
+            Some((true, Output::Stdout, b"\xff\0\r\x1b[31m")),
+        );
     }
 
     #[test]

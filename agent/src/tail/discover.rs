@@ -54,7 +54,8 @@ fn list_once(directory: &Path) -> io::Result<Vec<Found>> {
         // Follows links, as some runtimes put them here. What dangles, loops, or is no file is left alone.
         let Ok(metadata) = fs::metadata(&path) else { continue };
         if metadata.is_file() {
-            let modified = metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec());
+            let modified =
+                metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec());
             let (device, inode, size) = (metadata.dev(), metadata.ino(), metadata.len());
             found.push(Found { name, path, device, inode, size, modified });
         }
@@ -99,7 +100,10 @@ impl Engine {
     pub(super) fn relist(&mut self, container: &mut Container, now: Instant) {
         let (found, modified) = match list(&container.directory) {
             Ok(listing) => listing,
-            Err(error) if error.kind() == io::ErrorKind::NotFound || error.kind() == io::ErrorKind::NotADirectory => {
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound
+                    || error.kind() == io::ErrorKind::NotADirectory =>
+            {
                 container.gone = true;
                 container.files.iter_mut().for_each(|file| file.named = false);
                 (Vec::new(), SystemTime::UNIX_EPOCH)
@@ -121,7 +125,8 @@ impl Engine {
         if let Some(resume) = container.resume.take_if(|_| !new.is_empty()) {
             self.resume(container, &resume, &mut new, &mut ignored);
         }
-        container.ignored = if container.resume.is_some() { std::mem::take(&mut container.ignored) } else { ignored };
+        container.ignored =
+            if container.resume.is_some() { std::mem::take(&mut container.ignored) } else { ignored };
         for file in new {
             let later = |other: &LogFile| other.named && other.key > file.key;
             let at = container.files.iter().position(later).unwrap_or(container.files.len());
@@ -139,7 +144,13 @@ impl Engine {
     }
 
     /// Finds out what one name stands for.
-    fn place(&mut self, container: &mut Container, found: Found, ignored: &mut Vec<Ignored>, new: &mut Vec<LogFile>) {
+    fn place(
+        &mut self,
+        container: &mut Container,
+        found: Found,
+        ignored: &mut Vec<Ignored>,
+        new: &mut Vec<LogFile>,
+    ) {
         let Found { name: Name { key, gzip }, device, inode, .. } = found;
         let same = |file: &&mut LogFile| file.device == device && file.inode == inode && !file.vanished;
         if let Some(file) = container.files.iter_mut().find(same) {
@@ -150,7 +161,8 @@ impl Engine {
             return;
         }
         let known = Ignored { device, inode, key: Some(key), generation: 0 };
-        if let Some(known) = container.ignored.iter().find(|old| Ignored { generation: 0, ..**old } == known) {
+        if let Some(known) = container.ignored.iter().find(|old| Ignored { generation: 0, ..**old } == known)
+        {
             ignored.push(*known);
             return;
         }
@@ -177,7 +189,9 @@ impl Engine {
                 return;
             }
             // The compressed copy of a file that is held open: its new name is all there is to know.
-            if let Some(file) = container.files.iter_mut().find(|file| file.generation == Some(generation) && !file.vanished) {
+            if let Some(file) =
+                container.files.iter_mut().find(|file| file.generation == Some(generation) && !file.vanished)
+            {
                 if !file.named {
                     file.key = key;
                     if file.descriptor.is_none() {
@@ -194,7 +208,14 @@ impl Engine {
         new.push(self.new_file(key, gzip, found, descriptor, generation));
     }
 
-    fn new_file(&mut self, key: Key, gzip: bool, found: Found, descriptor: Option<Arc<File>>, generation: Option<u64>) -> LogFile {
+    fn new_file(
+        &mut self,
+        key: Key,
+        gzip: bool,
+        found: Found,
+        descriptor: Option<Arc<File>>,
+        generation: Option<u64>,
+    ) -> LogFile {
         LogFile {
             id: self.next_id(),
             key,
@@ -237,12 +258,22 @@ impl Engine {
         };
         for file in new.drain(..at) {
             if let Some(generation) = file.generation {
-                ignored.push(Ignored { device: file.device, inode: file.inode, key: Some(file.key), generation });
+                ignored.push(Ignored {
+                    device: file.device,
+                    inode: file.inode,
+                    key: Some(file.key),
+                    generation,
+                });
             }
         }
-        let attempts = new.iter().map(|file| file.key.attempt).zip(new.iter().skip(1).map(|file| file.key.attempt));
+        let attempts =
+            new.iter().map(|file| file.key.attempt).zip(new.iter().skip(1).map(|file| file.key.attempt));
         if attempts.into_iter().any(|(one, next)| next > one + 1) {
-            self.gap(container, 0, "a restarted container's file was removed while the agent was not running");
+            self.gap(
+                container,
+                0,
+                "a restarted container's file was removed while the agent was not running",
+            );
         }
         if let Some(file) = new.first_mut() {
             let in_place = file.gzip

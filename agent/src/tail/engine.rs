@@ -122,10 +122,14 @@ impl Engine {
     }
 
     /// Takes one container out for a while, so that both it and the engine can change.
-    pub(super) fn with<T>(&mut self, id: u64, act: impl FnOnce(&mut Engine, &mut Container) -> T) -> Option<T> {
+    pub(super) fn with<T>(
+        &mut self,
+        id: u64,
+        act: impl FnOnce(&mut Engine, &mut Container) -> T,
+    ) -> Option<T> {
         let mut container = self.containers.remove(&id)?;
         let result = act(self, &mut container);
-        if container.gone && container.is_finished() || (container.gone && container.claim == Claim::Ignored) {
+        if container.gone && (container.is_finished() || container.claim == Claim::Ignored) {
             self.by_directory.remove(&container.directory);
             self.dirty = true;
         } else {
@@ -234,7 +238,8 @@ impl Engine {
             self.root_modified = None;
             return;
         }
-        let pods: Vec<(PathBuf, SystemTime)> = self.pods.iter().map(|(path, modified)| (path.clone(), *modified)).collect();
+        let pods: Vec<(PathBuf, SystemTime)> =
+            self.pods.iter().map(|(path, modified)| (path.clone(), *modified)).collect();
         for (pod, modified) in pods {
             if !matches!(discover::is_stale(&pod, Some(modified)), Ok(true)) {
                 continue;
@@ -360,7 +365,8 @@ impl Engine {
 
     fn requeue(&mut self, container: &mut Container) {
         let others: usize = self.containers.values().map(Container::partial_bytes).sum::<usize>();
-        container.flush |= container.has_partial() && others + container.partial_bytes() > self.limits.partial_bytes;
+        container.flush |=
+            container.has_partial() && others + container.partial_bytes() > self.limits.partial_bytes;
         self.queue(container);
     }
 
@@ -420,7 +426,8 @@ impl Engine {
 
     /// Writes the checkpoint, with one container that is out of its place at the moment.
     pub(super) fn save_with(&mut self, container: Option<&Container>) -> anyhow::Result<()> {
-        let mut sources: Vec<Position> = self.containers.values().chain(container).filter_map(Container::position).collect();
+        let mut sources: Vec<Position> =
+            self.containers.values().chain(container).filter_map(Container::position).collect();
         sources.extend(self.remembered.values().cloned());
         self.state.save(&Checkpoint { sources })?;
         self.dirty = false;

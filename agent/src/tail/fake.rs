@@ -51,7 +51,11 @@ impl Store {
         assert!(count > 0, "an empty batch");
         assert!(batch.position.len() == count && batch.time.len() == count && batch.flags.len() == count);
         assert_eq!(batch.length.iter().map(|length| *length as usize).sum::<usize>(), batch.messages.len());
-        assert!(batch.messages.len() <= skpr_proto::MAX_BATCH || count == 1, "too big: {}", batch.messages.len());
+        assert!(
+            batch.messages.len() <= skpr_proto::MAX_BATCH || count == 1,
+            "too big: {}",
+            batch.messages.len()
+        );
         assert!(count <= skpr_proto::MAX_BATCH_RECORDS);
         let (mut position, mut time, mut at) = (0_u64, 0_i64, 0);
         let key = (source.uid.clone(), source.container.clone(), batch.generation);
@@ -125,11 +129,18 @@ impl Log {
 
     fn stamp_line(&mut self) -> String {
         self.nanos += 1_000_003;
-        format!("2026-11-22T{:02}:{:02}:{:02}.{:09}Z", 10 + self.nanos / 3_600_000_000_000, (self.nanos / 60_000_000_000) % 60, (self.nanos / 1_000_000_000) % 60, self.nanos % 1_000_000_000)
+        format!(
+            "2026-11-22T{:02}:{:02}:{:02}.{:09}Z",
+            10 + self.nanos / 3_600_000_000_000,
+            (self.nanos / 60_000_000_000) % 60,
+            (self.nanos / 1_000_000_000) % 60,
+            self.nanos % 1_000_000_000
+        )
     }
 
     pub(super) fn chunk(&mut self, stderr: bool, tag: &str, message: &[u8]) {
-        let mut line = format!("{} {} {tag} ", self.stamp_line(), if stderr { "stderr" } else { "stdout" }).into_bytes();
+        let mut line =
+            format!("{} {} {tag} ", self.stamp_line(), if stderr { "stderr" } else { "stdout" }).into_bytes();
         line.extend_from_slice(message);
         line.push(b'\n');
         self.raw(&line);
@@ -166,7 +177,8 @@ impl Log {
 
     fn rotated(&self, compressed: bool) -> Vec<PathBuf> {
         let prefix = format!("{}.log.2", self.attempt);
-        let mut found: Vec<PathBuf> = fs::read_dir(&self.directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+        let mut found: Vec<PathBuf> =
+            fs::read_dir(&self.directory).unwrap().map(|entry| entry.unwrap().path()).collect();
         found.retain(|path| {
             let name = path.file_name().unwrap().to_str().unwrap();
             name.starts_with(&prefix) && name.ends_with(".gz") == compressed && !name.ends_with(".tmp")

@@ -198,7 +198,8 @@ impl Container {
         self.acked_time = position.time;
         self.cuts.clone_from(&position.cuts);
         let finished = position.finished.iter();
-        self.ignored = finished.map(|&generation| Ignored { device: 0, inode: 0, key: None, generation }).collect();
+        self.ignored =
+            finished.map(|&generation| Ignored { device: 0, inode: 0, key: None, generation }).collect();
         self.resume = Some(position);
     }
 
@@ -217,12 +218,14 @@ impl Container {
     /// Whether a turn may find something to do.
     pub(super) fn wants_turn(&self) -> bool {
         let open = |file: &LogFile| file.followed_at.is_some() && !file.closed && !file.vanished;
-        self.reads() && (self.flush || self.gone || self.files.iter().any(|file| file.has_unread() || open(file)))
+        self.reads()
+            && (self.flush || self.gone || self.files.iter().any(|file| file.has_unread() || open(file)))
     }
 
     /// Whether something of it may disappear soon.
     pub(super) fn is_endangered(&self) -> bool {
-        self.gone || self.files.first().is_some_and(|file| !file.named || file.followed_at.is_some() || file.gzip)
+        self.gone
+            || self.files.first().is_some_and(|file| !file.named || file.followed_at.is_some() || file.gzip)
     }
 
     /// Where each file would have to be read again from, if everything read so far were acknowledged.
@@ -230,14 +233,20 @@ impl Container {
         let point = |file: &LogFile| {
             let starts = self.partials.iter().flatten().flat_map(|partial| &partial.starts);
             let end = Start { file: file.id, offset: file.read, marker: file.marker };
-            starts.filter(|start| start.file == file.id).copied().chain([end]).min_by_key(|start| start.offset)
+            starts
+                .filter(|start| start.file == file.id)
+                .copied()
+                .chain([end])
+                .min_by_key(|start| start.offset)
         };
         self.files.iter().filter_map(point).collect()
     }
 
     pub(super) fn advance(&mut self, points: &[Start]) {
         for point in points {
-            if let Some(file) = self.files.iter_mut().find(|file| file.id == point.file && point.offset >= file.acked) {
+            if let Some(file) =
+                self.files.iter_mut().find(|file| file.id == point.file && point.offset >= file.acked)
+            {
                 file.acked = point.offset;
                 file.acked_marker = point.marker;
             }

@@ -33,7 +33,9 @@ impl Gap {
             text = format!("log lines were lost (at least {} bytes)", self.bytes);
         }
         match (self.after, before) {
-            (Some(after), Some(before)) => text.push_str(&format!(" between {} and {}", show(after), show(before))),
+            (Some(after), Some(before)) => {
+                text.push_str(&format!(" between {} and {}", show(after), show(before)))
+            }
             (Some(after), None) => text.push_str(&format!(" after {}", show(after))),
             (None, Some(before)) => text.push_str(&format!(" before {}", show(before))),
             (None, None) => {}

@@ -35,7 +35,10 @@ pub(super) fn parse(name: &str) -> Option<Name> {
         None => (stamp, false),
     };
     let stamp: [u8; 15] = stamp.as_bytes().try_into().ok()?;
-    let valid = stamp.iter().enumerate().all(|(at, byte)| if at == 8 { *byte == b'-' } else { byte.is_ascii_digit() });
+    let valid = stamp
+        .iter()
+        .enumerate()
+        .all(|(at, byte)| if at == 8 { *byte == b'-' } else { byte.is_ascii_digit() });
     valid.then_some(Name { key: Key { attempt, rotation: Rotation::Rotated(stamp) }, gzip })
 }
 
@@ -49,8 +52,20 @@ mod tests {
             assert!(parse(good).is_some(), "{good}");
         }
         for bad in [
-            "", ".log", "a.log", "-1.log", "0.log.", "0.log.gz", "0.log.20261122-154000.tmp", "0.log.20261122-154000.gz.tmp",
-            "0.log.20261122154000", "0.logs", "99999999999.log", "0.log.2026112a-154000", "+1.log", "0.log/..",
+            "",
+            ".log",
+            "a.log",
+            "-1.log",
+            "0.log.",
+            "0.log.gz",
+            "0.log.20261122-154000.tmp",
+            "0.log.20261122-154000.gz.tmp",
+            "0.log.20261122154000",
+            "0.logs",
+            "99999999999.log",
+            "0.log.2026112a-154000",
+            "+1.log",
+            "0.log/..",
         ] {
             assert!(parse(bad).is_none(), "{bad}");
         }
@@ -58,7 +73,8 @@ mod tests {
 
     #[test]
     fn the_chain_is_in_order_of_writing() {
-        let names = ["0.log.20261122-154000.gz", "0.log.20261122-154010", "0.log", "1.log.20261122-100000", "1.log"];
+        let names =
+            ["0.log.20261122-154000.gz", "0.log.20261122-154010", "0.log", "1.log.20261122-100000", "1.log"];
         assert!(names.map(|name| parse(name).unwrap().key).is_sorted());
     }
 }

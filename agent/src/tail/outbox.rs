@@ -54,7 +54,8 @@ impl Columns {
 
     /// Whether a message of this length may be added.
     pub(super) fn fits(&self, length: usize) -> bool {
-        self.is_empty() || (self.messages.len() + length <= MAX_BATCH && self.lengths.len() < MAX_BATCH_RECORDS)
+        self.is_empty()
+            || (self.messages.len() + length <= MAX_BATCH && self.lengths.len() < MAX_BATCH_RECORDS)
     }
 
     /// Adds a record whose message comes in two pieces (either may be empty).
@@ -105,7 +106,16 @@ impl Sent {
     pub(super) fn new(container: u64, batch: &v1::Batch, last_time: i64) -> Sent {
         let records = batch.length.len();
         let cost = batch.messages.len() + records * RECORD_OVERHEAD;
-        Sent { id: 0, container, resume: Vec::new(), last_time, gap: false, records: records as u64, refused: false, cost }
+        Sent {
+            id: 0,
+            container,
+            resume: Vec::new(),
+            last_time,
+            gap: false,
+            records: records as u64,
+            refused: false,
+            cost,
+        }
     }
 }
 

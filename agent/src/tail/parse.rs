@@ -74,7 +74,14 @@ fn mid_line(piece: &Piece<'_>) -> bool {
 }
 
 /// Adds one line. False: it does not fit.
-fn add(piece: &Piece<'_>, state: &mut State<'_>, columns: &mut Columns, parsed: &mut Parsed, line: &[u8], length: usize) -> bool {
+fn add(
+    piece: &Piece<'_>,
+    state: &mut State<'_>,
+    columns: &mut Columns,
+    parsed: &mut Parsed,
+    line: &[u8],
+    length: usize,
+) -> bool {
     let end = piece.offset + (parsed.consumed + length) as u64;
     // Strictly increasing even behind a message that was emitted before its end was seen.
     let position = end.max(*state.last_position + 1);

@@ -16,7 +16,8 @@ pub(super) const MARKER: usize = 256;
 pub(super) const FIRST_LINE: usize = 1024;
 
 fn hash(bytes: &[u8]) -> u64 {
-    let (first, _) = blake3::hash(bytes).as_bytes().split_first_chunk::<8>().map_or(([0; 8], 0), |(first, _)| (*first, 0));
+    let (first, _) =
+        blake3::hash(bytes).as_bytes().split_first_chunk::<8>().map_or(([0; 8], 0), |(first, _)| (*first, 0));
     u64::from_le_bytes(first)
 }
 
@@ -79,7 +80,14 @@ impl Buffer {
     }
 
     /// The same from a compressed file.
-    pub(super) fn fill_gzip(&mut self, slot: &mut Option<Inflater>, id: u64, file: &Arc<File>, offset: u64, most: usize) -> io::Result<()> {
+    pub(super) fn fill_gzip(
+        &mut self,
+        slot: &mut Option<Inflater>,
+        id: u64,
+        file: &Arc<File>,
+        offset: u64,
+        most: usize,
+    ) -> io::Result<()> {
         let before = usize::try_from(offset).map_or(MARKER, |offset| offset.min(MARKER));
         let base = offset - before as u64;
         let usable = slot.take().filter(|inflater| inflater.file == id && inflater.reaches(base));

@@ -33,7 +33,8 @@ fn two(tens: u8, ones: u8) -> Option<i64> {
 
 /// `2026-11-22T15:40:00` as if it were UTC.
 fn civil_seconds(text: &[u8; 19]) -> Option<i64> {
-    let [y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2, b'T' | b't', h1, h2, b':', n1, n2, b':', s1, s2] = *text else {
+    let [y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2, b'T' | b't', h1, h2, b':', n1, n2, b':', s1, s2] = *text
+    else {
         return None;
     };
     let (year, month, day) = (two(y1, y2)? * 100 + two(y3, y4)?, two(m1, m2)?, two(d1, d2)?);

@@ -15,6 +15,7 @@ use std::time::Instant;
 
 /// How a turn ended.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "made once a turn and taken apart at once")]
 pub(super) enum Turn {
     Batch(v1::Batch),
     /// It got on, and there is more: its next turn goes on.
@@ -25,6 +26,7 @@ pub(super) enum Turn {
     Idle,
 }
 
+#[expect(clippy::large_enum_variant, reason = "made once a turn and taken apart at once")]
 enum Step {
     End(Turn),
     Again,
@@ -75,8 +77,12 @@ impl Engine {
         if file.vanished || file.closed {
             return Step::Next;
         }
-        if !file.gzip && !(last && !container.gone) {
-            let size = file.descriptor.as_ref().and_then(|descriptor| descriptor.metadata().ok()).map(|now| now.len());
+        if !file.gzip && (!last || container.gone) {
+            let size = file
+                .descriptor
+                .as_ref()
+                .and_then(|descriptor| descriptor.metadata().ok())
+                .map(|now| now.len());
             if let Some(size) = size.filter(|size| *size != file.size) {
                 file.resize(size);
                 return Step::Again;
@@ -105,7 +111,8 @@ impl Engine {
         }
         let attempt = container.files.get(index).map(|file| file.key.attempt);
         let exited = next_attempt.is_some() && next_attempt != attempt;
-        if exited && container.has_partial()
+        if exited
+            && container.has_partial()
             && let Some(batch) = self.flush(container)
         {
             return Step::End(Turn::Batch(batch));
@@ -114,7 +121,13 @@ impl Engine {
     }
 
     /// Reads on in one file. None: there is nothing to be had.
-    fn read(&mut self, container: &mut Container, index: usize, complete: bool, now: Instant) -> Option<Step> {
+    fn read(
+        &mut self,
+        container: &mut Container,
+        index: usize,
+        complete: bool,
+        now: Instant,
+    ) -> Option<Step> {
         let descriptor = match self.descriptor(container, index) {
             Ok(descriptor) => descriptor,
             Err(error) => return self.unreadable(container, index, &error),
@@ -128,7 +141,8 @@ impl Engine {
         }
         let mut most = QUANTUM;
         let mut filled = self.fill(file, &descriptor, most);
-        let line_is_longer = self.buffer.after().len() == QUANTUM && memchr::memchr(b'\n', self.buffer.after()).is_none();
+        let line_is_longer =
+            self.buffer.after().len() == QUANTUM && memchr::memchr(b'\n', self.buffer.after()).is_none();
         if filled.is_ok() && line_is_longer {
             most = LONGEST_LINE;
             filled = self.fill(file, &descriptor, most);
@@ -163,7 +177,8 @@ impl Engine {
             return None;
         };
         let offset = file.read;
-        let stops: Vec<u64> = container.cuts.iter().filter(|cut| cut.generation == generation).map(|cut| cut.offset).collect();
+        let stops: Vec<u64> =
+            container.cuts.iter().filter(|cut| cut.generation == generation).map(|cut| cut.offset).collect();
         if stops.contains(&offset) && container.has_partial() {
             // It was emitted here before, and is again.
             if let Some(batch) = self.flush(container) {
@@ -231,7 +246,8 @@ impl Engine {
         let head = self.buffer.after();
         match (file.read, file.generation) {
             (0, Some(_)) if !file.gzip => {
-                file.generation == read::generation(head, false) || file.generation == read::generation(head, true)
+                file.generation == read::generation(head, false)
+                    || file.generation == read::generation(head, true)
             }
             (0, _) => true,
             _ => read::marker(self.buffer.before()) == file.marker,
@@ -366,7 +382,14 @@ impl Engine {
         Some(self.send(container, columns, generation, 0, true))
     }
 
-    fn send(&mut self, container: &mut Container, columns: Columns, generation: u64, attempt: u32, gap: bool) -> v1::Batch {
+    fn send(
+        &mut self,
+        container: &mut Container,
+        columns: Columns,
+        generation: u64,
+        attempt: u32,
+        gap: bool,
+    ) -> v1::Batch {
         let last_time = columns.last_time();
         let mut batch = columns.into_batch(container.wire.clone(), generation, attempt);
         let mut sent = Sent::new(container.id, &batch, last_time);

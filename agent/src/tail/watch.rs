@@ -69,13 +69,8 @@ pub(super) struct Watch {
 
 impl Watch {
     pub(super) fn new(root: &Path, wanted: bool) -> Watch {
-        let mut watch = Watch {
-            shared: Arc::default(),
-            root: root.to_owned(),
-            watcher: None,
-            watching: false,
-            wanted,
-        };
+        let mut watch =
+            Watch { shared: Arc::default(), root: root.to_owned(), watcher: None, watching: false, wanted };
         watch.establish();
         watch
     }
@@ -87,10 +82,11 @@ impl Watch {
         }
         let shared = Arc::clone(&self.shared);
         let root = self.root.clone();
-        let made = notify::recommended_watcher(move |event| note(&shared, &root, event)).and_then(|mut watcher| {
-            watcher.watch(&self.root, RecursiveMode::Recursive)?;
-            Ok(watcher)
-        });
+        let made =
+            notify::recommended_watcher(move |event| note(&shared, &root, event)).and_then(|mut watcher| {
+                watcher.watch(&self.root, RecursiveMode::Recursive)?;
+                Ok(watcher)
+            });
         match made {
             Ok(watcher) => {
                 self.watcher = Some(watcher);
