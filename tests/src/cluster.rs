@@ -1,0 +1,253 @@
+//! A Kubernetes cluster to test on: the one of `KUBECONFIG`, driven by kubectl and helm.
+//!
+//! * Each test works in namespaces of its own, which are deleted at its end, also when it fails; set
+//!   `SKPR_KEEP_NAMESPACE=1` to look at them afterwards.
+//! * A test that fails shows the state, the events and the last log lines of every pod in its namespaces.
+//! * What only our own cluster can do (a link cut, a process killed on a node) needs `SKPR_TEST_CLUSTER`, the path of
+//!   `tests/cluster/cluster`; `scripts/test-kubernetes` sets both.
+
+use anyhow::{Context as _, Result, bail};
+use std::ffi::OsStr;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+/// How long Kubernetes may take to delete a namespace; what is left after it is not this test's any more.
+const DELETE_TIMEOUT: &str = "60s";
+
+/// A cluster and the programs that drive it.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    own: Option<PathBuf>,
+}
+
+/// A namespace that ends with its test.
+#[derive(Debug)]
+pub struct Namespace {
+    cluster: Cluster,
+    name: String,
+}
+
+/// One chart's installation; it is uninstalled when this is dropped.
+#[derive(Debug)]
+pub struct Release {
+    namespace: Namespace,
+    name: String,
+}
+
+impl Cluster {
+    /// The cluster that the environment names.
+    pub fn connect() -> Result<Self> {
+        if std::env::var_os("KUBECONFIG").is_none() {
+            bail!("KUBECONFIG is not set\nhint: make test-kubernetes");
+        }
+        let cluster = Cluster { own: std::env::var_os("SKPR_TEST_CLUSTER").map(PathBuf::from) };
+        cluster.kubectl(&["version"]).context("reach the cluster")?;
+        Ok(cluster)
+    }
+
+    /// Our own cluster, whose nodes can be broken; none when the tests run on another.
+    pub fn breakable(&self) -> Option<Breakable<'_>> {
+        self.own.as_deref().map(|script| Breakable { script })
+    }
+
+    /// Runs kubectl; what it printed.
+    pub fn kubectl<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<String> {
+        run(self.command("kubectl").args(arguments))
+    }
+
+    /// Runs helm; what it printed.
+    pub fn helm<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<String> {
+        run(self.command("helm").args(arguments))
+    }
+
+    /// A kubectl or helm command, for what runs beside the test.
+    pub fn command(&self, program: &str) -> Command {
+        match &self.own {
+            Some(script) => {
+                let mut command = Command::new(script);
+                command.arg(program);
+                command
+            }
+            None => Command::new(program),
+        }
+    }
+
+    /// Applies a manifest.
+    pub fn apply(&self, manifest: &str) -> Result<String> {
+        let mut command = self.command("kubectl");
+        command
+            .args(["apply", "-f", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().context("start kubectl")?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(manifest.as_bytes()).context("hand the manifest to kubectl")?;
+        }
+        finished(&command, child.wait_with_output().context("run kubectl")?)
+    }
+
+    /// A namespace whose name begins with `prefix`.
+    pub fn namespace(&self, prefix: &str) -> Result<Namespace> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("{prefix}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        self.kubectl(&["create", "namespace", &name])?;
+        Ok(Namespace { cluster: self.clone(), name })
+    }
+}
+
+impl Namespace {
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Runs kubectl in this namespace.
+    pub fn kubectl<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<String> {
+        let mut command = self.cluster.command("kubectl");
+        run(command.args(["--namespace", &self.name]).args(arguments))
+    }
+
+    /// Applies a manifest to this namespace.
+    pub fn apply(&self, manifest: &str) -> Result<String> {
+        let in_namespace = manifest.replace("$NAMESPACE", &self.name);
+        self.cluster.apply(&in_namespace)
+    }
+
+    /// Installs a chart here, waits until it is ready.
+    pub fn install(self, name: &str, chart: &Path, values: &[String], timeout: Duration) -> Result<Release> {
+        let mut command = self.cluster.command("helm");
+        command.args(["upgrade", "--install", name]).arg(chart).args(["--namespace", &self.name]);
+        for value in values {
+            command.args(["--set", value]);
+        }
+        command.args(["--wait", "--timeout", &format!("{}s", timeout.as_secs())]);
+        // Built before it is known whether this works, so that a failure shows the pods.
+        let release = Release { namespace: self, name: name.to_owned() };
+        run(&mut command)?;
+        Ok(release)
+    }
+
+    /// The names of the pods with these labels, sorted.
+    pub fn pods(&self, selector: &str) -> Result<Vec<String>> {
+        let names =
+            self.kubectl(&["get", "pods", "-l", selector, "-o", "jsonpath={.items[*].metadata.name}"])?;
+        let mut names: Vec<String> = names.split_whitespace().map(str::to_owned).collect();
+        names.sort();
+        Ok(names)
+    }
+
+    /// One field of an object, by JSONPath.
+    pub fn field(&self, object: &str, path: &str) -> Result<String> {
+        self.kubectl(&["get", object, "-o", &format!("jsonpath={{{path}}}")])
+    }
+
+    #[expect(clippy::print_stderr, reason = "what a failed test leaves to look at is test output")]
+    fn dump(&self) {
+        eprintln!("\n== pods of {} as the test left them", self.name);
+        for arguments in
+            [["get", "pods", "-o", "wide"].as_slice(), &["get", "events", "--sort-by=.lastTimestamp"]]
+        {
+            eprintln!("{}", self.kubectl(arguments).unwrap_or_else(|error| format!("{error:#}")));
+        }
+        for pod in self.pods("app.kubernetes.io/part-of=skpr").unwrap_or_default() {
+            for previous in ["--previous=true", "--previous=false"] {
+                if let Ok(text) = self.kubectl(&["logs", &pod, "--tail=60", previous]) {
+                    eprintln!("-- {pod} ({previous})\n{text}");
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.dump();
+        }
+        if std::env::var_os("SKPR_KEEP_NAMESPACE").is_none() {
+            // A namespace that cannot be deleted fails no test that has ended.
+            let wait = format!("--timeout={DELETE_TIMEOUT}");
+            self.cluster.kubectl(&["delete", "namespace", &self.name, &wait]).ok();
+        }
+    }
+}
+
+impl Release {
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+}
+
+impl Drop for Release {
+    fn drop(&mut self) {
+        if std::env::var_os("SKPR_KEEP_NAMESPACE").is_none() {
+            if std::thread::panicking() {
+                self.namespace.dump();
+            }
+            // Before the namespace goes: what the chart made outside of it.
+            let arguments = ["uninstall", &self.name, "--namespace", &self.namespace.name, "--wait=false"];
+            self.namespace.cluster.helm(&arguments).ok();
+        }
+    }
+}
+
+/// What can be broken in our own cluster. Nodes are numbered from 1 and named `node1`, `node2`.
+#[derive(Clone, Copy, Debug)]
+pub struct Breakable<'a> {
+    script: &'a Path,
+}
+
+/// A node's link that is cut; it heals when this is dropped.
+#[derive(Debug)]
+pub struct CutLink<'a> {
+    cluster: Breakable<'a>,
+    node: String,
+}
+
+impl<'a> Breakable<'a> {
+    /// Imports an image archive on every node.
+    pub fn load(&self, image: &Path) -> Result<()> {
+        run(Command::new(self.script).arg("load").arg(image)).map(drop)
+    }
+
+    /// Takes a node's network link down.
+    pub fn cut(self, node: &str) -> Result<CutLink<'a>> {
+        run(Command::new(self.script).args(["cut", number(node)]))?;
+        Ok(CutLink { cluster: self, node: node.to_owned() })
+    }
+
+    /// Kills every process of this name on a node, without warning.
+    pub fn kill(&self, node: &str, process: &str) -> Result<()> {
+        self.enter(node, &["pkill", "-KILL", "-x", process]).map(drop)
+    }
+
+    /// Runs a command in a node's namespaces.
+    pub fn enter(&self, node: &str, command: &[&str]) -> Result<String> {
+        run(Command::new(self.script).args(["enter", number(node)]).args(command))
+    }
+}
+
+impl Drop for CutLink<'_> {
+    fn drop(&mut self) {
+        run(Command::new(self.cluster.script).args(["heal", number(&self.node)])).ok();
+    }
+}
+
+fn number(node: &str) -> &str {
+    node.strip_prefix("node").unwrap_or(node)
+}
+
+fn run(command: &mut Command) -> Result<String> {
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("run {command:?}"))?;
+    finished(command, output)
+}
+
+fn finished(command: &Command, output: Output) -> Result<String> {
+    if !output.status.success() {
+        bail!("{command:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr).trim_end());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

@@ -1,0 +1,18 @@
+//! skpr as it is installed: the chart on a real Kubernetes, the images, and the CLI beside them.
+//!
+//! Each test installs its own. They are heavy and need root or a cluster, so `make test` runs them as a step of its own;
+//! `scripts/test-kubernetes NAME` runs one.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "a test fails by panicking"
+)]
+
+mod cluster {
+    pub(crate) mod exactly_once;
+    pub(crate) mod follow;
+    pub(crate) mod rights;
+    pub(crate) mod setup;
+}

@@ -1,0 +1,202 @@
+//! What every test on Kubernetes begins with: skpr installed in a namespace, a site in another, a user with rights.
+
+use anyhow::{Context as _, Result};
+use serde::Deserialize;
+use skpr_tests::cli::User;
+use skpr_tests::cluster::{Cluster, Namespace, Release};
+use skpr_tests::eventually;
+use skpr_tests::fault::Link;
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+/// What the image of the test's sites is called.
+pub(crate) const SITE_IMAGE: &str = "skpr-test-site:1";
+const INSTALL_TIMEOUT: Duration = Duration::from_secs(180);
+
+/// An installation, and the way to its aggregator.
+pub(crate) struct Skpr {
+    pub(crate) cluster: Cluster,
+    pub(crate) release: Release,
+    link: Link,
+    ca: tempfile::NamedTempFile,
+}
+
+/// A log record as `skpr logs -o json` prints it.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Record {
+    pub(crate) instance: String,
+    pub(crate) message: String,
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+impl Skpr {
+    /// Installs the chart with the images of this checkout, and these values besides.
+    pub(crate) fn install(values: &[&str]) -> Result<Self> {
+        let cluster = Cluster::connect()?;
+        load_images(&cluster)?;
+        let namespace = cluster.namespace("skpr")?;
+        let mut all = vec![
+            "image.pullPolicy=Never".to_owned(),
+            "service.type=NodePort".to_owned(),
+            "persistence.size=1Gi".to_owned(),
+            "aggregator.log=info".to_owned(),
+            format!("test.image={SITE_IMAGE}"),
+            format!("agent.statePath=/var/lib/skpr-agent/{}", namespace.name()),
+        ];
+        all.extend(values.iter().map(|value| (*value).to_owned()));
+        let release = namespace.install("skpr", &root().join("charts/skpr"), &all, INSTALL_TIMEOUT)?;
+        let link = Link::to(address(release.namespace())?)?;
+        let ca = tempfile::NamedTempFile::new()?;
+        let encoded = release.namespace().field("secret/skpr-ca", r".data.ca\.crt")?;
+        fs::write(ca.path(), decode_base64(&encoded)?)?;
+        Ok(Skpr { cluster, release, link, ca })
+    }
+
+    pub(crate) fn namespace(&self) -> &Namespace {
+        self.release.namespace()
+    }
+
+    /// A user who knows where the aggregator is and what to trust, and has no token.
+    pub(crate) fn stranger(&self) -> Result<User> {
+        let port = self.link.address().port();
+        Ok(User::new()?
+            .with("SKPR_CLUSTER", format!("localhost:{port}"))
+            .with("SKPR_CA", self.ca.path().display().to_string())
+            .with("SKPR_PROJECT", "shop"))
+    }
+
+    /// A user with the token of a ServiceAccount, for an audience.
+    pub(crate) fn user(&self, namespace: &Namespace, account: &str, audience: &str) -> Result<User> {
+        let token =
+            namespace.kubectl(&["create", "token", account, "--audience", audience, "--duration", "2h"])?;
+        Ok(self.stranger()?.with("SKPR_TOKEN", token.trim()))
+    }
+
+    /// A user who may view everything in a namespace, by Kubernetes' own role.
+    pub(crate) fn viewer(&self, namespace: &Namespace) -> Result<User> {
+        namespace.kubectl(&["create", "serviceaccount", "viewer"])?;
+        let account = format!("{}:viewer", namespace.name());
+        namespace.kubectl(&[
+            "create",
+            "rolebinding",
+            "viewer",
+            "--clusterrole=view",
+            "--serviceaccount",
+            &account,
+        ])?;
+        self.user(namespace, "viewer", "skpr")
+    }
+
+    /// The aggregator's pod and the node it is on.
+    pub(crate) fn aggregator(&self) -> Result<(String, String)> {
+        let pod = self.namespace().pods("app.kubernetes.io/name=skpr-aggregator")?;
+        let pod = pod.first().context("find the aggregator's pod")?.clone();
+        let node = self.namespace().field(&format!("pod/{pod}"), ".spec.nodeName")?;
+        Ok((pod, node))
+    }
+
+    /// Connects the user's end to wherever the aggregator is now.
+    pub(crate) fn find_aggregator(&self) -> Result<()> {
+        self.link.retarget(address(self.namespace())?);
+        Ok(())
+    }
+}
+
+/// The node that the aggregator is on, and the port of its Service there: another node's link may be cut.
+fn address(namespace: &Namespace) -> Result<std::net::SocketAddr> {
+    let pods = [
+        "get",
+        "pods",
+        "-l",
+        "app.kubernetes.io/name=skpr-aggregator",
+        "--field-selector=status.phase=Running",
+    ];
+    let host =
+        namespace.kubectl(&[pods.as_slice(), &["-o", "jsonpath={.items[0].status.hostIP}"]].concat())?;
+    let port = namespace.field("service/skpr-aggregator", ".spec.ports[0].nodePort")?;
+    format!("{host}:{port}").parse().with_context(|| format!("read `{host}:{port}` as an address"))
+}
+
+/// The records of a finished `skpr logs -o json`.
+pub(crate) fn records(stdout: &str) -> Result<Vec<Record>> {
+    stdout.lines().map(|line| serde_json::from_str(line).with_context(|| format!("read `{line}`"))).collect()
+}
+
+/// The messages of each instance, in the order they came.
+pub(crate) fn by_instance(records: Vec<Record>) -> BTreeMap<String, Vec<String>> {
+    let mut messages: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for record in records {
+        messages.entry(record.instance).or_default().push(record.message);
+    }
+    messages
+}
+
+/// Waits until every pod with the selector is ready and there are as many as wanted.
+pub(crate) fn wait_ready(
+    namespace: &Namespace,
+    selector: &str,
+    count: usize,
+    timeout: Duration,
+) -> Result<()> {
+    let path = "jsonpath={range .items[*]}{.status.conditions[?(@.type=='Ready')].status}{.metadata.deletionTimestamp} {end}";
+    eventually(&format!("{count} pods {selector} are ready"), timeout, || {
+        let ready = namespace.kubectl(&["get", "pods", "-l", selector, "-o", path])?;
+        let ready: Vec<&str> = ready.split_whitespace().collect();
+        Ok((ready.len() == count && ready.iter().all(|status| *status == "True")).then_some(()))
+    })
+}
+
+fn decode_base64(text: &str) -> Result<Vec<u8>> {
+    let mut child = Command::new("base64")
+        .arg("-d")
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()?;
+    std::io::Write::write_all(&mut child.stdin.take().context("open a pipe")?, text.as_bytes())?;
+    Ok(child.wait_with_output()?.stdout)
+}
+
+/// Puts the images of this checkout and the site's on the nodes, once.
+fn load_images(cluster: &Cluster) -> Result<()> {
+    static LOADED: OnceLock<()> = OnceLock::new();
+    let Some(own) = cluster.breakable() else { return Ok(()) };
+    if LOADED.get().is_some() {
+        return Ok(());
+    }
+    let images = root().join("target/images");
+    let site = images.join("site.tar");
+    pack_site(&site)?;
+    for image in [&images.join("skpr-agent.tar"), &images.join("skpr-aggregator.tar"), &site] {
+        own.load(image)?;
+    }
+    LOADED.get_or_init(|| ());
+    Ok(())
+}
+
+/// A site is a shell: busybox and a link to it for each of its tools.
+fn pack_site(out: &Path) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let bin = folder.path().join("bin");
+    fs::create_dir(&bin)?;
+    let busybox = ["/usr/bin/busybox", "/bin/busybox"].into_iter().find(|path| Path::new(path).is_file());
+    fs::copy(busybox.context("find busybox")?, bin.join("busybox"))?;
+    let tools = Command::new(bin.join("busybox")).arg("--list").output()?;
+    for tool in String::from_utf8(tools.stdout)?.lines().filter(|tool| *tool != "busybox") {
+        symlink("busybox", bin.join(tool))?;
+    }
+    let name = format!("docker.io/library/{SITE_IMAGE}");
+    let packed = Command::new(root().join("scripts/pack-image"))
+        .args([name.as_str(), &out.display().to_string(), r#"["/bin/sh"]"#])
+        .arg(folder.path())
+        .status()?;
+    anyhow::ensure!(packed.success(), "pack-image: {packed}");
+    Ok(())
+}
