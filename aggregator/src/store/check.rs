@@ -26,7 +26,7 @@ pub struct Report {
 
 impl Report {
     /// Whether nothing is wrong.
-    pub fn is_good(&self) -> bool {
+    pub fn is_whole(&self) -> bool {
         self.problems.is_empty()
     }
 }
@@ -41,19 +41,17 @@ impl fmt::Display for Report {
 }
 
 /// Verifies the store in `directory`: manifest, write-ahead log, every segment, and that no sequence is missing.
-pub fn check(directory: &Path) -> Report {
+pub fn check(directory: &Path) -> std::io::Result<Report> {
+    // A directory that is not there is a wrong name, not an empty store.
+    std::fs::metadata(directory)?;
     let mut report = Report::default();
-    let manifest = match Manifest::read(directory) {
-        Err(error) => {
-            report.problems.push(format!("the manifest cannot be read: {error}"));
-            return report;
-        }
-        Ok(Found::Lost) => {
+    let manifest = match Manifest::read(directory)? {
+        Found::Lost => {
             report.problems.push("both copies of the manifest are damaged".to_owned());
             Manifest::default()
         }
-        Ok(Found::Nothing) => Manifest::default(),
-        Ok(Found::Good { manifest, damaged }) => {
+        Found::Nothing => Manifest::default(),
+        Found::Good { manifest, damaged } => {
             if damaged > 0 {
                 report.problems.push("one of the two copies of the manifest is damaged".to_owned());
             }
@@ -67,7 +65,7 @@ pub fn check(directory: &Path) -> Report {
         report.notes.push(format!("`{}` belongs to nothing", path.display()));
     }
     check_wal(directory, &manifest, &mut report);
-    report
+    Ok(report)
 }
 
 fn check_environment(directory: &Path, environment: &SealedEnvironment, report: &mut Report) {
@@ -97,9 +95,16 @@ fn check_wal(directory: &Path, manifest: &Manifest, report: &mut Report) {
     let limits = recover::limits(&paths);
     for (number, path) in paths.iter().filter(|(number, _)| **number > manifest.wal_covered) {
         report.wal_files += 1;
-        let Some(file) = std::fs::read(path).ok().and_then(WalFile::open) else {
-            report.problems.push(format!("`{}` cannot be read", path.display()));
-            continue;
+        let file = match WalFile::read(path) {
+            Ok(Some(file)) => file,
+            Ok(None) => {
+                report.notes.push(format!("`{}` was begun and holds nothing", path.display()));
+                continue;
+            }
+            Err(error) => {
+                report.problems.push(format!("`{}` cannot be read: {error}", path.display()));
+                continue;
+            }
         };
         let replayed = file.replay(limits.get(number).copied(), |_, _| report.wal_entries += 1);
         if replayed.damaged > 0 {

@@ -96,10 +96,10 @@ impl Keeper {
                 // The failure is noted already.
                 drop(self.retry());
             }
-            if self.housekept.elapsed() >= HOUSEKEEPING {
-                if let Err(cause) = self.housekeep() {
-                    self.shared.note_fault(Some(cause));
-                }
+            if self.housekept.elapsed() >= HOUSEKEEPING
+                && let Err(cause) = self.housekeep()
+            {
+                self.shared.note_fault(Some(cause));
             }
             if let Some(writer) = self.writer.upgrade() {
                 // A full queue means that it is awake.

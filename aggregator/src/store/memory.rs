@@ -18,7 +18,6 @@ pub(super) struct Run {
     pub(super) labels: Arc<Labels>,
     pub(super) first_sequence: u64,
     pub(super) min_order_time: i64,
-    pub(super) max_order_time: i64,
     times: Box<[i64]>,
     /// Only when one of them differs from its time.
     order_times: Option<Box<[i64]>>,
@@ -44,7 +43,6 @@ impl Run {
             labels,
             first_sequence,
             min_order_time: order_times.iter().copied().min().unwrap_or_default(),
-            max_order_time: order_times.iter().copied().max().unwrap_or_default(),
             order_times: (order_times != times).then(|| order_times.into_boxed_slice()),
             times: times.into_boxed_slice(),
             ends: ends.into_boxed_slice(),

@@ -134,10 +134,14 @@ impl Recovery {
         }
         let limits = limits(&live);
         for (number, path) in &live {
-            let Some(file) = read_wal(path) else {
-                tracing::error!(path = %path.display(), "a part of the write-ahead log cannot be read");
-                add(&self.shared.counters.damage, 1);
-                continue;
+            let file = match WalFile::read(path) {
+                Ok(Some(file)) => file,
+                Ok(None) => continue,
+                Err(error) => {
+                    tracing::error!(path = %path.display(), %error, "a part of the write-ahead log cannot be read");
+                    add(&self.shared.counters.damage, 1);
+                    continue;
+                }
             };
             let replayed = file.replay(limits.get(number).copied(), |kind, payload| {
                 if self.entry(kind, payload).is_none() {
@@ -205,10 +209,6 @@ impl Recovery {
         self.sources.insert(Bytes::copy_from_slice(&encoded), Arc::clone(&labels));
         Some(labels)
     }
-}
-
-fn read_wal(path: &Path) -> Option<WalFile> {
-    WalFile::open(std::fs::read(path).ok()?)
 }
 
 /// How much counts of each file that a later one speaks about.

@@ -218,6 +218,18 @@ pub(super) struct WalFile {
 }
 
 impl WalFile {
+    /// Reads a file. `None`: it was begun and not finished, so that it holds nothing.
+    pub(super) fn read(path: &Path) -> io::Result<Option<WalFile>> {
+        let bytes = std::fs::read(path)?;
+        let begun_only = bytes.len() <= HEADERS;
+        match WalFile::open(bytes) {
+            None if !begun_only => {
+                Err(io::Error::new(io::ErrorKind::InvalidData, "both copies of its header are damaged"))
+            }
+            file => Ok(file),
+        }
+    }
+
     /// Reads a header; a file that has none holds nothing that was acknowledged, or is damaged beyond use.
     pub(super) fn open(bytes: Vec<u8>) -> Option<WalFile> {
         let (salt, previous) = (0..2).find_map(|copy| {

@@ -26,6 +26,10 @@ use crate::batch::{Batch, Flags};
 const GROUP_BYTES: usize = 1 << 20;
 
 /// What the writer is asked to do.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every command is an append, which a box would cost an allocation"
+)]
 pub(super) enum Command {
     Append {
         batch: Batch,
@@ -134,7 +138,8 @@ impl Writer {
     ) {
         if let Err(cause) = &self.room {
             add(&self.shared.counters.refused_batches, 1);
-            return drop(reply.send(Err(AppendError::Storage(Arc::clone(cause)))));
+            drop(reply.send(Err(AppendError::Storage(Arc::clone(cause)))));
+            return;
         }
         let Batch { source, generation, positions, times, ends, flags, messages } = batch;
         let progress = self.positions.of(&source);

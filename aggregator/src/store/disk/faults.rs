@@ -77,10 +77,6 @@ impl Faults {
         plan.crash_at = Some(plan.operations + operations);
     }
 
-    pub(crate) fn operations(&self) -> u64 {
-        self.plan().operations
-    }
-
     pub(crate) fn crashed(&self) -> bool {
         self.plan().crashed
     }
@@ -91,11 +87,6 @@ impl Faults {
 
     pub(crate) fn fail_syncs(&self, times: u32) {
         self.plan().fail_syncs = times;
-    }
-
-    /// No operation succeeds any more.
-    pub(crate) fn stop(&self) {
-        self.plan().crashed = true;
     }
 
     /// What is on the disk after the power came back: of what was not synced, any part.

@@ -30,7 +30,7 @@ async fn case_30_a_full_disk_refuses_and_recovers() {
     drop(store);
     let store = open(directory.path());
     assert_eq!(records(&store, everything("prod")).await.len(), 400);
-    assert!(check(directory.path()).is_good());
+    assert!(check(directory.path()).unwrap().is_whole());
 }
 
 #[tokio::test]
@@ -160,8 +160,8 @@ async fn case_29_a_power_cut_at_every_operation_loses_nothing_acknowledged() {
             }
             store.close().await;
         }
-        let report = check(directory.path());
-        assert!(report.is_good(), "cut at {crash_in}: {report}");
+        let report = check(directory.path()).unwrap();
+        assert!(report.is_whole(), "cut at {crash_in}: {report}");
         if finished {
             assert!(crash_in > 40, "{crash_in} operations only");
             return;

@@ -108,8 +108,8 @@ async fn run(operations: Vec<Operation>) {
         compare(&store, &mut model).await;
     }
     store.close().await;
-    let report = crate::store::check(directory.path());
-    assert!(report.is_good(), "{report}");
+    let report = crate::store::check(directory.path()).unwrap();
+    assert!(report.is_whole(), "{report}");
     let mut followed = model.followed;
     let count = followed.len();
     followed.sort_unstable();

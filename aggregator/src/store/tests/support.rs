@@ -141,11 +141,6 @@ pub(super) async fn follow(store: &Store, cursor: Option<Cursor>, count: usize) 
     (records, skipped)
 }
 
-pub(super) fn sorted(mut texts: Vec<String>) -> Vec<String> {
-    texts.sort();
-    texts
-}
-
 /// Every file below a directory.
 pub(super) fn files(directory: &Path) -> Vec<std::path::PathBuf> {
     let mut files = Vec::new();
