@@ -12,9 +12,7 @@ use crate::ingest;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use skpr_proto::v1::agents_server::Agents;
-use skpr_proto::v1::{
-    Ack, AgentMessage, AgentReport, Batch, Control, ReportSummary, SessionData,
-};
+use skpr_proto::v1::{Ack, AgentMessage, AgentReport, Batch, Control, ReportSummary, SessionData};
 use skpr_proto::{ErrorKind, Failure};
 use std::sync::Arc;
 use std::time::Duration;

@@ -5,8 +5,8 @@
 
 mod stop;
 
-use crate::api;
 use crate::agents::AgentsService;
+use crate::api;
 use crate::audit::Audit;
 use crate::auth::{AgentAccount, Auth, Reviews, TokenFile};
 use crate::config;
@@ -95,7 +95,8 @@ pub async fn serve(config: config::Serve, stop: CancellationToken) -> anyhow::Re
     let store = open_store(config.store).await?;
     let (publish, inventory) = watch::channel(Arc::default());
     let account = AgentAccount { namespace: config.namespace.clone(), name: config.agent_service_account };
-    let place = CaPlace::Secret { client: client.clone(), namespace: config.namespace, name: config.ca_secret };
+    let place =
+        CaPlace::Secret { client: client.clone(), namespace: config.namespace, name: config.ca_secret };
     let parts = Parts {
         store,
         inventory,

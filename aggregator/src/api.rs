@@ -9,7 +9,9 @@ use crate::audit::Access;
 use crate::auth::User;
 use futures::stream::BoxStream;
 use skpr_proto::Failure;
-use skpr_proto::v1::{self, ListRequest, ListResponse, LogsRequest, LogsResponse, WhoAmIRequest, WhoAmIResponse};
+use skpr_proto::v1::{
+    self, ListRequest, ListResponse, LogsRequest, LogsResponse, WhoAmIRequest, WhoAmIResponse,
+};
 use std::sync::Arc;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};

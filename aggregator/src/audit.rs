@@ -73,7 +73,14 @@ impl Access {
         let held = shared.gate.enter(method.to_owned());
         // A call that ends without saying how was given up by its client.
         let line = Line { peer, ended: "disconnected", ..Line::new(method, "none") };
-        Access { shared: Arc::clone(shared), held, method, started: Instant::now(), line, code: Code::Cancelled }
+        Access {
+            shared: Arc::clone(shared),
+            held,
+            method,
+            started: Instant::now(),
+            line,
+            code: Code::Cancelled,
+        }
     }
 
     pub(crate) fn user(&mut self, user: &User) {
@@ -106,7 +113,8 @@ impl Access {
     }
 
     pub(crate) fn failed(&mut self, failure: Failure) -> Status {
-        let denied = matches!(failure.kind, ErrorKind::NotAllowed | ErrorKind::NotLoggedIn | ErrorKind::NotFound);
+        let denied =
+            matches!(failure.kind, ErrorKind::NotAllowed | ErrorKind::NotLoggedIn | ErrorKind::NotFound);
         if denied {
             self.line.decision = "denied";
         }

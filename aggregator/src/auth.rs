@@ -13,7 +13,7 @@ mod tokens;
 
 pub use kubernetes::{AgentAccount, Reviews};
 pub(crate) use tokens::random_below;
-pub use tokens::{LOCAL_NODE, TokenFile, create_token};
+pub use tokens::{TokenFile, create_token};
 
 use crate::environment::EnvironmentKey;
 use skpr_proto::{EnvironmentName, ErrorKind, Failure, NodeName};
@@ -194,10 +194,15 @@ struct Known {
     sees_all: bool,
 }
 
-fn choose(name: &EnvironmentName, mut allowed: Vec<EnvironmentKey>, known: Known) -> Result<EnvironmentKey, Failure> {
+fn choose(
+    name: &EnvironmentName,
+    mut allowed: Vec<EnvironmentKey>,
+    known: Known,
+) -> Result<EnvironmentKey, Failure> {
     match allowed.len() {
         0 if known.sees_all && !known.exists => {
-            Err(Failure::new(ErrorKind::NotFound, format!("there is no environment `{name}`")).with_hint("skpr list"))
+            Err(Failure::new(ErrorKind::NotFound, format!("there is no environment `{name}`"))
+                .with_hint("skpr list"))
         }
         0 => Err(not_allowed(name)),
         1 => allowed.pop().ok_or_else(|| not_allowed(name)),
@@ -207,19 +212,27 @@ fn choose(name: &EnvironmentName, mut allowed: Vec<EnvironmentKey>, known: Known
                 ErrorKind::Usage,
                 format!("`{name}` is ambiguous: it exists in the namespaces {}", namespaces.join(", ")),
             )
-            .with_hint("give the pods of one of them another `skpr.io/project` or `skpr.io/environment` label"))
+            .with_hint(
+                "give the pods of one of them another `skpr.io/project` or `skpr.io/environment` label",
+            ))
         }
     }
 }
 
 fn not_allowed(name: &EnvironmentName) -> Failure {
-    Failure::new(ErrorKind::NotAllowed, format!("there is no environment `{name}` that you may read the logs of"))
-        .with_hint("skpr list")
+    Failure::new(
+        ErrorKind::NotAllowed,
+        format!("there is no environment `{name}` that you may read the logs of"),
+    )
+    .with_hint("skpr list")
 }
 
 fn not_accepted() -> Failure {
-    Failure::new(ErrorKind::NotLoggedIn, "the token was not accepted: it is unknown, expired or meant for someone else")
-        .with_hint("skpr login CLUSTER")
+    Failure::new(
+        ErrorKind::NotLoggedIn,
+        "the token was not accepted: it is unknown, expired or meant for someone else",
+    )
+    .with_hint("skpr login CLUSTER")
 }
 
 #[cfg(test)]

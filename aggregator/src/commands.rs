@@ -9,7 +9,8 @@ use std::process::ExitCode;
 /// Verifies a store; the exit code says whether it is whole.
 pub async fn store_check(data: PathBuf) -> anyhow::Result<ExitCode> {
     let directory = data.join("store");
-    let report = tokio::task::spawn_blocking(move || store::check(&directory)).await.context("check the store")??;
+    let report =
+        tokio::task::spawn_blocking(move || store::check(&directory)).await.context("check the store")??;
     say(&report.to_string())?;
     Ok(if report.is_whole() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -335,7 +335,8 @@ impl Problems {
                 Some(TlsFiles { certificate: certificate.clone(), key: key.clone(), ca: ca.clone() })
             }
             _ => {
-                self.0.push("--tls-cert and --tls-key are needed together, and --tls-ca only with them".into());
+                self.0
+                    .push("--tls-cert and --tls-key are needed together, and --tls-ca only with them".into());
                 None
             }
         };
@@ -382,7 +383,8 @@ mod tests {
 
     #[test]
     fn serve_has_safe_defaults_and_the_service_names() {
-        let Ok(Config::Serve(serve)) = parse("skpr-aggregator serve --data /d --namespace ops --tls-name logs.example.com")
+        let Ok(Config::Serve(serve)) =
+            parse("skpr-aggregator serve --data /d --namespace ops --tls-name logs.example.com")
         else {
             panic!("not serve")
         };
@@ -396,9 +398,9 @@ mod tests {
 
     #[test]
     fn standalone_listens_on_this_machine_only() {
-        let Ok(Config::Standalone(standalone)) =
-            parse("skpr-aggregator standalone --data /d --config a/.skpr.yml --config b/.skpr.yml --keep 2d --keep-bytes 1Gi")
-        else {
+        let Ok(Config::Standalone(standalone)) = parse(
+            "skpr-aggregator standalone --data /d --config a/.skpr.yml --config b/.skpr.yml --keep 2d --keep-bytes 1Gi",
+        ) else {
             panic!("not standalone")
         };
         assert!(standalone.listen.ip().is_loopback());
@@ -413,7 +415,9 @@ mod tests {
         let line = "skpr-aggregator serve --data /d --listen here --namespace UP --tls-cert c --stop-grace 30s --tls-name a_/b";
         let InvalidArgs(problems) = parse(line).unwrap_err();
         let all = problems.join("\n");
-        for part in ["--listen `here`", "--namespace `UP`", "--tls-key", "--stop-grace `30s`", "--tls-name `a_/b`"] {
+        for part in
+            ["--listen `here`", "--namespace `UP`", "--tls-key", "--stop-grace `30s`", "--tls-name `a_/b`"]
+        {
             assert!(all.contains(part), "{part} in {all}");
         }
     }

@@ -166,7 +166,8 @@ impl Shipment {
     async fn take(&mut self, message: v1::Batch) -> Result<(), Status> {
         let id = message.id;
         if id <= self.last_id {
-            let status = Failure::new(ErrorKind::Usage, format!("batch {id} after batch {}", self.last_id)).into();
+            let status =
+                Failure::new(ErrorKind::Usage, format!("batch {id} after batch {}", self.last_id)).into();
             self.malformed(&status);
             return Err(status);
         }
@@ -226,7 +227,9 @@ impl Shipment {
         let agent = &self.call.agent;
         match refusal {
             // Happens whenever a pod goes while its last lines are under way.
-            Refusal::Unclaimed => tracing::info!(node = %agent.node, %source, "records of an unclaimed source refused"),
+            Refusal::Unclaimed => {
+                tracing::info!(node = %agent.node, %source, "records of an unclaimed source refused")
+            }
             Refusal::ForeignNode => {
                 tracing::warn!(node = %agent.node, %source, "an agent sends another node's records: refused");
                 let line = Line {

@@ -99,7 +99,10 @@ impl Tls {
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    tracing::error!(error = format!("{error:#}"), "new certificate refused, the old one stays");
+                    tracing::error!(
+                        error = format!("{error:#}"),
+                        "new certificate refused, the old one stays"
+                    );
                 }
             }
         }
@@ -151,7 +154,10 @@ impl Pem {
 }
 
 /// Joins a chain and its key; a key that belongs to another certificate is an error.
-fn certified(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> anyhow::Result<CertifiedKey> {
+fn certified(
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> anyhow::Result<CertifiedKey> {
     CertifiedKey::from_der(chain, key, &ring::default_provider()).context("join certificate and private key")
 }
 

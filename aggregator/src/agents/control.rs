@@ -80,8 +80,16 @@ pub(super) fn stream(
     inventory.mark_changed();
     let distrusted = call.distrusted();
     let nodes = nodes.clone();
-    let state =
-        ControlStream { call, messages, inventory, distrusted, seated: None, nodes, told: None, drained: false };
+    let state = ControlStream {
+        call,
+        messages,
+        inventory,
+        distrusted,
+        seated: None,
+        nodes,
+        told: None,
+        drained: false,
+    };
     stream::unfold(Some(state), async |state| {
         let mut state = state?;
         match state.next().await {
@@ -170,7 +178,8 @@ impl ControlStream {
 }
 
 fn difference(told: Option<&BTreeSet<PodUid>>, now: &BTreeSet<PodUid>) -> Option<Claims> {
-    let names = |uids: &mut dyn Iterator<Item = &PodUid>| uids.map(|uid| uid.as_str().to_owned()).collect::<Vec<_>>();
+    let names =
+        |uids: &mut dyn Iterator<Item = &PodUid>| uids.map(|uid| uid.as_str().to_owned()).collect::<Vec<_>>();
     let Some(told) = told else {
         return Some(Claims { complete: true, claimed: names(&mut now.iter()), released: vec![] });
     };

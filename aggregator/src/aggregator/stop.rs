@@ -41,7 +41,9 @@ async fn join(tasks: &mut Tasks) {
     while let Some(ended) = tasks.join_next().await {
         match ended {
             Ok((_, Ok(()))) => {}
-            Ok((task, Err(error))) => tracing::warn!(task, error = format!("{error:#}"), "task failed while stopping"),
+            Ok((task, Err(error))) => {
+                tracing::warn!(task, error = format!("{error:#}"), "task failed while stopping")
+            }
             Err(error) => tracing::error!(%error, "task ended abnormally"),
         }
     }

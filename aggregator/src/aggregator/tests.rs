@@ -70,7 +70,8 @@ type WithToken = InterceptedService<Channel, Token>;
 
 impl World {
     async fn start() -> World {
-        World::start_with(StopTimes { timeout: Duration::from_secs(10), grace: Duration::from_millis(100) }).await
+        World::start_with(StopTimes { timeout: Duration::from_secs(10), grace: Duration::from_millis(100) })
+            .await
     }
 
     async fn start_with(stop_times: StopTimes) -> World {
@@ -212,7 +213,9 @@ async fn history(world: &World, token: Token, request: v1::LogsRequest) -> Resul
     let mut stream = world.logs(token).await.logs(request).await?.into_inner();
     let mut messages = vec![];
     while let Some(response) = soon(stream.message()).await? {
-        messages.extend(response.records.iter().map(|record| String::from_utf8_lossy(&record.message).into_owned()));
+        messages.extend(
+            response.records.iter().map(|record| String::from_utf8_lossy(&record.message).into_owned()),
+        );
     }
     Ok(messages)
 }

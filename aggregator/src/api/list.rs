@@ -84,7 +84,8 @@ mod tests {
             (key("a", "zoo", "dev"), Wanted::default()),
         ];
         let inventory = Inventory::of(Default::default(), &wanted.clone().into());
-        let visible = wanted.iter().map(|(key, _)| key.clone()).filter(|key| key.name.project.as_str() != "zoo");
+        let visible =
+            wanted.iter().map(|(key, _)| key.clone()).filter(|key| key.name.project.as_str() != "zoo");
         let names: Vec<_> = summaries(&inventory, &visible.collect())
             .into_iter()
             .map(|summary| summary.environment.unwrap())

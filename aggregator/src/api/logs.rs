@@ -2,8 +2,8 @@
 //!
 //! The read is made from a [`Grant`]; there is no other way to one. While it follows, the right is asked for again.
 
-use crate::aggregator::Shared;
 use crate::agents::stopping;
+use crate::aggregator::Shared;
 use crate::audit::Access;
 use crate::auth::Grant;
 use crate::environment::EnvironmentKey;
@@ -107,7 +107,8 @@ fn plan(grant: &Grant, request: LogsRequest) -> Result<Read, Failure> {
 
 fn compile(patterns: &[String]) -> Result<Vec<Regex>, Failure> {
     let one = |pattern: &String| {
-        let limited = RegexBuilder::new(pattern).size_limit(PATTERN_BYTES).dfa_size_limit(PATTERN_BYTES).build();
+        let limited =
+            RegexBuilder::new(pattern).size_limit(PATTERN_BYTES).dfa_size_limit(PATTERN_BYTES).build();
         limited.map_err(|error| {
             // The library's message shows the pattern over several lines; its last line is the reason.
             let text = error.to_string();

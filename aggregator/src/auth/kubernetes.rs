@@ -141,7 +141,10 @@ impl Reviews {
     async fn review_token(&self, bearer: &Bearer, audience: &str) -> Result<Option<Arc<User>>, Failure> {
         let ask = async || {
             let review = TokenReview {
-                spec: TokenReviewSpec { audiences: Some(vec![audience.into()]), token: Some(bearer.0.clone()) },
+                spec: TokenReviewSpec {
+                    audiences: Some(vec![audience.into()]),
+                    token: Some(bearer.0.clone()),
+                },
                 ..TokenReview::default()
             };
             Ok(accepted(self.create(&review).await?, audience).map(Arc::new))

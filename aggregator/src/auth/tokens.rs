@@ -7,6 +7,7 @@ mod file;
 
 use super::{Bearer, Question, User, not_accepted};
 use crate::environment::EnvironmentKey;
+use crate::platform::local;
 use crate::private_file;
 use anyhow::Context as _;
 use file::{Entry, Rights};
@@ -17,9 +18,6 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use subtle::ConstantTimeEq as _;
-
-/// The name of the one node there is on a standalone machine.
-pub const LOCAL_NODE: &str = "local";
 
 const TOKENS: &str = "tokens";
 const ADMIN_TOKEN: &str = "admin.token";
@@ -55,7 +53,7 @@ impl TokenFile {
             // The tokens before the file that makes them valid: a crash in between starts over.
             private_file::write(&data.join(ADMIN_TOKEN), format!("{admin}\n").as_bytes())?;
             private_file::write(&data.join(AGENT_TOKEN), format!("{agent}\n").as_bytes())?;
-            let node = NodeName::parse(LOCAL_NODE)?;
+            let node = NodeName::parse(local::NODE)?;
             let entries = [
                 Entry { name: "admin".into(), digest: digest(&admin), rights: Rights::All },
                 Entry { name: "agent".into(), digest: digest(&agent), rights: Rights::Agent(node) },
@@ -107,7 +105,8 @@ impl TokenFile {
     ) -> Result<BTreeSet<EnvironmentKey>, Failure> {
         let entries = self.entries()?;
         let entry = entries.iter().find(|entry| entry.name == user.name);
-        let visible = |key: &EnvironmentKey| entry.is_some_and(|entry| entry.rights.allow(&Question::See(key)));
+        let visible =
+            |key: &EnvironmentKey| entry.is_some_and(|entry| entry.rights.allow(&Question::See(key)));
         Ok(candidates.into_iter().filter(visible).collect())
     }
 
@@ -146,9 +145,13 @@ pub fn create_token(data: &Path, name: &str, rights: &str) -> anyhow::Result<Str
     let text = private_file::read(&path)?
         .with_context(|| format!("`{}` has no token file: start `standalone` there first", data.display()))?;
     let entries = file::parse(&text).with_context(|| format!("parse {}", path.display()))?;
-    anyhow::ensure!(!entries.iter().any(|entry| entry.name == name), "there is already a token named `{name}`");
+    anyhow::ensure!(
+        !entries.iter().any(|entry| entry.name == name),
+        "there is already a token named `{name}`"
+    );
     let token = new_token()?;
-    let entry = Entry { name: file::parse_name(name)?, digest: digest(&token), rights: file::parse_rights(rights)? };
+    let entry =
+        Entry { name: file::parse_name(name)?, digest: digest(&token), rights: file::parse_rights(rights)? };
     let separator = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
     private_file::write(&path, format!("{text}{separator}{}", entry.to_line()).as_bytes())?;
     Ok(token)
@@ -205,7 +208,7 @@ mod tests {
         let agent = bearer(&TokenFile::agent_token(data.path()));
         let user = tokens.user(&admin).unwrap();
         assert!(tokens.allows(&user, &Question::ListAll).unwrap());
-        assert_eq!(tokens.agent(&agent).unwrap().1.as_str(), LOCAL_NODE);
+        assert_eq!(tokens.agent(&agent).unwrap().1.as_str(), local::NODE);
         // Neither can be used as the other.
         assert_eq!(tokens.agent(&admin).unwrap_err().kind, ErrorKind::NotLoggedIn);
         assert_eq!(tokens.user(&agent).unwrap_err().kind, ErrorKind::NotLoggedIn);
@@ -223,7 +226,8 @@ mod tests {
         let tokens = TokenFile::open(data.path()).unwrap();
         let token = create_token(data.path(), "ci", "web/dev:logs+list,shop/*:list").unwrap();
         let user = tokens.user(&Bearer(token)).unwrap();
-        let (dev, prod, shop) = (key("local", "web", "dev"), key("local", "web", "prod"), key("local", "shop", "x"));
+        let (dev, prod, shop) =
+            (key("local", "web", "dev"), key("local", "web", "prod"), key("local", "shop", "x"));
         assert!(tokens.allows(&user, &Question::ReadLogs(&dev)).unwrap());
         assert!(!tokens.allows(&user, &Question::ReadLogs(&prod)).unwrap());
         assert!(!tokens.allows(&user, &Question::ReadLogs(&shop)).unwrap());

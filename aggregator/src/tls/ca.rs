@@ -11,7 +11,8 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::PostParams;
 use kube::{Api, Client};
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
 };
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject as _;
@@ -128,7 +129,8 @@ impl Made {
 
 impl Ca {
     fn from_pem(certificate: &str, key: &str) -> anyhow::Result<Ca> {
-        let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).context("parse the CA's certificate")?;
+        let certificate =
+            CertificateDer::from_pem_slice(certificate.as_bytes()).context("parse the CA's certificate")?;
         let pkcs8 = PrivateKeyDer::from_pem_slice(key.as_bytes()).context("parse the CA's key")?;
         // Joined once, so that a key of another CA is found here and not by every client.
         certified(vec![certificate.clone()], pkcs8)?;

@@ -104,14 +104,22 @@ impl Metrics {
         let gauges = [
             ("environments", "Environments that the platform knows", inventory.environments.len()),
             ("pods", "Pods that belong to an environment", inventory.pods.len()),
-            ("platform_stale", "1 when the platform has not answered for a while", usize::from(inventory.stale)),
+            (
+                "platform_stale",
+                "1 when the platform has not answered for a while",
+                usize::from(inventory.stale),
+            ),
             ("open_calls", "Calls under way", shared.gate.len()),
         ];
         for (name, help, value) in gauges {
             registry.register(name, help, ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)));
         }
         registry.register("grpc_server_handled", "Calls that have ended, by code", self.calls.clone());
-        registry.register("audit_lost_lines", "Audit lines that stdout did not take", ConstCounter::new(shared.audit.lost()));
+        registry.register(
+            "audit_lost_lines",
+            "Audit lines that stdout did not take",
+            ConstCounter::new(shared.audit.lost()),
+        );
         registry.register("ingest_batches", "Batches from agents, by outcome", self.ingest.batches.clone());
         let bytes = self.ingest.bytes.clone();
         registry.register_with_unit("ingest_message", "Message bytes acknowledged", Unit::Bytes, bytes);
@@ -135,7 +143,9 @@ impl Metrics {
             ("agent_shipped_records", "Records acknowledged", |report| report.shipped_records),
             ("agent_lost_bytes", "Bytes known to be lost", |report| report.lost_bytes),
             ("agent_gaps", "Gap records written for known losses", |report| report.gaps),
-            ("agent_malformed_lines", "Lines not in the container runtime's format", |report| report.malformed_lines),
+            ("agent_malformed_lines", "Lines not in the container runtime's format", |report| {
+                report.malformed_lines
+            }),
             ("agent_truncated_records", "Records longer than is kept", |report| report.truncated_records),
             ("agent_reconnects", "Connections made again", |report| report.reconnects),
         ];
@@ -148,8 +158,12 @@ impl Metrics {
         }
         let gauges: [(&str, &str, Read); 3] = [
             ("agent_followed_files", "Log files followed", |report| report.followed_files),
-            ("agent_held_files", "Log files held open unread, because not claimed yet", |report| report.held_files),
-            ("agent_backlog_bytes", "Bytes on disk that are not acknowledged yet", |report| report.backlog_bytes),
+            ("agent_held_files", "Log files held open unread, because not claimed yet", |report| {
+                report.held_files
+            }),
+            ("agent_backlog_bytes", "Bytes on disk that are not acknowledged yet", |report| {
+                report.backlog_bytes
+            }),
         ];
         for (name, help, read) in gauges {
             let family = Family::<NodeLabels, Gauge>::default();
@@ -168,7 +182,11 @@ fn register_store(registry: &mut Registry, statistics: &Statistics) {
         ("store_appended_bytes", "Message bytes stored", statistics.appended_bytes),
         ("store_duplicate_records", "Records that were stored already", statistics.duplicate_records),
         ("store_commits", "Group commits", statistics.commits),
-        ("store_refused_batches", "Batches not stored because the disk failed or is full", statistics.refused_batches),
+        (
+            "store_refused_batches",
+            "Batches not stored because the disk failed or is full",
+            statistics.refused_batches,
+        ),
         ("store_sealed_segments", "Files written", statistics.sealed_segments),
         ("store_sealed_bytes", "Bytes of files written", statistics.sealed_bytes),
         ("store_compactions", "Files merged", statistics.compactions),

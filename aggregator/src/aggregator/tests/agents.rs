@@ -159,6 +159,9 @@ async fn reports_become_metrics() {
     world.agents().await.report(tokio_stream::once(report)).await.unwrap();
     let metrics = end::get(&world, "/metrics").await;
     assert!(metrics.contains("skpr_agent_backlog_bytes{node=\"local\"} 4711"), "{metrics}");
-    assert!(metrics.contains("skpr_grpc_server_handled_total{method=\"Agents.Report\",code=\"OK\"} 1"), "{metrics}");
+    assert!(
+        metrics.contains("skpr_grpc_server_handled_total{method=\"Agents.Report\",code=\"OK\"} 1"),
+        "{metrics}"
+    );
     assert!(metrics.contains("process_resident_memory_bytes") && metrics.contains("# EOF"), "{metrics}");
 }

@@ -28,7 +28,8 @@ fn server(answer: Answer) -> (Auth, Arc<Mutex<Vec<Value>>>) {
             Ok::<_, Infallible>(Response::builder().status(status).body(body).unwrap())
         }
     });
-    let account = AgentAccount { namespace: Label::parse("namespace", "skpr").unwrap(), name: "skpr-agent".into() };
+    let account =
+        AgentAccount { namespace: Label::parse("namespace", "skpr").unwrap(), name: "skpr-agent".into() };
     let reviews = Reviews::new(Client::new(service, "default"), account).unwrap();
     (Auth::Kubernetes(reviews), asked)
 }
@@ -50,7 +51,8 @@ fn cluster(review: &Value) -> (StatusCode, Value) {
     let spec = &review["spec"];
     if review["kind"] == "TokenReview" {
         let audience = spec["audiences"][0].as_str().unwrap();
-        let user = |name: &str| json!({"authenticated": true, "audiences": [audience], "user": {"username": name}});
+        let user =
+            |name: &str| json!({"authenticated": true, "audiences": [audience], "user": {"username": name}});
         return reviewed(
             review,
             match (spec["token"].as_str().unwrap(), audience) {

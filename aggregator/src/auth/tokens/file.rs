@@ -88,7 +88,8 @@ pub(super) fn parse(text: &str) -> anyhow::Result<Vec<Entry>> {
 
 fn parse_line(line: &str) -> anyhow::Result<Entry> {
     let mut parts = line.split_whitespace();
-    let (Some(name), Some(digest), Some(rights), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+    let (Some(name), Some(digest), Some(rights), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
     else {
         bail!("is not NAME SHA256 RIGHTS");
     };
@@ -121,7 +122,8 @@ fn parse_right(text: &str) -> anyhow::Result<Right> {
         "*" => None,
         name => Some(Label::parse("environment", name)?),
     };
-    let mut right = Right { project: Label::parse("project", project)?, environment, list: false, logs: false };
+    let mut right =
+        Right { project: Label::parse("project", project)?, environment, list: false, logs: false };
     for name in rights.split('+') {
         match name {
             "list" => right.list = true,
