@@ -7,6 +7,7 @@
 //!   `tests/cluster/cluster`; `scripts/test-kubernetes` sets both.
 
 use anyhow::{Context as _, Result, bail};
+use std::cell::Cell;
 use std::ffi::OsStr;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -28,6 +29,7 @@ pub struct Cluster {
 pub struct Namespace {
     cluster: Cluster,
     name: String,
+    dumped: Cell<bool>,
 }
 
 /// One chart's installation; it is uninstalled when this is dropped.
@@ -95,7 +97,7 @@ impl Cluster {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("{prefix}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         self.kubectl(&["create", "namespace", &name])?;
-        Ok(Namespace { cluster: self.clone(), name })
+        Ok(Namespace { cluster: self.clone(), name, dumped: Cell::new(false) })
     }
 }
 
@@ -146,6 +148,9 @@ impl Namespace {
 
     #[expect(clippy::print_stderr, reason = "what a failed test leaves to look at is test output")]
     fn dump(&self) {
+        if self.dumped.replace(true) {
+            return;
+        }
         eprintln!("\n== pods of {} as the test left them", self.name);
         for arguments in
             [["get", "pods", "-o", "wide"].as_slice(), &["get", "events", "--sort-by=.lastTimestamp"]]

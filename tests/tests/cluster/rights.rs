@@ -75,7 +75,8 @@ subjects: [{kind: ServiceAccount, name: dev, namespace: $NAMESPACE}]
     let forbidden = dev.skpr(&["logs", "prod", "--since", "1h"]).unwrap().exit(4).unwrap();
     let unknown = dev.skpr(&["logs", "what", "--since", "1h"]).unwrap().exit(4).unwrap();
     assert!(forbidden.stdout.is_empty(), "{}", forbidden.stdout);
-    assert_eq!(forbidden.stderr.replace("prod", "NAME"), unknown.stderr.replace("what", "NAME"));
+    let error = |stderr: &str, name| stderr[stderr.find("error:").unwrap()..].replace(name, "NAME");
+    assert_eq!(error(&forbidden.stderr, "prod"), error(&unknown.stderr, "what"));
 
     let none = skpr.stranger().unwrap().skpr(&["list"]).unwrap().exit(4).unwrap();
     assert!(none.stderr.contains("hint:"), "{}", none.stderr);
