@@ -100,7 +100,7 @@ pub async fn serve(config: config::Serve, stop: CancellationToken) -> anyhow::Re
     let parts = Parts {
         store,
         inventory,
-        auth: Auth::Kubernetes(Reviews::new(client.clone(), account)?),
+        auth: Auth::Kubernetes(Box::new(Reviews::new(client.clone(), account)?)),
         tls: Tls::new(&config.tls, place).await.context("prepare the certificate")?,
         listener: listen(config.listen).await?,
         http_listener: Some(listen(config.http_listen).await?),
@@ -177,8 +177,8 @@ async fn run_with(parts: Parts, audit: Audit, stop: CancellationToken) -> anyhow
 
     let (acceptor, connections) = Acceptor::new(parts.listener, parts.tls.server_config());
     let (accepting, current) = (ending.clone(), ending.clone());
-    tasks.spawn(async { ("accept", Ok(acceptor.run(accepting).await)) });
-    tasks.spawn(async { ("certificate", Ok(parts.tls.keep_current(current).await)) });
+    tasks.spawn(infallible("accept", acceptor.run(accepting)));
+    tasks.spawn(infallible("certificate", parts.tls.keep_current(current)));
 
     let (reporter, health_service) = tonic_health::server::health_reporter();
     let routes = tonic::service::Routes::new(health_service)
@@ -199,7 +199,7 @@ async fn run_with(parts: Parts, audit: Audit, stop: CancellationToken) -> anyhow
     tasks.spawn(async { ("server", server.await.context("serve")) });
 
     let readiness = health::publish(Arc::clone(&shared), reporter);
-    tasks.spawn(async { ("health", Ok(readiness.await)) });
+    tasks.spawn(infallible("health", readiness));
     if let Some(listener) = parts.http_listener {
         let web = web::serve(listener, Arc::clone(&shared));
         tasks.spawn(async { ("web", web.await.context("serve HTTP")) });
@@ -219,6 +219,15 @@ async fn run_with(parts: Parts, audit: Audit, stop: CancellationToken) -> anyhow
         }
         Some(Err(error)) => Err(error).context("a task ended abnormally"),
     }
+}
+
+/// A task that can end but not fail.
+async fn infallible(
+    name: &'static str,
+    task: impl Future<Output = ()>,
+) -> (&'static str, anyhow::Result<()>) {
+    task.await;
+    (name, Ok(()))
 }
 
 async fn open_store(options: store::Options) -> anyhow::Result<Store> {

@@ -26,7 +26,7 @@ use tonic::metadata::MetadataMap;
 #[derive(Debug)]
 pub enum Auth {
     /// TokenReview and SubjectAccessReview.
-    Kubernetes(Reviews),
+    Kubernetes(Box<Reviews>),
     /// A file of tokens beside the data.
     Tokens(TokenFile),
 }

@@ -38,7 +38,7 @@ pub struct Tls {
 
 /// Where certificates come from.
 enum Origin {
-    Own { ca: Ca, names: Vec<String>, renew_at: SystemTime },
+    Own { ca: Box<Ca>, names: Vec<String>, renew_at: SystemTime },
     Files { files: config::TlsFiles, seen: Pem },
 }
 
@@ -67,7 +67,7 @@ impl Tls {
         let now = SystemTime::now();
         let key = ca.issue(&names, now, LEAF_VALID)?;
         let renew_at = now + (LEAF_VALID - RENEW_BEFORE);
-        Tls::with(key, Origin::Own { ca, names, renew_at })
+        Tls::with(key, Origin::Own { ca: Box::new(ca), names, renew_at })
     }
 
     fn with(key: CertifiedKey, origin: Origin) -> anyhow::Result<Tls> {

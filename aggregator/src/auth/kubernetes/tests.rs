@@ -31,7 +31,7 @@ fn server(answer: Answer) -> (Auth, Arc<Mutex<Vec<Value>>>) {
     let account =
         AgentAccount { namespace: Label::parse("namespace", "skpr").unwrap(), name: "skpr-agent".into() };
     let reviews = Reviews::new(Client::new(service, "default"), account).unwrap();
-    (Auth::Kubernetes(reviews), asked)
+    (Auth::Kubernetes(Box::new(reviews)), asked)
 }
 
 fn metadata(token: &str) -> MetadataMap {
