@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 const LINES: usize = 200_000;
 const INSTANCES: usize = 4;
-/// Each node rotates about every six seconds at this rate, and keeps ten files: a minute's worth, which is more than an
-/// agent is away for when the kubelet makes it wait before a third start (20 s).
+/// At this rate a log is rotated about every six seconds, and `scripts/test-kubernetes` has thirty files kept: three
+/// minutes, where a cut and the kubelet's wait before a third start (20 s) leave an agent some 75 s behind.
 const LINES_PER_TENTH: usize = 150;
 const CUT: Duration = Duration::from_secs(20);
 
