@@ -16,7 +16,7 @@ build: setup  ## build the three programs (PROFILE=release|dev)
 	cargo build --locked --profile $(PROFILE) --workspace --bins
 
 demo: setup  ## build, start everything on this machine with an example site, show it, stop it again
-	cargo build --locked --bins -p skpr -p skpr-agent -p skpr-aggregator
+	cargo build --locked --workspace --bins
 	@scripts/demo.sh
 
 fmt:  ## format the code

@@ -138,7 +138,7 @@ impl Metrics {
             reports.clone()
         };
         type Read = fn(&AgentReport) -> u64;
-        let counters: [(&str, &str, Read); 7] = [
+        let counters: [(&str, &str, Read); 10] = [
             ("agent_read_bytes", "Bytes read from log files", |report| report.read_bytes),
             ("agent_shipped_records", "Records acknowledged", |report| report.shipped_records),
             ("agent_lost_bytes", "Bytes known to be lost", |report| report.lost_bytes),
@@ -147,6 +147,9 @@ impl Metrics {
                 report.malformed_lines
             }),
             ("agent_truncated_records", "Records longer than is kept", |report| report.truncated_records),
+            ("agent_refused_records", "Records refused for good", |report| report.refused_records),
+            ("agent_missed_files", "Log files gone before they could be opened", |report| report.missed_files),
+            ("agent_released_files", "Log files of unclaimed pods let go unread", |report| report.released_files),
             ("agent_reconnects", "Connections made again", |report| report.reconnects),
         ];
         for (name, help, read) in counters {
