@@ -6,6 +6,7 @@
 mod agent;
 mod checkpoint;
 pub mod config;
+mod descriptors;
 mod health;
 mod link;
 mod report;
@@ -14,6 +15,7 @@ pub mod tail;
 
 pub use agent::run;
 pub use config::{Address, Config};
+pub use descriptors::raise_file_limit;
 pub use health::check as check_health;
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use anyhow::{Context as _, bail};
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser as _};
 use skpr_agent::config::{Args, Command, LogFormat};
-use skpr_agent::{Config, check_health, run};
+use skpr_agent::{Config, check_health, raise_file_limit, run};
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -43,6 +43,7 @@ fn start_logging(format: LogFormat) {
 
 /// One thread is enough, and the smallest: what works hard is the tail thread.
 fn serve(config: Config) -> anyhow::Result<()> {
+    raise_file_limit();
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     let result = runtime.block_on(until_stopped(config));

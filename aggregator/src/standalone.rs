@@ -25,8 +25,14 @@ use tokio_util::sync::CancellationToken;
 /// The agent's share of a stop: it only puts down where it has read to.
 const AGENT_STOPS_WITHIN: Duration = Duration::from_secs(5);
 
+/// How long open calls are waited for before they are ended.
+const GRACE: Duration = Duration::from_millis(500);
+
 /// Runs until `stop`, or until a part fails.
 pub async fn run(mut config: config::Standalone, stop: CancellationToken) -> anyhow::Result<()> {
+    skpr_agent::raise_file_limit();
+    // No load balancer has to notice, and the only agent has stopped before.
+    config.stop.grace = config.stop.grace.min(GRACE);
     private_file::create_directory(&config.data)?;
     let _lock = Lock::take(&config.data)?;
     let wrapper = std::env::current_exe().ok();

@@ -64,16 +64,17 @@ impl Engine {
         }
         held.sort_unstable();
         let mut count: usize = held.iter().map(|(_, _, files)| files).sum();
+        let mut let_go = 0;
         for (_, id, files) in held {
             if count <= self.limits.held_files {
                 break;
             }
             count -= files;
-            tracing::warn!(
-                held = self.limits.held_files,
-                "too many unclaimed log files, letting the oldest go"
-            );
+            let_go += files;
             expired.push(id);
+        }
+        if let_go > 0 {
+            tracing::warn!(let_go, held = count, "too many unclaimed log files, letting the oldest go");
         }
         for id in expired {
             self.with(id, |engine, container| engine.ignore(container));

@@ -148,8 +148,12 @@ impl Metrics {
             }),
             ("agent_truncated_records", "Records longer than is kept", |report| report.truncated_records),
             ("agent_refused_records", "Records refused for good", |report| report.refused_records),
-            ("agent_missed_files", "Log files gone before they could be opened", |report| report.missed_files),
-            ("agent_released_files", "Log files of unclaimed pods let go unread", |report| report.released_files),
+            ("agent_missed_files", "Log files gone before they could be opened", |report| {
+                report.missed_files
+            }),
+            ("agent_released_files", "Log files of unclaimed pods let go unread", |report| {
+                report.released_files
+            }),
             ("agent_reconnects", "Connections made again", |report| report.reconnects),
         ];
         for (name, help, read) in counters {

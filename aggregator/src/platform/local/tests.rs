@@ -25,7 +25,7 @@ async fn environments_run_and_are_published() {
 
     let mut earlier = None;
     for _ in 0..2 {
-        let config = LocalConfig::load(&[manifest.clone()], &data, None).unwrap();
+        let config = LocalConfig::load(std::slice::from_ref(&manifest), &data, None).unwrap();
         let (out, mut inventories) = watch::channel(Arc::default());
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();

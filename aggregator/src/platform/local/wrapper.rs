@@ -2,11 +2,16 @@
 //!
 //! A step between fork and exec would need unsafe code; a program of our own that execs does not.
 
-use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+use rustix::process::{
+    Resource, Rlimit, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit,
+};
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::Command;
+
+/// The soft limit of open files that a login gives.
+const USUAL_FILES: u64 = 1024;
 
 /// Starts the program of an instance; used by standalone only.
 #[derive(Debug, clap::Args)]
@@ -40,6 +45,11 @@ fn become_it(args: RunInstance) -> anyhow::Result<std::convert::Infallible> {
         // A hierarchy that refuses is one that ends or measures less; the site runs all the same.
         drop(std::fs::write(entrance, "0"));
     }
+    // What the agent needs is not what a site expects: programs that use `select` break past this.
+    let files = getrlimit(Resource::Nofile);
+    let usual = Some(files.maximum.map_or(USUAL_FILES, |maximum| maximum.min(USUAL_FILES)));
+    setrlimit(Resource::Nofile, Rlimit { current: usual, maximum: files.maximum })
+        .context("limit open files")?;
     let (program, arguments) = args.command.split_first().context("no program given")?;
     let error = Command::new(program).args(arguments).exec();
     Err(error).with_context(|| format!("run `{}`", program.display()))

@@ -110,10 +110,15 @@ pub(crate) fn cri_line(
     out: &mut Vec<u8>,
 ) -> io::Result<()> {
     text.clear();
-    let stream = if message(random, text)? { "stderr" } else { "stdout" };
-    let time = jiff::Timestamp::from_nanosecond(i128::from(nanos)).map_err(io::Error::other)?;
-    write!(out, "{time:.9} {stream} F ")?;
+    let stderr = message(random, text)?;
+    cri_header(nanos, stderr, out)?;
     out.extend_from_slice(text);
     out.push(b'\n');
     Ok(())
+}
+
+/// What stands before the message in a container log line.
+pub(crate) fn cri_header(nanos: i64, stderr: bool, out: &mut impl io::Write) -> io::Result<()> {
+    let time = jiff::Timestamp::from_nanosecond(i128::from(nanos)).map_err(io::Error::other)?;
+    write!(out, "{time:.9} {} F ", if stderr { "stderr" } else { "stdout" })
 }

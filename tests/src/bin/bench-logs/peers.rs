@@ -9,6 +9,16 @@ use std::time::Duration;
 /// A child process that ends with its owner.
 pub(crate) struct Running(pub Child);
 
+impl Running {
+    /// Asks it to end, and waits until it has.
+    pub(crate) fn stop(&mut self) -> anyhow::Result<()> {
+        let pid = rustix::process::Pid::from_child(&self.0);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).context("ask a process to end")?;
+        self.0.wait().context("wait for a process")?;
+        Ok(())
+    }
+}
+
 impl Drop for Running {
     fn drop(&mut self) {
         if self.0.kill().is_ok() {

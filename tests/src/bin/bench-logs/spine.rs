@@ -1,7 +1,7 @@
 //! From the node's files to durable storage: speed and memory of agent and aggregator, and the CLI's window.
 
 use crate::input::{Random, cri_line};
-use crate::measure::{cpu_seconds, memory_mib, percentile, wait_until};
+use crate::measure::{cpu_seconds, memory_mib, percentile, shell, wait_until};
 use crate::peers;
 use crate::programs::Aggregator;
 use crate::report::{Better, Figure};
@@ -15,7 +15,7 @@ const INSTANCES: u64 = 8;
 const NOT_AFTER: Duration = Duration::from_secs(600);
 const WINDOWS: usize = 9;
 
-/// Files of a fake node; the last line's message of each file is its end mark.
+/// Files of a fake node.
 struct Node {
     logs: PathBuf,
     bytes: u64,
@@ -56,17 +56,8 @@ fn fill(logs: &Path, bytes: u64) -> anyhow::Result<Node> {
     Ok(total)
 }
 
-/// Waits until the agent has nothing that is not acknowledged: its checkpoint, and so `skpr logs`, has the last line of
-/// each instance.
-fn all_stored(aggregator: &Aggregator, node: &Node) -> anyhow::Result<()> {
-    wait_until("everything is stored", NOT_AFTER, || {
-        let end =
-            node.first + jiff::SignedDuration::try_from(node.span)? - jiff::SignedDuration::from_millis(20);
-        let since = end.to_string();
-        let output = aggregator.skpr(&["logs", "prod", "-q", "-o", "json", "--since", &since])?.output()?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        Ok((0..INSTANCES).all(|number| text.contains(&format!("\"prod-{number}\""))))
-    })
+fn all_stored(aggregator: &Aggregator, records: u64) -> anyhow::Result<()> {
+    wait_until("everything is stored", NOT_AFTER, || Ok(aggregator.stored_records()? >= records))
 }
 
 pub(crate) fn run(work: &Path, bytes: u64, figures: &mut Vec<Figure>) -> anyhow::Result<()> {
@@ -75,7 +66,7 @@ pub(crate) fn run(work: &Path, bytes: u64, figures: &mut Vec<Figure>) -> anyhow:
     let agent = aggregator.agent(&node.logs, &work.join("agent"))?;
     let (agent_pid, aggregator_pid) = (agent.0.id(), aggregator.process.0.id());
     let start = Instant::now();
-    all_stored(&aggregator, &node)?;
+    all_stored(&aggregator, node.lines)?;
     let wall = start.elapsed().as_secs_f64();
     let agent_cpu = cpu_seconds(agent_pid)?;
     let together = agent_cpu + cpu_seconds(aggregator_pid)?;
@@ -111,7 +102,30 @@ pub(crate) fn run(work: &Path, bytes: u64, figures: &mut Vec<Figure>) -> anyhow:
         "MiB",
         Better::Lower,
     ));
-    window(&aggregator, &node, figures)
+    window(&aggregator, &node, figures)?;
+    drop(agent);
+    size(aggregator, &node, figures)
+}
+
+/// What the node's lines take in the store, against what they take compressed as they are on the node.
+fn size(mut aggregator: Aggregator, node: &Node, figures: &mut Vec<Figure>) -> anyhow::Result<()> {
+    aggregator.process.stop()?;
+    let report = skpr_aggregator::store::check(&aggregator.data.join("store"))?;
+    anyhow::ensure!(report.is_whole(), "the store is damaged: {report}");
+    let (packed, _) =
+        shell(&format!("for f in {}/*/app/0.log; do zstd -q -3 -c $f; done | wc -c", node.logs.display()))?;
+    let packed: f64 = packed.parse().context("parse the compressed size")?;
+    // The newest records are in memory and in the write-ahead log, not in files yet.
+    let sealed = report.records as f64 / node.lines as f64;
+    let segments = aggregator.data.join("store/segments");
+    let (on_disk, _) = shell(&format!("find {} -type f -exec cat {{}} + | wc -c", segments.display()))?;
+    let on_disk: f64 = on_disk.parse().context("parse the stored size")?;
+    figures.push(
+        Figure::new("stored size, end to end", on_disk / 1e6 / sealed, "MB", Better::Lower)
+            .against("zstd -3 of the node's files", packed / 1e6)
+            .target_ratio(1.0),
+    );
+    Ok(())
 }
 
 /// 7 MB out of what is stored, as `skpr logs` prints it: first line and all, process start included.
@@ -163,10 +177,7 @@ pub(crate) fn quiet(work: &Path, files: u64, seconds: u64, figures: &mut Vec<Fig
     let aggregator = Aggregator::start(&logs, &work.join("data"))?;
     let agent = aggregator.agent(&logs, &work.join("agent"))?;
     let pid = agent.0.id();
-    wait_until("every file's line is stored", NOT_AFTER, || {
-        let output = aggregator.skpr(&["logs", "prod", "-q", "-o", "json", "--since", "1h"])?.output()?;
-        Ok(output.stdout.iter().filter(|byte| **byte == b'\n').count() as u64 >= files)
-    })?;
+    all_stored(&aggregator, files)?;
     // Past what the start itself causes: inotify's echo of the first reads, and checkpoints.
     std::thread::sleep(Duration::from_secs(3));
     let before = cpu_seconds(pid)?;
