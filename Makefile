@@ -15,7 +15,8 @@ setup:  ## install what a build needs and is missing here: Debian packages, Rust
 build: setup  ## build the three programs (PROFILE=release|dev)
 	cargo build --locked --profile $(PROFILE) --workspace --bins
 
-demo: setup  ## build, start everything on this machine with an example site, show it, stop it again
+demo:  ## build, start everything on this machine with an example site, show it, stop it again
+	@scripts/setup build demo
 	cargo build --locked --workspace --bins
 	@scripts/demo.sh
 

@@ -2,11 +2,11 @@
 # Shows skpr on this machine: starts it on a copy of examples/site, makes some traffic, and prints each command before
 # its real output. Ends what it started, whatever happens; with KEEP=1 it leaves everything running and says where.
 #
-#   SKPR_BIN_DIR  where the built programs are (default target/debug)
+#   SKPR_BIN_DIR  where the built programs are (default: where cargo puts them)
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
-bin=${SKPR_BIN_DIR:-$root/target/debug}
+bin=${SKPR_BIN_DIR:-${CARGO_TARGET_DIR:-$root/target}/debug}
 bin=$(cd "$bin" && pwd)
 work=$(mktemp -d "${TMPDIR:-/tmp}/skpr-demo.XXXXXX")
 skpr_pid=
@@ -47,7 +47,7 @@ for program in skpr skpr-aggregator; do
   [ -x "$bin/$program" ] || fail "no $program in $bin: build first (make build)"
 done
 if ! command -v python3 >/dev/null; then
-  command -v apt-get >/dev/null && [ "$(id -u)" = 0 ] || fail "the example site needs python3: install it first"
+  if ! command -v apt-get >/dev/null || [ "$(id -u)" != 0 ]; then fail "the example site needs python3: install it first"; fi
   say "Installing python3 for the example site"
   apt-get update -qq && apt-get install -y -qq --no-install-recommends python3 >/dev/null
 fi

@@ -1,3 +1,5 @@
+//! Certificates as a client sees them: made, kept, renewed and replaced.
+
 use super::*;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::ServerName;

@@ -1,3 +1,5 @@
+//! `.skpr.yml` as people write it, rightly, wrongly and with bad intent.
+
 use super::*;
 use proptest::prelude::*;
 

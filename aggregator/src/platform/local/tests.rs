@@ -1,3 +1,5 @@
+//! Instances of a manifest from start to stop, with real processes.
+
 use super::*;
 use std::fs;
 

@@ -1,3 +1,5 @@
+//! Real processes: restarts, groups, signals, and what becomes of their output.
+
 use super::*;
 use std::path::Path;
 use std::time::Duration;
