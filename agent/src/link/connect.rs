@@ -21,7 +21,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint, Uri};
 
 /// TCP, TLS and HTTP/2 together may take this long.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection over which nothing comes is asked for a sign of life after this long …
 const KEEPALIVE: Duration = Duration::from_secs(30);
 /// … and given up when it does not answer within this.
