@@ -46,5 +46,6 @@ cluster-down:  ## stop it and remove what it left
 	@tests/cluster/cluster down
 
 bench-logs: setup  ## speed and memory of the log path, measured here: a table, and target/bench/logs.json
-	cargo build --locked --profile release --workspace --bins
-	cargo run --locked --profile release -p skpr-tests --bin bench-logs
+	@scripts/setup bench
+	cargo build --locked --release --workspace --bins
+	"$${CARGO_TARGET_DIR:-target}/release/bench-logs"
