@@ -14,6 +14,8 @@ use tokio::sync::{oneshot, watch};
 const WAIT: Duration = Duration::from_secs(1);
 /// The checkpoint is written at most so often. What a crash makes us send again, the store drops.
 const SAVE_INTERVAL: Duration = Duration::from_secs(1);
+/// The counters are brought up to date at most so often.
+const COUNT_INTERVAL: Duration = Duration::from_secs(5);
 /// Reading, parsing and hashing are flat loops; the buffers are on the heap.
 const STACK: usize = 512 << 10;
 
@@ -45,6 +47,7 @@ impl Pump {
                     stream: 0,
                     wanted: 0,
                     saved: Instant::now(),
+                    counted: None,
                     save_failed: false,
                 }
                 .run()
@@ -79,6 +82,7 @@ struct Loop {
     stream: u64,
     wanted: usize,
     saved: Instant,
+    counted: Option<Instant>,
     save_failed: bool,
 }
 
@@ -96,7 +100,7 @@ impl Loop {
             if !self.hand_out(now) {
                 return self.tail.save().context("save the checkpoint");
             }
-            self.counters.send_replace(self.tail.counters());
+            self.count(now);
             self.save(now);
             self.heartbeat.beat();
             self.tail.wait(WAIT);
@@ -134,6 +138,14 @@ impl Loop {
             }
         }
         true
+    }
+
+    /// Makes the counters known: they are gathered from every file, and read every few seconds.
+    fn count(&mut self, now: Instant) {
+        if self.counted.is_none_or(|counted| now.duration_since(counted) >= COUNT_INTERVAL) {
+            self.counted = Some(now);
+            self.counters.send_replace(self.tail.counters());
+        }
     }
 
     fn save(&mut self, now: Instant) {

@@ -19,6 +19,10 @@ use std::time::{Duration, Instant, SystemTime};
 /// How often everything is looked at: what the watcher does not see waits no longer than this.
 const RECONCILE_WATCHED: Duration = Duration::from_secs(2);
 const RECONCILE_POLLED: Duration = Duration::from_secs(1);
+/// While the kernel reports changes, one round in so many looks at every directory; the others leave out those that
+/// have not changed for [`SETTLED`]. A look costs little, but a node has thousands of directories.
+const DIRECTORY_ROUNDS: u64 = 15;
+const SETTLED: Duration = Duration::from_secs(10);
 /// How long to wait for another agent to let go of the state directory.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 /// Of so many turns, one goes to files that are not in danger.
@@ -28,7 +32,8 @@ const MOST_WARNINGS: usize = 1000;
 
 pub(super) struct Engine {
     pub(super) limits: Limits,
-    pub(super) containers: BTreeMap<u64, Container>,
+    /// Boxed, because each is taken out for its turn.
+    pub(super) containers: BTreeMap<u64, Box<Container>>,
     pub(super) claimed: BTreeSet<PodUid>,
     /// A complete set of claims has arrived.
     pub(super) heard: bool,
@@ -55,6 +60,7 @@ pub(super) struct Engine {
     last_id: u64,
     due: Option<Instant>,
     reconciled: Option<Instant>,
+    rounds: u64,
     warned: HashSet<PathBuf>,
     warned_open: bool,
 }
@@ -94,6 +100,7 @@ impl Engine {
             last_id: 0,
             due: None,
             reconciled: None,
+            rounds: 0,
             warned: HashSet::new(),
             warned_open: false,
         })
@@ -162,7 +169,11 @@ impl Engine {
         let changes = self.watch.take();
         let polled = if self.watch.is_watching() { RECONCILE_WATCHED } else { RECONCILE_POLLED };
         if changes.everything || self.reconciled.is_none_or(|last| now >= last + polled) {
-            self.reconcile(now);
+            self.rounds += 1;
+            let every = changes.everything
+                || !self.watch.is_watching()
+                || self.rounds.is_multiple_of(DIRECTORY_ROUNDS);
+            self.look_around(now, every);
         } else {
             for directory in changes.listed {
                 self.look_at(&directory, true, now);
@@ -202,12 +213,22 @@ impl Engine {
     }
 
     pub(super) fn reconcile(&mut self, now: Instant) {
+        self.look_around(now, true);
+    }
+
+    /// Looks at every file, and at every directory or at those that changed lately.
+    fn look_around(&mut self, now: Instant, every: bool) {
         self.reconciled = Some(now);
         self.watch.establish();
-        self.scan(now);
+        let settled = SystemTime::now().checked_sub(SETTLED).filter(|_| !every);
+        let is_settled = |modified: Option<SystemTime>| {
+            modified.zip(settled).is_some_and(|(modified, settled)| modified < settled)
+        };
+        self.scan(now, &is_settled);
         for id in self.container_ids() {
             self.with(id, |engine, container| {
-                if container.claim != Claim::Ignored || !container.directory.is_dir() {
+                let looks = !is_settled(container.directory_modified);
+                if looks && (container.claim != Claim::Ignored || !container.directory.is_dir()) {
                     match discover::is_stale(&container.directory, container.directory_modified) {
                         Ok(false) => {}
                         Ok(true) | Err(_) => engine.relist(container, now),
@@ -222,7 +243,7 @@ impl Engine {
     }
 
     /// Looks for containers that are new.
-    fn scan(&mut self, now: Instant) {
+    fn scan(&mut self, now: Instant, is_settled: &dyn Fn(Option<SystemTime>) -> bool) {
         if let Ok(true) = discover::is_stale(&self.root, self.root_modified) {
             self.root_modified = std::fs::metadata(&self.root).and_then(|metadata| metadata.modified()).ok();
             let Ok(pods) = discover::subdirectories(&self.root) else { return };
@@ -238,23 +259,23 @@ impl Engine {
             self.root_modified = None;
             return;
         }
-        let pods: Vec<(PathBuf, SystemTime)> =
-            self.pods.iter().map(|(path, modified)| (path.clone(), *modified)).collect();
-        for (pod, modified) in pods {
-            if !matches!(discover::is_stale(&pod, Some(modified)), Ok(true)) {
+        let mut pods = std::mem::take(&mut self.pods);
+        for (pod, modified) in &mut pods {
+            if is_settled(Some(*modified)) || !matches!(discover::is_stale(pod, Some(*modified)), Ok(true)) {
                 continue;
             }
-            let now_modified = std::fs::metadata(&pod).and_then(|metadata| metadata.modified());
-            let Ok(containers) = discover::subdirectories(&pod) else { continue };
+            let now_modified = std::fs::metadata(pod).and_then(|metadata| metadata.modified());
+            let Ok(containers) = discover::subdirectories(pod) else { continue };
             for (name, directory) in containers {
                 if !self.by_directory.contains_key(&directory) {
-                    self.add(&pod, &name, &directory, now);
+                    self.add(pod, &name, &directory, now);
                 }
             }
-            if let Ok(modified) = now_modified {
-                self.pods.insert(pod, modified);
+            if let Ok(now_modified) = now_modified {
+                *modified = now_modified;
             }
         }
+        self.pods = pods;
         // Every directory was looked at: what the checkpoint knows beyond them does not exist any more.
         if !self.remembered.is_empty() {
             tracing::info!(sources = self.remembered.len(), "forgetting sources whose directories are gone");
@@ -281,7 +302,7 @@ impl Engine {
         }
         container.claim = self.first_claim(&container);
         self.by_directory.insert(directory.to_owned(), id);
-        self.containers.insert(id, container);
+        self.containers.insert(id, Box::new(container));
         self.with(id, |engine, container| {
             engine.relist(container, now);
             engine.refresh(container, now);
@@ -294,15 +315,18 @@ impl Engine {
             if file.gzip || file.vanished {
                 continue;
             }
-            let metadata = match &file.descriptor {
-                Some(descriptor) => descriptor.metadata(),
+            let size = match &file.descriptor {
+                // Cheaper than all that `metadata` asks for, and this runs for every file every two seconds.
+                Some(descriptor) => {
+                    rustix::fs::fstat(descriptor).ok().and_then(|stat| u64::try_from(stat.st_size).ok())
+                }
                 None => {
                     file.stuck_at = None;
-                    std::fs::metadata(&file.path)
+                    std::fs::metadata(&file.path).ok().map(|metadata| metadata.len())
                 }
             };
-            if let Ok(metadata) = metadata {
-                file.resize(metadata.len());
+            if let Some(size) = size {
+                file.resize(size);
             }
         }
         let timeout = self.limits.partial_timeout;
@@ -364,9 +388,10 @@ impl Engine {
     }
 
     fn requeue(&mut self, container: &mut Container) {
-        let others: usize = self.containers.values().map(Container::partial_bytes).sum::<usize>();
-        container.flush |=
-            container.has_partial() && others + container.partial_bytes() > self.limits.partial_bytes;
+        if container.has_partial() {
+            let others: usize = self.containers.values().map(|other| other.partial_bytes()).sum();
+            container.flush |= others + container.partial_bytes() > self.limits.partial_bytes;
+        }
         self.queue(container);
     }
 
@@ -426,8 +451,13 @@ impl Engine {
 
     /// Writes the checkpoint, with one container that is out of its place at the moment.
     pub(super) fn save_with(&mut self, container: Option<&Container>) -> anyhow::Result<()> {
-        let mut sources: Vec<Position> =
-            self.containers.values().chain(container).filter_map(Container::position).collect();
+        let mut sources: Vec<Position> = self
+            .containers
+            .values()
+            .map(Box::as_ref)
+            .chain(container)
+            .filter_map(Container::position)
+            .collect();
         sources.extend(self.remembered.values().cloned());
         self.state.save(&Checkpoint { sources })?;
         self.dirty = false;

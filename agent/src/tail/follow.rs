@@ -259,18 +259,23 @@ impl Container {
 
     /// Lets go of what is done. True: something changed.
     pub(super) fn release(&mut self, now: Instant) -> bool {
-        if self.in_flight == 0 {
+        if self.in_flight == 0
+            && (!self.cuts.is_empty() || self.files.iter().any(|file| file.acked != file.read))
+        {
             let points = self.resume_points();
             self.advance(&points);
         }
         let before = self.files.len();
         let quiet = |file: &LogFile| file.vanished || file.followed_at.is_some_and(|at| now >= at + GRACE);
         // An empty file in between is nothing to remember.
-        let (empty, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.files)
-            .into_iter()
-            .partition(|file| file.generation.is_none() && file.is_done() && (quiet(file) || self.gone));
-        self.files = rest;
-        empty.iter().for_each(|file| self.ignore(file));
+        let gone = self.gone;
+        let is_empty = |file: &LogFile| file.generation.is_none() && file.is_done() && (quiet(file) || gone);
+        if self.files.iter().any(is_empty) {
+            let (empty, rest) = std::mem::take(&mut self.files).into_iter().partition(is_empty);
+            self.files = rest;
+            let empty: Vec<LogFile> = empty;
+            empty.iter().for_each(|file| self.ignore(file));
+        }
         while let Some(first) = self.files.first() {
             let followed = quiet(first) && self.files.get(1).is_some_and(|next| next.generation.is_some());
             if !first.is_done() || !(followed || self.gone) {
