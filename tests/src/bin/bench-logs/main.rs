@@ -29,7 +29,12 @@ fn main() -> anyhow::Result<()> {
         .unwrap_or(1024);
     let parts: Vec<String> = arguments.collect();
     let wanted = |part: &str| parts.is_empty() || parts.iter().any(|name| name == part);
-    let work = tempfile::tempdir().context("make a work directory")?;
+    // Not in /tmp: that may be memory, where nothing has to become durable.
+    let place = Path::new("target/bench");
+    std::fs::create_dir_all(place).context("make the benchmark's directory")?;
+    let work = tempfile::tempdir_in(std::fs::canonicalize(place)?).context("make a work directory")?;
+    let load = std::fs::read_to_string("/proc/loadavg").context("read the load")?;
+    println!("load when it began: {}\n", load.split(' ').next().unwrap_or_default());
     let directory = |name: &str| -> anyhow::Result<std::path::PathBuf> {
         let path = work.path().join(name);
         std::fs::create_dir(&path)?;
@@ -50,5 +55,5 @@ fn main() -> anyhow::Result<()> {
     if wanted("sealed") {
         sealed::run(&directory("sealed")?, (mib << 20) as usize, &mut figures).context("sealed files")?;
     }
-    report::publish(&figures, Path::new("target/bench/logs.json"))
+    report::publish(&figures, &place.join("logs.json"))
 }

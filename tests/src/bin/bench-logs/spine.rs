@@ -178,8 +178,9 @@ pub(crate) fn quiet(work: &Path, files: u64, seconds: u64, figures: &mut Vec<Fig
     let agent = aggregator.agent(&logs, &work.join("agent"))?;
     let pid = agent.0.id();
     all_stored(&aggregator, files)?;
-    // Past what the start itself causes: inotify's echo of the first reads, and checkpoints.
-    std::thread::sleep(Duration::from_secs(3));
+    // Past what the start itself causes: inotify's echo of the first reads, checkpoints, and a closer look at
+    // directories that are new.
+    std::thread::sleep(Duration::from_secs(15));
     let before = cpu_seconds(pid)?;
     std::thread::sleep(Duration::from_secs(seconds));
     let share = (cpu_seconds(pid)? - before) / seconds as f64 * 100.0;
