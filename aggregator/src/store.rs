@@ -19,6 +19,7 @@ mod memory;
 mod merge;
 mod positions;
 mod query;
+mod rebuild;
 mod recover;
 mod retention;
 mod seal;

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use super::manifest::{Found, Manifest, SealedEnvironment};
 use super::recover::{self, wal_directory};
-use super::segment;
 use super::wal::{self, WalFile};
+use super::{rebuild, segment};
 
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,10 +47,17 @@ pub fn check(directory: &Path) -> std::io::Result<Report> {
     let mut report = Report::default();
     let manifest = match Manifest::read(directory)? {
         Found::Lost => {
-            report.problems.push("both copies of the manifest are damaged".to_owned());
+            let problem =
+                "both copies of the manifest are damaged; the next start makes one from the sealed files";
+            report.problems.push(problem.to_owned());
             Manifest::default()
         }
-        Found::Nothing => Manifest::default(),
+        Found::Nothing => {
+            report
+                .notes
+                .push("there is no manifest; the next start makes one from the sealed files".to_owned());
+            Manifest::default()
+        }
         Found::Good { manifest, damaged } => {
             if damaged > 0 {
                 report.problems.push("one of the two copies of the manifest is damaged".to_owned());
@@ -60,6 +67,9 @@ pub fn check(directory: &Path) -> std::io::Result<Report> {
     };
     for environment in &manifest.environments {
         check_environment(directory, environment, &mut report);
+    }
+    for path in recover::files_below(&directory.join(rebuild::ASIDE)) {
+        report.notes.push(format!("`{}` was put aside when there was no manifest", path.display()));
     }
     for path in recover::orphans(directory, &manifest) {
         report.notes.push(format!("`{}` belongs to nothing", path.display()));

@@ -133,7 +133,7 @@ impl Manifest {
     pub(super) fn set_aside(directory: &Path) {
         for name in NAMES {
             let path = directory.join(name);
-            drop(std::fs::rename(&path, path.with_extension("damaged")));
+            drop(std::fs::rename(&path, directory.join(format!("{name}.damaged"))));
         }
     }
 

@@ -14,6 +14,7 @@ use super::disk::Disk;
 use super::manifest::{Found, Manifest};
 use super::memory::{Columns, Run};
 use super::positions::Positions;
+use super::rebuild::{self, Logged};
 use super::table::{Labels, Sealed, Shared, add};
 use super::wal::{self, EntryKind, Replayed, Wal, WalFile};
 use super::{OpenError, Options};
@@ -45,31 +46,29 @@ pub(super) fn recover(disk: Disk, options: Options) -> Result<Recovered, OpenErr
     }
     let found = Manifest::read(&root).map_err(failed("read the manifest in", &root))?;
     let shared = Arc::new(Shared::new(disk.clone(), options));
-    let (manifest, list_is_whole) = match found {
-        Found::Nothing => (Manifest::default(), true),
+    let mut recovery =
+        Recovery { shared, positions: Positions::default(), sources: HashMap::new(), weight: 0 };
+    let directory = wal_directory(&root);
+    let manifest = match found {
         Found::Good { manifest, damaged } => {
             if damaged > 0 {
                 tracing::error!("one copy of the manifest is damaged; the other one is used");
-                add(&shared.counters.damage, 1);
+                add(&recovery.shared.counters.damage, 1);
             }
-            (manifest, true)
+            remove_orphans(&recovery.shared, &manifest);
+            manifest
         }
+        Found::Nothing => recovery.rebuild(&disk, &directory),
         Found::Lost => {
             tracing::error!(
-                "the manifest is damaged: sealed files are left where they are, but cannot be read"
+                "both copies of the manifest are damaged: it is made again from the sealed files"
             );
-            add(&shared.counters.damage, 1);
+            add(&recovery.shared.counters.damage, 1);
             Manifest::set_aside(&root);
-            (Manifest::default(), false)
+            recovery.rebuild(&disk, &directory)
         }
     };
-    let mut recovery =
-        Recovery { shared, positions: Positions::default(), sources: HashMap::new(), weight: 0 };
     recovery.restore(&manifest);
-    if list_is_whole {
-        remove_orphans(&recovery.shared, &manifest);
-    }
-    let directory = wal_directory(&root);
     let last =
         recovery.replay(&disk, &directory, manifest.wal_covered).map_err(failed("read", &directory))?;
     let shared = recovery.shared;
@@ -90,6 +89,45 @@ struct Recovery {
 }
 
 impl Recovery {
+    /// A manifest from what is there without one: nothing, in a new store.
+    fn rebuild(&mut self, disk: &Disk, directory: &Path) -> Manifest {
+        let logged = self.logged(disk, directory);
+        let root = &self.shared.options.directory;
+        let Some((mut manifest, aside)) = rebuild::rebuild(disk, root, &logged) else {
+            return Manifest::default();
+        };
+        add(&self.shared.counters.damage, aside);
+        let files: usize = manifest.environments.iter().map(|environment| environment.files.len()).sum();
+        tracing::warn!(files, aside, "there was no manifest: made from the sealed files");
+        manifest.edition += 1;
+        if let Err(error) = manifest.write(disk, root) {
+            tracing::warn!(%error, "cannot write the manifest; it is made again at the next start");
+        }
+        manifest
+    }
+
+    /// What the write-ahead log holds.
+    fn logged(&mut self, disk: &Disk, directory: &Path) -> Logged {
+        let paths = disk.list(directory).unwrap_or_default().into_iter();
+        let files: BTreeMap<u64, PathBuf> =
+            paths.filter_map(|path| Some((wal::file_number(&path)?, path))).collect();
+        let limits = limits(&files);
+        let mut logged = Logged::new();
+        for (number, path) in &files {
+            // What cannot be read is reported when it is replayed.
+            let Ok(Some(file)) = WalFile::read(path) else { continue };
+            file.replay(limits.get(number).copied(), |kind, payload| {
+                if kind == EntryKind::Append
+                    && let Some((_, _, run)) = self.run(payload)
+                {
+                    let runs = logged.entry(run.labels.claim.environment.clone()).or_default();
+                    runs.push((run.first_sequence, run.last_sequence()));
+                }
+            });
+        }
+        logged
+    }
+
     fn restore(&mut self, manifest: &Manifest) {
         for environment in &manifest.environments {
             let table = self.shared.table(&environment.key);
@@ -158,20 +196,17 @@ impl Recovery {
     }
 
     fn entry(&mut self, kind: EntryKind, mut payload: Bytes) -> Option<()> {
-        let labels = self.labels(&mut payload)?;
         match kind {
             EntryKind::Claim => {
+                let labels = self.labels(&mut payload)?;
                 labels.used.store(payload.try_get_i64_le().ok()?, Ordering::Relaxed);
                 self.shared.put_claim(labels);
             }
             EntryKind::Append => {
-                let generation = payload.try_get_u64_le().ok()?;
-                let position = payload.try_get_u64_le().ok()?;
-                let first_sequence = payload.try_get_u64_le().ok()?;
-                let run = Run::new(labels, first_sequence, Columns::decode(payload)?);
+                let (generation, position, run) = self.run(payload)?;
                 let table = Arc::clone(&run.labels.table);
                 let mut state = table.lock();
-                if first_sequence <= state.head {
+                if run.first_sequence <= state.head {
                     return Some(());
                 }
                 let progress = self.positions.of(&run.labels.source);
@@ -185,6 +220,15 @@ impl Recovery {
             }
         }
         Some(())
+    }
+
+    /// What an append's entry says: generation, position, records.
+    fn run(&mut self, mut payload: Bytes) -> Option<(u64, u64, Run)> {
+        let labels = self.labels(&mut payload)?;
+        let generation = payload.try_get_u64_le().ok()?;
+        let position = payload.try_get_u64_le().ok()?;
+        let first_sequence = payload.try_get_u64_le().ok()?;
+        Some((generation, position, Run::new(labels, first_sequence, Columns::decode(payload)?)))
     }
 
     /// The labels at the start of an entry. The newest entry of a source says what its claim is.
@@ -245,20 +289,27 @@ pub(super) fn orphans(root: &Path, manifest: &Manifest) -> Vec<PathBuf> {
         .flat_map(|environment| &environment.files)
         .map(|file| root.join(&file.path).with_extension(""))
         .collect();
-    let mut orphans = Vec::new();
-    let mut directories = vec![segments_directory(root)];
+    let mut orphans = files_below(&segments_directory(root));
+    orphans.retain(|path| !belongs(&listed, path));
+    orphans
+}
+
+/// Every file below a directory, sorted.
+pub(super) fn files_below(directory: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut directories = vec![directory.to_owned()];
     while let Some(directory) = directories.pop() {
         for entry in std::fs::read_dir(&directory).into_iter().flatten().flatten() {
             let path = entry.path();
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 directories.push(path);
-            } else if !belongs(&listed, &path) {
-                orphans.push(path);
+            } else {
+                files.push(path);
             }
         }
     }
-    orphans.sort();
-    orphans
+    files.sort();
+    files
 }
 
 /// `x.parquet` and its sidecar belong to `x`.

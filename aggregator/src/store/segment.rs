@@ -27,6 +27,7 @@ use std::fmt;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
+pub(in crate::store) use checksum::sidecar;
 pub use range::Range;
 pub use scan::Scan;
 
@@ -158,10 +159,15 @@ pub fn verify(root: &Path, file: &SegmentFile) -> Result<(), ScanError> {
     verify::verify(root, file)
 }
 
+/// What a manifest would say about the segment at `path`, relative to the root. Reads the whole file.
+pub fn describe(root: &Path, path: &Path) -> Result<(EnvironmentKey, SegmentFile), ScanError> {
+    verify::describe(root, path)
+}
+
 /// Removes a segment and its checksums. That it is gone already is no error.
 pub fn remove(root: &Path, file: &SegmentFile) -> io::Result<()> {
     let path = resolve(root, file).map_err(io::Error::other)?;
-    for path in [checksum::sidecar(&path), path] {
+    for path in [sidecar(&path), path] {
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}

@@ -16,7 +16,7 @@ const MAGIC: &[u8; 8] = b"skprcrc1";
 const HEADER: usize = MAGIC.len() + 4 + 8;
 
 /// Where the checksums of the segment at `path` are.
-pub(super) fn sidecar(path: &Path) -> PathBuf {
+pub(in crate::store) fn sidecar(path: &Path) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(".crc");
     PathBuf::from(name)

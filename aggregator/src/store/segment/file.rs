@@ -190,7 +190,7 @@ pub(super) struct Group {
     pub(super) statistics: Statistics,
 }
 
-/// An open segment whose footer is consistent with the manifest.
+/// An open segment whose footer is consistent.
 pub(super) struct Segment {
     pub(super) path: PathBuf,
     pub(super) source: Arc<PageSource>,
@@ -200,7 +200,18 @@ pub(super) struct Segment {
 
 impl Segment {
     pub(super) fn open(root: &Path, file: &SegmentFile) -> Result<Segment, ScanError> {
-        let path = super::resolve(root, file)?;
+        let segment = Segment::open_unlisted(super::resolve(root, file)?)?;
+        if segment.length() != file.bytes {
+            return Err(segment.damaged("its length is not the one in the manifest"));
+        }
+        if !segment.holds(file) {
+            return Err(segment.damaged("it holds other rows than the manifest says"));
+        }
+        Ok(segment)
+    }
+
+    /// Opens a segment of which no manifest says anything.
+    pub(super) fn open_unlisted(path: PathBuf) -> Result<Segment, ScanError> {
         let blocks = Blocks::open(&path)?;
         let parse = || {
             let skip_all = ColumnChunkMask::columns([]);
@@ -211,9 +222,37 @@ impl Segment {
                 .parse_and_finish(&FooterSource(&blocks))
         };
         let metadata = guarded(parse).map_err(|error| failed(&path, error))?;
-        let groups = validate(&metadata, file, blocks.checksums.length)
+        let groups = validate(&metadata, blocks.checksums.length)
             .map_err(|detail| ScanError::Damaged { path: path.clone(), detail: detail.to_owned() })?;
         Ok(Segment { path, source: Arc::new(PageSource(blocks)), metadata, groups })
+    }
+
+    pub(super) fn length(&self) -> u64 {
+        self.source.0.checksums.length
+    }
+
+    /// The bounds of a number over all row groups.
+    pub(super) fn bounds(&self, of: fn(&Statistics) -> Bounds) -> Option<Bounds> {
+        let all = || self.groups.iter().map(|group| of(&group.statistics));
+        Some(Bounds {
+            min: all().map(|bounds| bounds.min).min()?,
+            max: all().map(|bounds| bounds.max).max()?,
+        })
+    }
+
+    pub(super) fn rows(&self) -> u64 {
+        self.groups.iter().map(|group| group.rows as u64).sum()
+    }
+
+    fn holds(&self, file: &SegmentFile) -> bool {
+        let times = Bounds { min: file.min_time.0, max: file.max_time.0 };
+        let sequences = self.bounds(|statistics| statistics.sequence).is_some_and(|sequence| {
+            u64::try_from(sequence.min) == Ok(file.min_sequence)
+                && u64::try_from(sequence.max) == Ok(file.max_sequence)
+        });
+        self.rows() == file.rows
+            && self.bounds(|statistics| statistics.order_time) == Some(times)
+            && sequences
     }
 
     pub(super) fn damaged(&self, detail: impl ToString) -> ScanError {
@@ -250,17 +289,14 @@ fn failed(path: &Path, error: ParquetError) -> ScanError {
     }
 }
 
-/// Whether the footer is one of ours and of this very segment.
-fn validate(metadata: &ParquetMetaData, file: &SegmentFile, length: u64) -> Result<Vec<Group>, &'static str> {
+/// Whether the footer is one of ours.
+fn validate(metadata: &ParquetMetaData, length: u64) -> Result<Vec<Group>, &'static str> {
     let schema = metadata.file_metadata().schema_descr();
     let columns = schema.columns().iter().map(|column| (column.name(), column.physical_type()));
     let required =
         schema.columns().iter().all(|column| column.max_def_level() == 0 && column.max_rep_level() == 0);
     if !columns.eq(COLUMNS) || !required {
         return Err("its columns are not those of a segment");
-    }
-    if length != file.bytes {
-        return Err("its length is not the one in the manifest");
     }
     let mut groups = Vec::with_capacity(metadata.num_row_groups());
     for (index, group) in metadata.row_groups().iter().enumerate() {
@@ -273,15 +309,7 @@ fn validate(metadata: &ParquetMetaData, file: &SegmentFile, length: u64) -> Resu
         let statistics = statistics(group).ok_or("a row group has no statistics")?;
         groups.push(Group { rows, statistics });
     }
-    let rows: u64 = groups.iter().map(|group| group.rows as u64).sum();
-    let smallest = |of: fn(&Statistics) -> Bounds| groups.iter().map(|group| of(&group.statistics).min).min();
-    let largest = |of: fn(&Statistics) -> Bounds| groups.iter().map(|group| of(&group.statistics).max).max();
-    let same = rows == file.rows
-        && smallest(|s| s.order_time) == Some(file.min_time.0)
-        && largest(|s| s.order_time) == Some(file.max_time.0)
-        && smallest(|s| s.sequence).is_some_and(|min| u64::try_from(min) == Ok(file.min_sequence))
-        && largest(|s| s.sequence).is_some_and(|max| u64::try_from(max) == Ok(file.max_sequence));
-    if same { Ok(groups) } else { Err("it holds other rows than the manifest says") }
+    Ok(groups)
 }
 
 fn pages_are_consistent(

@@ -1,31 +1,69 @@
-//! Reads a whole segment and compares it with what the manifest says about it.
+//! Reads a whole segment: to compare it with what the manifest says about it, or to say that for a lost manifest.
 
 use super::file::{INSTANCE, KIND, LAG, SEQUENCE, STREAM, Segment, TIME};
 use super::pages::{self, MessagePages};
 use super::range::Bounds;
 use super::{ScanError, SegmentFile};
+use crate::environment::EnvironmentKey;
 use crate::record::RecordKind;
+use skpr_proto::{EnvironmentName, Label, UnixNanos};
 use std::path::Path;
 
 pub(super) fn verify(root: &Path, file: &SegmentFile) -> Result<(), ScanError> {
     let segment = Segment::open(root, file)?; // compares rows, times, sequences and length as the footer has them
+    if read(&segment)? == file.raw_bytes {
+        Ok(())
+    } else {
+        Err(segment.damaged("its messages have another size"))
+    }
+}
+
+pub(super) fn describe(root: &Path, path: &Path) -> Result<(EnvironmentKey, SegmentFile), ScanError> {
+    let segment = Segment::open_unlisted(root.join(path))?;
+    let raw_bytes = read(&segment)?;
+    let described = || {
+        let times = segment.bounds(|statistics| statistics.order_time)?;
+        let sequences = segment.bounds(|statistics| statistics.sequence)?;
+        let file = SegmentFile {
+            path: path.to_owned(),
+            rows: segment.rows(),
+            bytes: segment.length(),
+            raw_bytes,
+            min_time: UnixNanos(times.min),
+            max_time: UnixNanos(times.max),
+            min_sequence: u64::try_from(sequences.min).ok()?,
+            max_sequence: u64::try_from(sequences.max).ok()?,
+        };
+        let pairs = segment.metadata.file_metadata().key_value_metadata()?;
+        let text = |key: &str| pairs.iter().find(|pair| pair.key == key)?.value.as_deref();
+        let environment = EnvironmentKey {
+            namespace: Label::parse("namespace", text("skpr.namespace")?).ok()?,
+            name: EnvironmentName::parse(text("skpr.project")?, text("skpr.environment")?).ok()?,
+        };
+        Some((environment, file))
+    };
+    described().ok_or_else(|| segment.damaged("it does not say whose it is"))
+}
+
+/// Reads everything; returns the messages' bytes.
+fn read(segment: &Segment) -> Result<u64, ScanError> {
     segment.source.0.verify().map_err(|error| segment.failed(error))?;
     let mut last = None;
     let mut raw_bytes = 0;
     for group in 0..segment.groups.len() {
-        last = verify_rows(&segment, group, last)?;
+        last = verify_rows(segment, group, last)?;
         for column in [INSTANCE, STREAM] {
-            let strings = pages::strings(&segment, group, column)?;
+            let strings = pages::strings(segment, group, column)?;
             if strings.ids.len() != segment.groups.get(group).map_or(0, |group| group.rows) {
                 return Err(segment.damaged("a column is shorter than its row group"));
             }
         }
-        let mut messages = MessagePages::open(&segment, group)?;
-        while let Some(page) = messages.next(&segment, |_| true)? {
+        let mut messages = MessagePages::open(segment, group)?;
+        while let Some(page) = messages.next(segment, |_| true)? {
             raw_bytes += page.bytes.len() as u64;
         }
     }
-    if raw_bytes == file.raw_bytes { Ok(()) } else { Err(segment.damaged("its messages have another size")) }
+    Ok(raw_bytes)
 }
 
 /// Verifies the numbers of a row group; `last` is (`order_time`, `sequence`) of the row before it.
