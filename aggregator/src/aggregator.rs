@@ -209,6 +209,8 @@ async fn run_with(parts: Parts, audit: Audit, stop: CancellationToken) -> anyhow
     let failed = tokio::select! {
         () = stop.cancelled() => None,
         Some(ended) = tasks.join_next() => Some(ended),
+        // Starting again helps, and nothing else does.
+        () = shared.store.failed() => Some(Ok(("store", Err(anyhow!("a thread of it panicked"))))),
     };
     let stopped = stop::stop(&shared, &mut tasks, parts.stop).await;
     match failed {

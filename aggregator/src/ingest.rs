@@ -3,7 +3,8 @@
 //! - A batch is acknowledged only after the store says that it is on stable storage, and in the order of arrival.
 //! - A batch of a pod that is not the agent's node's, or of none that is claimed, is refused for good; that says nothing
 //!   about the other batches.
-//! - A storage failure ends the stream: the agent goes back to what was acknowledged and comes again later.
+//! - A storage failure ends the stream: the agent goes back to what was acknowledged and comes again later. Nothing that
+//!   came behind the failed batch is stored then, else that one would look like a duplicate.
 //!
 //! Batches are pipelined: [`IN_FLIGHT_BATCHES`] may wait for the disk at once. Past that, or past
 //! [`IN_FLIGHT_BYTES`], the stream is not read, and HTTP/2 flow control stops the agent.
@@ -12,7 +13,7 @@ use crate::agents::{AgentCall, frame_error, stopping};
 use crate::audit::Line;
 use crate::batch::Batch;
 use crate::environment::Claim;
-use crate::store::{AppendError, Appended};
+use crate::store::{AppendError, Appended, Lane};
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, FuturesOrdered, StreamExt as _};
 use futures::{FutureExt as _, poll};
@@ -56,6 +57,7 @@ impl Refusal {
 
 struct Shipment {
     call: AgentCall,
+    lane: Lane,
     batches: Streaming<v1::Batch>,
     peer: Option<SocketAddr>,
     distrusted: BoxFuture<'static, Failure>,
@@ -76,6 +78,7 @@ pub(crate) fn stream(
 ) -> BoxStream<'static, Result<Ack, Status>> {
     let distrusted = call.distrusted();
     let shipment = Shipment {
+        lane: call.shared.store.lane(),
         call,
         batches,
         peer,
@@ -185,9 +188,8 @@ impl Shipment {
             return Ok(());
         }
         self.in_flight_bytes += pending.bytes;
-        let store = self.call.shared.store.clone();
-        let mut append: BoxFuture<'static, Outcome> =
-            Box::pin(async move { (pending, store.append(batch).await) });
+        let append = self.lane.append(batch);
+        let mut append: BoxFuture<'static, Outcome> = Box::pin(async move { (pending, append.await) });
         // The store queues a batch when its future is first polled. Doing that here keeps the order of arrival, whatever
         // order the set of futures polls in.
         match poll!(Pin::new(&mut append)) {

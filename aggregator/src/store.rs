@@ -13,6 +13,7 @@ mod compact;
 mod disk;
 mod history;
 mod keeper;
+mod lane;
 mod live;
 mod manifest;
 mod memory;
@@ -42,11 +43,12 @@ use crate::batch::Batch;
 use crate::environment::{Claim, EnvironmentKey};
 use crate::record::Read;
 use keeper::Keeper;
-use table::Shared;
+use table::{Shared, Watched};
 use writer::{Command, Writer};
 
 pub use crate::record;
 pub use check::{Report, check};
+pub use lane::Lane;
 pub use query::{ReadError, Reader};
 pub use table::{Statistics, StorageFault};
 
@@ -141,10 +143,18 @@ impl Store {
                 source,
             })
         };
-        let threads = vec![
-            spawn("store-writer", Box::new(move || writer.run(inbox)))?,
-            spawn("store-keeper", Box::new(move || keeper.run(&jobs)))?,
-        ];
+        let (watched, watched_too) = (Watched(Arc::clone(&shared)), Watched(Arc::clone(&shared)));
+        let write = move || {
+            let _watched = watched;
+            writer.run(inbox);
+        };
+        let keep = move || {
+            let _watched = watched_too;
+            // Gone before the others are told, so that nobody waits for an answer from here.
+            let jobs = jobs;
+            keeper.run(&jobs);
+        };
+        let threads = vec![spawn("store-writer", Box::new(write))?, spawn("store-keeper", Box::new(keep))?];
         Ok(Store(Arc::new(Inner { shared, commands, threads: Mutex::new(threads) })))
     }
 
@@ -162,14 +172,14 @@ impl Store {
         self.0.shared.claimed(source).map(|labels| labels.claim.clone())
     }
 
-    /// Stores the records of a batch that are not stored yet; returns when they are on stable storage. Dropping the
-    /// future does not take the batch back.
+    /// For appending batches of which several are under way at once.
+    pub fn lane(&self) -> Lane {
+        Lane::new(self.clone())
+    }
+
+    /// Appends one batch, of whose sources no other is under way: else see [`Store::lane`].
     pub async fn append(&self, batch: Batch) -> Result<Appended, AppendError> {
-        let labels = self.0.shared.claimed(batch.source()).ok_or(AppendError::Unclaimed)?;
-        let (reply, answer) = oneshot::channel();
-        let command = Command::Append { batch, labels, reply };
-        self.0.commands.send(command).await.map_err(|_closed| AppendError::Closed)?;
-        answer.await.unwrap_or(Err(AppendError::Closed))
+        self.lane().append(batch).await
     }
 
     /// Reads history, and with `follow` what arrives. Nothing happens before the reader is first polled.
@@ -190,6 +200,16 @@ impl Store {
     /// Counters since the store was opened, and gauges now.
     pub fn statistics(&self) -> Statistics {
         self.0.shared.statistics()
+    }
+
+    /// Resolves when a thread of the store has panicked: nothing is stored any more, and only opening it again helps.
+    pub async fn failed(&self) {
+        self.0.shared.failed.cancelled().await;
+    }
+
+    /// The sequence of the environment's last record.
+    pub fn head(&self, environment: &EnvironmentKey) -> u64 {
+        self.0.shared.existing(environment).map_or(0, |table| table.lock().head)
     }
 
     /// Seals what is in memory now, and returns when that is done or has failed.

@@ -91,6 +91,8 @@ pub(super) struct Sealed {
 pub(super) struct Files {
     pub(super) root: std::path::PathBuf,
     pub(super) disk: Disk,
+    /// Bytes of files that have expired and are still being read.
+    pub(super) leaving: AtomicU64,
 }
 
 impl Sealed {
@@ -100,13 +102,16 @@ impl Sealed {
 
     /// The file goes when its last reader has gone.
     pub(super) fn expire(&self) {
-        self.expired.store(true, Ordering::Relaxed);
+        if !self.expired.swap(true, Ordering::Relaxed) {
+            add(&self.shared.leaving, self.file.bytes);
+        }
     }
 }
 
 impl Drop for Sealed {
     fn drop(&mut self) {
         if self.expired.load(Ordering::Relaxed) {
+            self.shared.leaving.fetch_sub(self.file.bytes, Ordering::Relaxed);
             let removed = self
                 .shared
                 .disk
@@ -229,6 +234,8 @@ pub struct Statistics {
     pub sealed_bytes: u64,
     pub compactions: u64,
     pub expired_records: u64,
+    /// Those of them that would have been kept had the disk been larger.
+    pub expired_for_space: u64,
     /// Sealed files or parts of them that could not be read.
     pub damage: u64,
     /// Gauges.
@@ -251,6 +258,7 @@ pub(super) struct Counters {
     pub(super) sealed_bytes: AtomicU64,
     pub(super) compactions: AtomicU64,
     pub(super) expired_records: AtomicU64,
+    pub(super) expired_for_space: AtomicU64,
     pub(super) damage: AtomicU64,
     /// In memory and not being sealed.
     pub(super) active_bytes: AtomicU64,
@@ -276,12 +284,28 @@ pub(super) struct Shared {
     fault: Mutex<Option<StorageFault>>,
     pub(super) reading: Arc<Semaphore>,
     pub(super) closing: CancellationToken,
+    /// A thread of the store has panicked: what it owned cannot be trusted, and nothing is stored any more.
+    pub(super) failed: CancellationToken,
+}
+
+/// Held by a thread of the store: tells everybody when it panics. Dropped after what the thread was given.
+pub(super) struct Watched(pub(super) Arc<Shared>);
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let cause: Arc<str> = "a thread of the store has panicked".into();
+            self.0.note_fault(Some(Arc::clone(&cause)));
+            self.0.gate.set(GateState::Failing(cause));
+            self.0.failed.cancel();
+        }
+    }
 }
 
 impl Shared {
     pub(super) fn new(disk: Disk, options: Options) -> Shared {
         Shared {
-            files: Arc::new(Files { root: options.directory.clone(), disk }),
+            files: Arc::new(Files { root: options.directory.clone(), disk, leaving: AtomicU64::new(0) }),
             options,
             tables: RwLock::default(),
             claims: RwLock::default(),
@@ -291,6 +315,7 @@ impl Shared {
             fault: Mutex::default(),
             reading: Arc::new(Semaphore::new(READERS)),
             closing: CancellationToken::new(),
+            failed: CancellationToken::new(),
         }
     }
 
@@ -348,8 +373,11 @@ impl Shared {
         labels
     }
 
-    /// Forgets claims that were last used before this.
-    pub(super) fn forget_claims(&self, before: i64) {
+    /// Forgets claims that were not used for as long as records are kept.
+    pub(super) fn forget_claims(&self, now: i64) {
+        let keep = i64::try_from(self.options.keep_age.as_secs()).unwrap_or(i64::MAX);
+        // The last use may be that much later than is known, and a batch be under way.
+        let before = now.saturating_sub(keep).saturating_sub(2 * USED_EVERY);
         let mut claims = self.claims.write().unwrap_or_else(PoisonError::into_inner);
         claims.retain(|_, labels| labels.used.load(Ordering::Relaxed) >= before);
     }
@@ -397,6 +425,7 @@ impl Shared {
             sealed_bytes: get(&counters.sealed_bytes),
             compactions: get(&counters.compactions),
             expired_records: get(&counters.expired_records),
+            expired_for_space: get(&counters.expired_for_space),
             damage: get(&counters.damage),
             memory_bytes: get(&counters.active_bytes) + get(&counters.sealing_bytes),
             segments,

@@ -13,6 +13,7 @@ use skpr_proto::Source;
 use tokio::sync::{mpsc, oneshot};
 
 use super::keeper::{Job, SealReply, Snapshot};
+use super::lane::Broken;
 use super::manifest::RememberedClaim;
 use super::memory::{Columns, Run};
 use super::positions::{Positions, Progress};
@@ -25,6 +26,8 @@ use crate::batch::{Batch, Flags};
 /// the next group gathers.
 const GROUP_BYTES: usize = 1 << 20;
 
+type AppendReply = oneshot::Sender<Result<Appended, AppendError>>;
+
 /// What the writer is asked to do.
 #[expect(
     clippy::large_enum_variant,
@@ -34,7 +37,8 @@ pub(super) enum Command {
     Append {
         batch: Batch,
         labels: Arc<Labels>,
-        reply: oneshot::Sender<Result<Appended, AppendError>>,
+        lane: Broken,
+        reply: AppendReply,
     },
     /// There are claims to write down.
     Wake,
@@ -72,7 +76,7 @@ struct Pending {
     heads: Vec<(Arc<Table>, u64)>,
     /// Progress before the group, to go back to.
     undo: Vec<(Source, Option<Progress>)>,
-    replies: Vec<(oneshot::Sender<Result<Appended, AppendError>>, Appended)>,
+    replies: Vec<(AppendReply, Broken, Appended)>,
 }
 
 impl Pending {
@@ -110,7 +114,7 @@ impl Writer {
             let mut closing = false;
             while let Some(command) = next {
                 match command {
-                    Command::Append { batch, labels, reply } => self.add(batch, labels, reply),
+                    Command::Append { batch, labels, lane, reply } => self.add(batch, labels, lane, reply),
                     Command::Wake | Command::Tick => {}
                     Command::Seal { reply } => sealed = Some(reply),
                     Command::Housekeep { reply } => drop(self.keeper.send(Job::Housekeep { reply })),
@@ -130,15 +134,16 @@ impl Writer {
         }
     }
 
-    fn add(
-        &mut self,
-        batch: Batch,
-        labels: Arc<Labels>,
-        reply: oneshot::Sender<Result<Appended, AppendError>>,
-    ) {
-        if let Err(cause) = &self.room {
+    fn add(&mut self, batch: Batch, labels: Arc<Labels>, lane: Broken, reply: AppendReply) {
+        let refused = match &self.room {
+            Err(cause) => Some(Arc::clone(cause)),
+            Ok(()) if lane.is_set() => Some("an earlier batch could not be written".into()),
+            Ok(()) => None,
+        };
+        if let Some(cause) = refused {
+            lane.set();
             add(&self.shared.counters.refused_batches, 1);
-            drop(reply.send(Err(AppendError::Storage(Arc::clone(cause)))));
+            drop(reply.send(Err(AppendError::Storage(cause))));
             return;
         }
         let Batch { source, generation, positions, times, ends, flags, messages } = batch;
@@ -156,7 +161,7 @@ impl Writer {
             self.group.entries.add(EntryKind::Append, |out| encode_append(out, &run, generation, *last));
             self.group.runs.push(Arc::new(run));
         }
-        self.group.replies.push((reply, appended));
+        self.group.replies.push((reply, lane, appended));
     }
 
     /// Waits for a part of memory to fill. Not while a group is being gathered: what is sealed takes the positions
@@ -220,7 +225,7 @@ impl Writer {
         for (table, head) in group.heads.drain(..) {
             table.head.send_replace(head);
         }
-        for (reply, appended) in group.replies.drain(..) {
+        for (reply, _, appended) in group.replies.drain(..) {
             add(&counters.duplicate_records, appended.dropped as u64);
             // Whoever asked may be gone.
             drop(reply.send(Ok(appended)));
@@ -234,7 +239,8 @@ impl Writer {
         }
         self.shared.put_back_pending(std::mem::take(&mut group.claims));
         add(&self.shared.counters.refused_batches, group.replies.len() as u64);
-        for (reply, _) in group.replies.drain(..) {
+        for (reply, lane, _) in group.replies.drain(..) {
+            lane.set();
             drop(reply.send(Err(AppendError::Storage(Arc::clone(cause)))));
         }
     }
@@ -277,8 +283,7 @@ impl Writer {
             state.sealing.append(&mut active);
             heads.push((Arc::clone(&table), state.head));
         }
-        let keep = i64::try_from(shared.options.keep_age.as_secs()).unwrap_or(i64::MAX);
-        shared.forget_claims(now_seconds().saturating_sub(keep));
+        shared.forget_claims(now_seconds());
         let claims = shared.claims();
         self.positions.retain(|source| shared.claimed(source).is_some());
         let claims = claims

@@ -10,12 +10,13 @@ use crate::store::disk::faults::Faults;
 
 #[derive(Clone, Debug)]
 enum Operation {
-    /// Source, how far before what is acknowledged it begins, how many lines, time step in seconds.
+    /// Source, how far before what is acknowledged it begins, time step in seconds, and how many lines each batch has:
+    /// all batches are under way at once.
     Append {
         source: usize,
         back: u64,
-        count: u64,
         step: i64,
+        counts: Vec<u64>,
     },
     Seal,
     Housekeep,
@@ -32,8 +33,8 @@ enum Operation {
 
 fn operation() -> impl Strategy<Value = Operation> {
     prop_oneof![
-        8 => (0..3usize, 0..8u64, 1..12u64, -3..900i64)
-            .prop_map(|(source, back, count, step)| Operation::Append { source, back, count, step }),
+        8 => (0..3usize, 0..8u64, -3..900i64, prop::collection::vec(1..12u64, 1..6))
+            .prop_map(|(source, back, step, counts)| Operation::Append { source, back, step, counts }),
         2 => Just(Operation::Seal),
         1 => Just(Operation::Housekeep),
         1 => Just(Operation::Reopen),
@@ -60,20 +61,34 @@ async fn run(operations: Vec<Operation>) {
     let mut model = Model::default();
     for operation in operations.into_iter().chain([Operation::Reopen, Operation::Follow]) {
         match operation {
-            Operation::Append { source, back, count, step } => {
+            Operation::Append { source, back, step, counts } => {
                 let written = model.written.entry(source).or_default();
                 let acknowledged = model.acknowledged.entry(source).or_default();
-                let from = acknowledged.saturating_sub(usize::try_from(back).unwrap());
+                let mut from = acknowledged.saturating_sub(usize::try_from(back).unwrap());
                 // The file has what was written before; then it grows.
-                let until = *acknowledged + usize::try_from(count).unwrap();
+                let until = *acknowledged + usize::try_from(counts.iter().sum::<u64>()).unwrap();
                 while written.len() < until {
                     let (position, time, _) = written.last().cloned().unwrap_or((0, START, String::new()));
                     let number = written.len();
+                    // Steps back by less than what is taken for a corrected clock.
+                    let step = if step < 0 && number % 2 == 0 { -step } else { step };
                     written.push((position + 7, time + step * SECOND, format!("{source} {number}")));
                 }
-                if let Ok(appended) = store.append(batch(source, 1, &written[from..until])).await {
-                    assert_eq!(appended.kept + appended.dropped, until - from);
-                    *acknowledged = until;
+                let lane = store.lane();
+                let mut ends = Vec::new();
+                let appends = counts.iter().map(|count| {
+                    let to = until.min(from + usize::try_from(*count).unwrap());
+                    ends.push((to, to - from));
+                    let append = lane.append(batch(source, 1, &written[from..to]));
+                    from = to;
+                    append
+                });
+                let results = futures::future::join_all(appends).await;
+                let stored = results.iter().take_while(|result| result.is_ok()).count();
+                assert!(results[stored..].iter().all(Result::is_err), "{results:?}");
+                for (result, (to, count)) in results.iter().flatten().zip(ends) {
+                    assert_eq!(result.kept + result.dropped, count);
+                    *acknowledged = to.max(*acknowledged);
                 }
             }
             Operation::Seal => drop(store.seal().await),
