@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use anyhow::Context as _;
+
 use super::segment::{self, Hour, Range, Row, ScannedRecord, SegmentFile};
 use super::table::{Files, Sealed};
 use crate::environment::EnvironmentKey;
@@ -20,13 +22,13 @@ const GRACE_SECONDS: i64 = 10 * 60;
 /// What became of a merge.
 pub(super) enum Merged {
     Into(SegmentFile),
-    /// One of the files cannot be read: all stay as they are, so that a reader finds what is still readable.
-    Damaged,
+    /// This one of the files cannot be read: all stay as they are, so that a reader finds what is still readable.
+    Damaged(Arc<Sealed>),
 }
 
 /// Files to merge into one: the small ones of an hour that is over. Nothing is merged into a file more than four times
 /// its own size, so that a record is rewritten a bounded number of times.
-pub(super) fn choose(files: &[Arc<Sealed>], now: i64) -> Vec<Arc<Sealed>> {
+pub(super) fn choose<'a>(files: impl Iterator<Item = &'a Arc<Sealed>>, now: i64) -> Vec<Arc<Sealed>> {
     let mut hours: BTreeMap<Hour, Vec<&Arc<Sealed>>> = BTreeMap::new();
     for sealed in files {
         hours.entry(Hour::of(sealed.file.min_time)).or_default().push(sealed);
@@ -58,14 +60,14 @@ fn seconds(seconds: i64) -> skpr_proto::UnixNanos {
 
 /// Writes the records of all files as one.
 pub(super) fn merge(files: &Files, key: &EnvironmentKey, chosen: &[Arc<Sealed>]) -> anyhow::Result<Merged> {
-    let Some(first) = chosen.first() else { return Ok(Merged::Damaged) };
+    let first = chosen.first().context("choose files to merge")?;
     let mut records: Vec<ScannedRecord> = Vec::new();
     for sealed in chosen {
         match read(files, &sealed.file) {
             Ok(mut read) => records.append(&mut read),
             Err(error) => {
                 tracing::error!(path = %sealed.file.path.display(), %error, "a sealed file is damaged, and not merged");
-                return Ok(Merged::Damaged);
+                return Ok(Merged::Damaged(Arc::clone(sealed)));
             }
         }
     }

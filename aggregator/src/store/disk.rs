@@ -116,6 +116,16 @@ impl Disk {
         Ok(())
     }
 
+    /// Free bytes of the file system, and all that it has. `None`: it does not say.
+    pub(super) fn space(&self, path: &Path) -> Option<(u64, u64)> {
+        #[cfg(test)]
+        if let Some(faults) = &self.faults {
+            return faults.free();
+        }
+        let space = rustix::fs::statvfs(path).ok()?;
+        Some((space.f_bavail.checked_mul(space.f_frsize)?, space.f_blocks.checked_mul(space.f_frsize)?))
+    }
+
     /// The names in a directory, sorted.
     pub(super) fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
         let mut paths = fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;

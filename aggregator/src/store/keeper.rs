@@ -3,6 +3,7 @@
 //! The write-ahead log is removed only after the manifest that covers it is written; a file is removed only after it is
 //! in no manifest and no reader holds it.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -59,7 +60,15 @@ pub(super) struct Keeper {
     /// Files that a manifest which was not completely written may list: removed after the next one that is.
     abandoned: Vec<SegmentFile>,
     housekept: Instant,
+    /// Who asked for it.
+    housekeep_again: Vec<SealReply>,
+    /// Files that cannot be read, and are not merged.
+    damaged: HashSet<PathBuf>,
+    compaction_fault: Option<Arc<str>>,
 }
+
+/// A table, its files, and those of them that expire.
+type Expiring = (Arc<Table>, Arc<Vec<Arc<Sealed>>>, Vec<Arc<Sealed>>);
 
 /// A seal that is tried again.
 struct Failing {
@@ -76,35 +85,57 @@ struct Work {
 
 impl Keeper {
     pub(super) fn new(shared: Arc<Shared>, manifest: Manifest, writer: mpsc::WeakSender<Command>) -> Keeper {
-        Keeper { shared, manifest, writer, failing: None, abandoned: Vec::new(), housekept: Instant::now() }
+        Keeper {
+            shared,
+            manifest,
+            writer,
+            failing: None,
+            abandoned: Vec::new(),
+            housekept: Instant::now(),
+            housekeep_again: Vec::new(),
+            damaged: HashSet::new(),
+            compaction_fault: None,
+        }
     }
 
     /// Works until the writer has ended.
     pub(super) fn run(mut self, jobs: &Receiver<Job>) {
         loop {
             match jobs.recv_timeout(TICK) {
-                Ok(Job::Seal { snapshot, reply }) => {
-                    let result = self.seal(Work { snapshot, written: None }, TICK);
-                    answer(reply, result);
-                }
+                Ok(Job::Seal { snapshot, reply }) => self.seal_first(snapshot, reply),
                 Ok(Job::Retry { reply }) => answer(Some(reply), self.retry()),
-                Ok(Job::Housekeep { reply }) => answer(Some(reply), self.housekeep()),
+                Ok(Job::Housekeep { reply }) => self.housekeep_again.push(reply),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            if self.failing.as_ref().is_some_and(|failing| failing.retry_at <= Instant::now()) {
-                // The failure is noted already.
-                drop(self.retry());
+            self.retry_when_due();
+            let asked = std::mem::take(&mut self.housekeep_again);
+            if !asked.is_empty() || self.housekept.elapsed() >= HOUSEKEEPING {
+                let result = self.housekeep(jobs);
+                for reply in asked {
+                    answer(Some(reply), result.clone());
+                }
             }
-            if self.housekept.elapsed() >= HOUSEKEEPING
-                && let Err(cause) = self.housekeep()
-            {
-                self.shared.note_fault(Some(cause));
-            }
-            if let Some(writer) = self.writer.upgrade() {
-                // A full queue means that it is awake.
-                drop(writer.try_send(Command::Tick));
-            }
+            self.tick();
+        }
+    }
+
+    fn tick(&self) {
+        if let Some(writer) = self.writer.upgrade() {
+            // A full queue means that it is awake.
+            drop(writer.try_send(Command::Tick));
+        }
+    }
+
+    fn seal_first(&mut self, snapshot: Snapshot, reply: Option<SealReply>) {
+        let result = self.seal(Work { snapshot, written: None }, TICK);
+        answer(reply, result);
+    }
+
+    fn retry_when_due(&mut self) {
+        if self.failing.as_ref().is_some_and(|failing| failing.retry_at <= Instant::now()) {
+            // The failure is noted already.
+            drop(self.retry());
         }
     }
 
@@ -196,27 +227,69 @@ impl Keeper {
         }
     }
 
-    fn housekeep(&mut self) -> Result<(), Arc<str>> {
+    /// Expires and merges. Sealing goes before: the writer may be waiting for it.
+    fn housekeep(&mut self, jobs: &Receiver<Job>) -> Result<(), Arc<str>> {
         self.housekept = Instant::now();
         self.expire();
+        let mut result = Ok(());
         for table in self.shared.tables() {
-            self.compact(&table).map_err(|error| Arc::from(format!("{error:#}")))?;
+            while let Some(merged) = self.compact(&table).transpose() {
+                if let Err(error) = merged {
+                    result = Err(Arc::from(format!("{error:#}")));
+                    break;
+                }
+                self.attend(jobs);
+            }
         }
-        Ok(())
+        self.note_compaction(result.as_ref().err());
+        result
+    }
+
+    /// What cannot wait for the end of the housekeeping.
+    fn attend(&mut self, jobs: &Receiver<Job>) {
+        while let Ok(job) = jobs.try_recv() {
+            match job {
+                Job::Seal { snapshot, reply } => self.seal_first(snapshot, reply),
+                Job::Retry { reply } => answer(Some(reply), self.retry()),
+                Job::Housekeep { reply } => self.housekeep_again.push(reply),
+            }
+        }
+        self.retry_when_due();
+        self.tick();
+    }
+
+    /// Failing merges cost nothing but space; that the store can write is another matter. Logged once per change.
+    fn note_compaction(&mut self, fault: Option<&Arc<str>>) {
+        match (&self.compaction_fault, fault) {
+            (None, Some(error)) => tracing::warn!(%error, "small files cannot be merged"),
+            (Some(_), None) => tracing::info!("small files can be merged again"),
+            (None, None) | (Some(_), Some(_)) => {}
+        }
+        self.compaction_fault = fault.map(Arc::clone);
     }
 
     fn expire(&mut self) {
+        let mut expired: Vec<_> = self
+            .shared
+            .tables()
+            .into_iter()
+            .map(|table| {
+                let files = Arc::clone(&table.lock().files);
+                let expired = retention::expired(&files, &self.shared.options);
+                (table, files, expired)
+            })
+            .collect();
+        self.make_space(&mut expired);
+
         let mut manifest = self.manifest.clone();
         let mut gone = Vec::new();
-        for table in self.shared.tables() {
-            let mut state = table.lock();
-            let files = Arc::clone(&state.files);
-            let expired = retention::expired(&files, &self.shared.options);
+        for (table, files, expired) in expired {
             if expired.is_empty() {
                 continue;
             }
             let kept: Vec<_> =
                 files.iter().filter(|file| !contains(&expired, file)).map(Arc::clone).collect();
+            let mut state = table.lock();
             retention::note(&mut state.expired, &expired);
             if let Some(entry) = manifest.environment(&table.key) {
                 entry.files = kept.iter().map(|sealed| sealed.file.clone()).collect();
@@ -241,41 +314,71 @@ impl Keeper {
         }
     }
 
-    fn compact(&mut self, table: &Arc<Table>) -> anyhow::Result<()> {
-        loop {
-            let files = Arc::clone(&table.lock().files);
-            let chosen = compact::choose(&files, super::table::now_seconds());
-            if chosen.is_empty() {
-                return Ok(());
-            }
-            let merged = match compact::merge(&self.shared.files, &table.key, &chosen)? {
-                compact::Merged::Into(file) => file,
-                compact::Merged::Damaged => {
-                    add(&self.shared.counters.damage, 1);
-                    return Ok(());
-                }
-            };
-            let merged = Sealed::new(merged, &self.shared.files);
-            let files: Vec<_> = files
-                .iter()
-                .filter(|file| !contains(&chosen, file))
-                .chain(std::iter::once(&merged))
-                .map(Arc::clone)
-                .collect();
-            let mut manifest = self.manifest.clone();
-            if let Some(entry) = manifest.environment(&table.key) {
-                entry.files = files.iter().map(|sealed| sealed.file.clone()).collect();
-            }
-            if let Err(error) = self.put_manifest(manifest) {
-                self.abandoned.push(merged.file.clone());
-                return Err(error);
-            }
-            table.lock().files = Arc::new(files);
-            add(&self.shared.counters.compactions, 1);
-            for sealed in chosen {
-                sealed.expire();
-            }
+    /// Adds the oldest files of all when the disk is nearly full: a full one would refuse what comes.
+    fn make_space(&self, expired: &mut [Expiring]) {
+        let files = &self.shared.files;
+        let Some((free, total)) = files.disk.space(&files.root) else { return };
+        let leaving = expired.iter().flat_map(|(_, _, expired)| expired).map(|sealed| sealed.file.bytes);
+        let leaving = leaving.sum::<u64>() + files.leaving.load(Ordering::Relaxed);
+        let shortage = retention::shortage((free.saturating_add(leaving), total));
+        if shortage == 0 {
+            return;
         }
+        let kept = expired.iter().flat_map(|(_, files, expired)| {
+            files.iter().filter(|file| !contains(expired, file)).map(Arc::clone)
+        });
+        let oldest = retention::oldest(kept, shortage);
+        let records: u64 = oldest.iter().map(|sealed| sealed.file.rows).sum();
+        tracing::warn!(
+            free,
+            shortage,
+            files = oldest.len(),
+            records,
+            "the disk is nearly full: the oldest records go"
+        );
+        add(&self.shared.counters.expired_for_space, records);
+        for (_, files, expired) in expired {
+            expired.extend(files.iter().filter(|file| contains(&oldest, file)).map(Arc::clone));
+        }
+    }
+
+    /// Merges some of the table's files; `None` when there is nothing to merge.
+    fn compact(&mut self, table: &Arc<Table>) -> anyhow::Result<Option<()>> {
+        let files = Arc::clone(&table.lock().files);
+        let whole = files.iter().filter(|sealed| !self.damaged.contains(&sealed.file.path));
+        let chosen = compact::choose(whole, super::table::now_seconds());
+        if chosen.is_empty() {
+            return Ok(None);
+        }
+        let merged = match compact::merge(&self.shared.files, &table.key, &chosen)? {
+            compact::Merged::Into(file) => file,
+            compact::Merged::Damaged(file) => {
+                add(&self.shared.counters.damage, 1);
+                self.damaged.insert(file.file.path.clone());
+                return Ok(Some(()));
+            }
+        };
+        let merged = Sealed::new(merged, &self.shared.files);
+        let files: Vec<_> = files
+            .iter()
+            .filter(|file| !contains(&chosen, file))
+            .chain(std::iter::once(&merged))
+            .map(Arc::clone)
+            .collect();
+        let mut manifest = self.manifest.clone();
+        if let Some(entry) = manifest.environment(&table.key) {
+            entry.files = files.iter().map(|sealed| sealed.file.clone()).collect();
+        }
+        if let Err(error) = self.put_manifest(manifest) {
+            self.abandoned.push(merged.file.clone());
+            return Err(error);
+        }
+        table.lock().files = Arc::new(files);
+        add(&self.shared.counters.compactions, 1);
+        for sealed in chosen {
+            sealed.expire();
+        }
+        Ok(Some(()))
     }
 }
 

@@ -15,11 +15,20 @@ struct Plan {
     crashed: bool,
     full: bool,
     fail_syncs: u32,
+    panics: Option<Panic>,
+    free: Option<(u64, u64)>,
     /// Bytes of each file: written, and thereof synced.
     files: HashMap<PathBuf, (u64, u64)>,
     /// What a power cut takes back, newest last.
     undo: Vec<Undo>,
     seed: u64,
+}
+
+/// Where a thread panics.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Panic {
+    Log,
+    Segment,
 }
 
 enum Undo {
@@ -69,6 +78,25 @@ impl Faults {
 
     fn plan(&self) -> std::sync::MutexGuard<'_, Plan> {
         self.0.lock().unwrap()
+    }
+
+    /// The next write there panics.
+    pub(crate) fn panic_at(&self, place: Panic) {
+        self.plan().panics = Some(place);
+    }
+
+    fn perhaps_panic(&self, place: Panic) {
+        let panics = self.plan().panics == Some(place);
+        assert!(!panics, "as the test wants");
+    }
+
+    /// What the disk says of its space: free, in all.
+    pub(crate) fn set_space(&self, free: u64, total: u64) {
+        self.plan().free = Some((free, total));
+    }
+
+    pub(super) fn free(&self) -> Option<(u64, u64)> {
+        self.plan().free
     }
 
     /// The power is cut at this operation from now.
@@ -124,6 +152,7 @@ impl Faults {
     }
 
     pub(super) fn space(&self) -> io::Result<()> {
+        self.perhaps_panic(Panic::Segment);
         let mut plan = self.plan();
         plan.step()?;
         if plan.full { Err(no_space()) } else { Ok(()) }
@@ -140,6 +169,9 @@ impl Faults {
     }
 
     pub(super) fn write(&self, path: &Path, length: usize) -> Result<(), (usize, io::Error)> {
+        if path.extension().is_some_and(|extension| extension == "wal") {
+            self.perhaps_panic(Panic::Log);
+        }
         let mut plan = self.plan();
         let before = plan.crashed;
         let done = match plan.step() {
