@@ -50,11 +50,15 @@ pub(super) async fn open(
     access.asked(name.to_string());
     let grant = shared.auth.grant_logs(&user, &name, &candidates(shared, &name)).await?;
     access.allowed(Some(grant.environment()));
-    let (follow, cursor) = (request.follow, request.cursor.clone());
-    let read = plan(&grant, request)?;
+    let (follow, asked) = (request.follow, request.cursor.clone());
+    let mut read = plan(&grant, request)?;
+    if read.follow && read.last == Some(0) && read.cursor.is_none() {
+        // From now on: a client that comes back gets what it missed since now.
+        read.cursor = Some(Cursor::Live { after: shared.store.head(grant.environment()) });
+    }
     let first = LogsResponse {
         // Nothing has been sent yet: a client that comes back asks for the same.
-        cursor,
+        cursor: read.cursor.map_or(asked, |cursor| cursor.encode()),
         oldest_kept: shared.store.oldest(grant.environment()).map(Instant::from),
         ..LogsResponse::default()
     };

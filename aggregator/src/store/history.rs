@@ -185,7 +185,12 @@ impl History {
         let mut merge = Merge::new(&self.shared, files.map(Arc::clone), memory, range, &self.request.filter);
         let mut newest = VecDeque::new();
         let mut bytes = 0;
-        while let Some(item) = merge.next() {
+        for number in 1usize.. {
+            let Some(item) = merge.next() else { break };
+            // Nothing is given before the end, which may be far.
+            if number % CHUNK_RECORDS == 0 {
+                output.breathe()?;
+            }
             match item {
                 Item::Record(scanned) if scanned.order_time.0 < end => {
                     bytes += scanned.record.message.len();

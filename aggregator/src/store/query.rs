@@ -94,6 +94,9 @@ impl Reader {
     fn start(&self) -> State {
         let head = self.table.lock().head;
         match self.request.cursor {
+            // None of what is there is wanted.
+            None if self.request.last == Some(0) && self.request.follow => live_after(head),
+            None if self.request.last == Some(0) => State::Done,
             None => State::History { horizon: head, after: None, last: self.request.last, work: None },
             Some(Cursor::History { horizon, order_time, sequence }) => State::History {
                 horizon: horizon.min(head),

@@ -228,6 +228,43 @@ async fn case_34_expiry_leaves_active_readers_alone() {
     assert!(crate::store::check(directory.path()).unwrap().is_whole());
 }
 
+/// It used to wait for a place among those who read files, and had no cursor until then: what came in between was lost
+/// to a caller whose connection was cut.
+#[tokio::test]
+async fn a_follower_from_now_has_its_cursor_before_anything_is_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    append(&store, 0, 0, 10).await.unwrap();
+    let places = store.0.shared.reading.acquire_many(8).await.unwrap();
+    let request = || Read { follow: true, last: Some(0), ..everything("prod") };
+    let mut reader = store.read(request());
+    let first = reader.next().await.unwrap().unwrap();
+    assert_eq!((first.records.len(), first.live, first.cursor), (0, true, Cursor::Live { after: 10 }));
+    assert_eq!(store.head(&key("prod")), 10);
+    append(&store, 0, 10, 5).await.unwrap();
+    let mut again = store.read(Read { cursor: Some(first.cursor), ..request() });
+    assert_eq!(again.next().await.unwrap().unwrap().records.len(), 5);
+    assert!(chunks(&store, Read { follow: false, ..request() }).await.is_empty());
+    drop(places);
+}
+
+/// The last use of a claim is known to the hour only.
+#[tokio::test]
+async fn a_short_keep_age_does_not_forget_a_source_in_use() {
+    let directory = tempfile::tempdir().unwrap();
+    let keep_age = std::time::Duration::from_secs(60);
+    let store = remembered(Store::open(Options { keep_age, ..options(directory.path()) }).unwrap());
+    let used = |number| store.0.shared.claimed(&source(number)).unwrap();
+    let now = crate::store::table::now_seconds();
+    used(0).used.store(now - 3599, std::sync::atomic::Ordering::Relaxed);
+    used(1).used.store(now - 3 * 3600, std::sync::atomic::Ordering::Relaxed);
+    append(&store, 0, 0, 1).await.unwrap();
+    store.seal().await.unwrap();
+    assert!(store.claim(&source(0)).is_some());
+    assert!(store.claim(&source(1)).is_none());
+    assert_eq!(append(&store, 0, 0, 1).await.unwrap().dropped, 1);
+}
+
 #[tokio::test]
 async fn a_follower_waits_for_an_environment_that_has_nothing_yet() {
     let directory = tempfile::tempdir().unwrap();
