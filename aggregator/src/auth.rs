@@ -55,6 +55,9 @@ pub struct Grant {
     environment: EnvironmentKey,
 }
 
+/// The environments of one name, each with whether it has instances now.
+pub type Candidates = BTreeMap<EnvironmentKey, bool>;
+
 impl Grant {
     pub fn user(&self) -> &User {
         &self.user
@@ -131,17 +134,18 @@ impl Auth {
         }
     }
 
-    /// A grant to read the logs of the one environment called `name` among `candidates` (which have that name).
+    /// A grant to read the logs of the one environment called `name` among `candidates` (which have that name). Of
+    /// several that the caller may read, the only one that runs is meant: history of the others has no say in that.
     pub async fn grant_logs(
         &self,
         user: &Arc<User>,
         name: &EnvironmentName,
-        candidates: &BTreeSet<EnvironmentKey>,
+        candidates: &Candidates,
     ) -> Result<Grant, Failure> {
-        let mut allowed = Vec::new();
-        for candidate in candidates {
+        let mut allowed = Candidates::new();
+        for (candidate, runs) in candidates {
             if self.allows(user, Question::ReadLogs(candidate)).await? {
-                allowed.push(candidate.clone());
+                allowed.insert(candidate.clone(), *runs);
             }
         }
         if candidates.is_empty() {
@@ -194,27 +198,23 @@ struct Known {
     sees_all: bool,
 }
 
-fn choose(
-    name: &EnvironmentName,
-    mut allowed: Vec<EnvironmentKey>,
-    known: Known,
-) -> Result<EnvironmentKey, Failure> {
-    match allowed.len() {
-        0 if known.sees_all && !known.exists => {
+fn choose(name: &EnvironmentName, allowed: Candidates, known: Known) -> Result<EnvironmentKey, Failure> {
+    let mut running = allowed.iter().filter(|(_, runs)| **runs).map(|(key, _)| key);
+    let mut all = allowed.keys();
+    match (running.next(), running.next(), all.next(), all.next()) {
+        (Some(only), None, _, _) | (None, None, Some(only), None) => Ok(only.clone()),
+        (_, _, None, _) if known.sees_all && !known.exists => {
             Err(Failure::new(ErrorKind::NotFound, format!("there is no environment `{name}`"))
                 .with_hint("skpr list"))
         }
-        0 => Err(not_allowed(name)),
-        1 => allowed.pop().ok_or_else(|| not_allowed(name)),
-        _ => {
-            let namespaces: Vec<_> = allowed.iter().map(|key| format!("`{}`", key.namespace)).collect();
+        (_, _, None, _) => Err(not_allowed(name)),
+        (_, _, Some(first), _) => {
+            let namespaces: Vec<_> = allowed.keys().map(|key| format!("`{}`", key.namespace)).collect();
             Err(Failure::new(
                 ErrorKind::Usage,
                 format!("`{name}` is ambiguous: it exists in the namespaces {}", namespaces.join(", ")),
             )
-            .with_hint(
-                "give the pods of one of them another `skpr.io/project` or `skpr.io/environment` label",
-            ))
+            .with_hint(format!("say which: skpr logs {name} --namespace {}", first.namespace)))
         }
     }
 }
@@ -269,7 +269,8 @@ pub(crate) mod tests {
     #[test]
     fn unknown_and_forbidden_look_alike_but_to_who_sees_all() {
         let name = EnvironmentName::parse("web", "prod").unwrap();
-        let answer = |exists, sees_all| choose(&name, vec![], Known { exists, sees_all }).unwrap_err();
+        let answer =
+            |exists, sees_all| choose(&name, Candidates::new(), Known { exists, sees_all }).unwrap_err();
         assert_eq!(answer(true, false), answer(false, false));
         assert_eq!(answer(true, false).kind, ErrorKind::NotAllowed);
         assert_eq!(answer(false, true).kind, ErrorKind::NotFound);
@@ -281,9 +282,24 @@ pub(crate) mod tests {
         let name = EnvironmentName::parse("web", "prod").unwrap();
         let known = Known { exists: true, sees_all: false };
         let (a, b) = (key("a", "web", "prod"), key("b", "web", "prod"));
-        assert_eq!(choose(&name, vec![a.clone()], known), Ok(a.clone()));
-        let failure = choose(&name, vec![a, b], known).unwrap_err();
-        assert_eq!(failure.kind, ErrorKind::Usage);
-        assert!(failure.message.contains("`a`, `b`"), "{failure}");
+        let choice = |allowed: &[(&EnvironmentKey, bool)]| {
+            choose(&name, allowed.iter().map(|(key, runs)| ((*key).clone(), *runs)).collect(), known)
+        };
+        for runs in [true, false] {
+            assert_eq!(choice(&[(&a, runs)]), Ok(a.clone()));
+            let failure = choice(&[(&a, runs), (&b, runs)]).unwrap_err();
+            assert_eq!(failure.kind, ErrorKind::Usage);
+            assert!(failure.message.contains("`a`, `b`"), "{failure}");
+            assert!(failure.hint.unwrap().contains("skpr logs web/prod --namespace a"));
+        }
+    }
+
+    #[test]
+    fn a_foreign_label_that_is_only_history_locks_nobody_out() {
+        let name = EnvironmentName::parse("web", "prod").unwrap();
+        let known = Known { exists: true, sees_all: false };
+        let (ours, foreign) = (key("sites", "web", "prod"), key("mallory", "web", "prod"));
+        let allowed = Candidates::from([(foreign, false), (ours.clone(), true)]);
+        assert_eq!(choose(&name, allowed, known), Ok(ours));
     }
 }

@@ -162,6 +162,9 @@ pub(crate) struct Logs {
     /// ENVIRONMENT or PROJECT/ENVIRONMENT
     #[arg(value_name = "ENV", add = ArgValueCompleter::new(completion::environments))]
     pub environment: String,
+    /// That of this namespace, where several have one of that name; else SKPR_NAMESPACE
+    #[arg(long, value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
     /// Go on with what is written from now on
     #[arg(short, long)]
     pub follow: bool,

@@ -16,6 +16,7 @@ pub(crate) struct Variables {
     pub ca: Option<PathBuf>,
     pub token: Option<String>,
     pub project: Option<String>,
+    pub namespace: Option<String>,
 }
 
 impl Variables {
@@ -26,6 +27,7 @@ impl Variables {
             ca: read("SKPR_CA").map(PathBuf::from),
             token: read("SKPR_TOKEN"),
             project: read("SKPR_PROJECT"),
+            namespace: read("SKPR_NAMESPACE"),
         }
     }
 }
@@ -80,6 +82,16 @@ impl Settings {
                 "say PROJECT/{environment} or --project, or work inside a project with a .skpr.yml"
             ))),
         }
+    }
+
+    /// The namespace of the environment, where it has to be told: what the command's flag says, else the variable.
+    pub(crate) fn namespace(&self, flag: Option<&str>) -> Result<Option<Label>, Failure> {
+        let (value, origin) = match (flag, &self.variables.namespace) {
+            (Some(value), _) => (value, "--namespace"),
+            (None, Some(value)) => (value.as_str(), "SKPR_NAMESPACE"),
+            (None, None) => return Ok(None),
+        };
+        Label::parse("namespace", value).map(Some).map_err(|error| usage(format!("{error} (from {origin})")))
     }
 
     /// The cluster that commands talk to.
@@ -212,6 +224,15 @@ mod tests {
             assert_eq!(settings.endpoint(&login).unwrap().to_string(), cluster);
             assert_eq!(settings.project().unwrap().as_ref().map(Label::as_str), project);
         }
+    }
+
+    #[test]
+    fn the_namespace_comes_from_the_flag_then_the_variable() {
+        let variables = Variables { namespace: some("variable"), ..Variables::default() };
+        let settings = settings(Global::default(), variables, Site::default());
+        assert_eq!(settings.namespace(Some("flag")).unwrap().unwrap().as_str(), "flag");
+        assert_eq!(settings.namespace(None).unwrap().unwrap().as_str(), "variable");
+        assert!(settings.namespace(Some("No_Name")).unwrap_err().message.contains("--namespace"));
     }
 
     #[test]

@@ -92,6 +92,7 @@ impl TryFrom<&v1::Environment> for EnvironmentName {
 impl From<&EnvironmentName> for v1::Environment {
     fn from(name: &EnvironmentName) -> Self {
         v1::Environment {
+            namespace: None,
             project: name.project.as_str().into(),
             environment: name.environment.as_str().into(),
         }

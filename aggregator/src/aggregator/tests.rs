@@ -201,7 +201,7 @@ fn batch(id: u64, (uid, pod): (&str, &str), offset: u64, lines: &[&str]) -> v1::
 const OURS: (&str, &str) = ("u1", "web-1");
 
 fn environment(environment: &str) -> Option<v1::Environment> {
-    Some(v1::Environment { project: "web".into(), environment: environment.into() })
+    Some(v1::Environment { project: "web".into(), environment: environment.into(), namespace: None })
 }
 
 fn hint(status: &Status) -> String {

@@ -4,7 +4,7 @@ use crate::aggregator::Shared;
 use crate::audit::Access;
 use crate::environment::EnvironmentKey;
 use crate::inventory::{EnvironmentState, Inventory};
-use skpr_proto::v1::{EnvironmentSummary, Instance, ListRequest, ListResponse};
+use skpr_proto::v1::{self, EnvironmentSummary, Instance, ListRequest, ListResponse};
 use skpr_proto::{ErrorKind, Failure, Label};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -55,7 +55,10 @@ fn summary(key: &EnvironmentKey, state: &EnvironmentState, stale: bool) -> Envir
         })
         .collect();
     EnvironmentSummary {
-        environment: Some((&key.name).into()),
+        environment: Some(v1::Environment {
+            namespace: Some(key.namespace.to_string()),
+            ..(&key.name).into()
+        }),
         versions: state.versions().iter().map(ToString::to_string).collect(),
         ready: count(state.ready()),
         instances: count(state.instances.len()),

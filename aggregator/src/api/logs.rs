@@ -5,7 +5,7 @@
 use crate::agents::stopping;
 use crate::aggregator::Shared;
 use crate::audit::Access;
-use crate::auth::Grant;
+use crate::auth::{Candidates, Grant};
 use crate::environment::EnvironmentKey;
 use crate::record::{Chunk, Cursor, Filter, Read, Record};
 use crate::store::Reader;
@@ -14,8 +14,7 @@ use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt as _};
 use regex::bytes::{Regex, RegexBuilder};
 use skpr_proto::v1::{Instant, LogRecord, LogsRequest, LogsResponse};
-use skpr_proto::{EnvironmentName, ErrorKind, Failure};
-use std::collections::BTreeSet;
+use skpr_proto::{EnvironmentName, ErrorKind, Failure, Label};
 use std::sync::Arc;
 use std::time::Duration;
 use tonic::{Request, Status};
@@ -47,8 +46,13 @@ pub(super) async fn open(
     let usage = |message: String| Failure::new(ErrorKind::Usage, message);
     let environment = request.environment.as_ref().ok_or_else(|| usage("no environment is named".into()))?;
     let name = EnvironmentName::try_from(environment).map_err(|invalid| usage(invalid.to_string()))?;
+    let namespace = match &environment.namespace {
+        Some(named) => Some(Label::parse("namespace", named).map_err(|invalid| usage(invalid.to_string()))?),
+        None => None,
+    };
     access.asked(name.to_string());
-    let grant = shared.auth.grant_logs(&user, &name, &candidates(shared, &name)).await?;
+    let candidates = candidates(shared, &name, namespace.as_ref());
+    let grant = shared.auth.grant_logs(&user, &name, &candidates).await?;
     access.allowed(Some(grant.environment()));
     let (follow, asked) = (request.follow, request.cursor.clone());
     let mut read = plan(&grant, request)?;
@@ -60,17 +64,24 @@ pub(super) async fn open(
         // Nothing has been sent yet: a client that comes back asks for the same.
         cursor: read.cursor.map_or(asked, |cursor| cursor.encode()),
         oldest_kept: shared.store.oldest(grant.environment()).map(Instant::from),
+        namespace: Some(grant.environment().namespace.to_string()),
         ..LogsResponse::default()
     };
     let reader = shared.store.read(read);
     Ok(Opened { shared: Arc::clone(shared), grant, reader, follow, first })
 }
 
-/// The environments of that name that run now or that have records.
-fn candidates(shared: &Shared, name: &EnvironmentName) -> BTreeSet<EnvironmentKey> {
+/// The environments of that name, in that namespace if one is asked for, that run now or that have records.
+fn candidates(shared: &Shared, name: &EnvironmentName, namespace: Option<&Label>) -> Candidates {
     let inventory = Arc::clone(&shared.inventory.borrow());
     let known = inventory.environments.keys().cloned().chain(shared.store.environments());
-    known.filter(|key| key.name == *name).collect()
+    let wanted = |key: &EnvironmentKey| {
+        key.name == *name && namespace.is_none_or(|namespace| *namespace == key.namespace)
+    };
+    let runs = |key: &EnvironmentKey| {
+        inventory.environments.get(key).is_some_and(|state| !state.instances.is_empty())
+    };
+    known.filter(wanted).map(|key| (key.clone(), runs(&key))).collect()
 }
 
 /// What to read, from what was asked.
@@ -198,6 +209,7 @@ fn response(chunk: Chunk) -> LogsResponse {
         live: chunk.live,
         skipped: chunk.skipped,
         oldest_kept: None,
+        namespace: None,
     }
 }
 

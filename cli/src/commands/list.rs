@@ -11,10 +11,11 @@ use crate::settings::Settings;
 use crate::terminal::clean;
 use serde::Serialize;
 use skpr_proto::v1::{EnvironmentSummary, ListRequest};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
-const HEADERS: [&str; 4] = ["ENVIRONMENT", "VERSION", "INSTANCES", "HEALTH"];
+const HEADERS: [&str; 5] = ["NAMESPACE", "ENVIRONMENT", "VERSION", "INSTANCES", "HEALTH"];
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -54,6 +55,8 @@ impl Health {
 struct Environment {
     project: String,
     environment: String,
+    /// None from an aggregator that does not tell.
+    namespace: Option<String>,
     production: bool,
     versions: Vec<String>,
     ready: u32,
@@ -81,6 +84,7 @@ impl From<EnvironmentSummary> for Environment {
         Environment {
             project: text(&name.project),
             environment: text(&name.environment),
+            namespace: name.namespace.as_deref().map(text),
             production: summary.production,
             versions: summary.versions.iter().map(|version| text(version)).collect(),
             ready: summary.ready,
@@ -129,6 +133,12 @@ impl Environment {
         ]
     }
 
+    fn cells_with_namespace(&self) -> Vec<Cell> {
+        let mut cells = vec![Cell::new(self.namespace.as_deref().unwrap_or_default())];
+        cells.extend(self.cells());
+        cells
+    }
+
     fn csv(&self) -> Vec<String> {
         let number = |number: Option<u32>| number.map(|number| number.to_string()).unwrap_or_default();
         vec![
@@ -142,6 +152,7 @@ impl Environment {
             number(self.maximum),
             self.health.name().to_owned(),
             self.stale.to_string(),
+            self.namespace.clone().unwrap_or_default(),
         ]
     }
 }
@@ -194,10 +205,16 @@ async fn fetch(
     let answer = answer.map_err(|status| call_error(&status, &access.endpoint))?.into_inner();
     let mut environments: Vec<Environment> = answer.environments.into_iter().map(Environment::from).collect();
     environments.sort_by(|a, b| {
-        (&a.project, a.production, &a.environment).cmp(&(&b.project, b.production, &b.environment))
+        (&a.project, a.production, &a.environment, &a.namespace).cmp(&(
+            &b.project,
+            b.production,
+            &b.environment,
+            &b.namespace,
+        ))
     });
     if all {
-        let names = environments.iter().map(Environment::name).collect();
+        let mut names: Vec<String> = environments.iter().map(Environment::name).collect();
+        names.dedup();
         completion::remember(&settings.directory, &access.endpoint.to_string(), names);
     }
     Ok(environments)
@@ -212,11 +229,16 @@ pub(super) async fn names(client: &Client, access: &Access, settings: &Settings)
 }
 
 fn listing(environments: &[Environment]) -> Listing<'_, Environment> {
+    // Most people have one of each name, and no use for a column of namespaces.
+    let names: BTreeSet<String> = environments.iter().map(Environment::name).collect();
+    let cells: fn(&Environment) -> Vec<Cell> =
+        if names.len() < environments.len() { Environment::cells_with_namespace } else { Environment::cells };
+    let [_, short @ ..] = &HEADERS;
     Listing {
         items: environments,
         name: Environment::name,
-        headers: &HEADERS,
-        cells: Environment::cells,
+        headers: if names.len() < environments.len() { &HEADERS } else { short },
+        cells,
         csv_headers: &[
             "project",
             "environment",
@@ -228,6 +250,7 @@ fn listing(environments: &[Environment]) -> Listing<'_, Environment> {
             "maximum",
             "health",
             "stale",
+            "namespace",
         ],
         csv: Environment::csv,
     }

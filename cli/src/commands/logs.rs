@@ -20,7 +20,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use printer::Printer;
 use skpr_proto::v1::{self, LogsRequest, LogsResponse};
-use skpr_proto::{EnvironmentName, ErrorKind, UnixNanos};
+use skpr_proto::{EnvironmentName, ErrorKind, Label, UnixNanos};
 use std::time::{Duration, Instant};
 use tonic::{Status, Streaming};
 
@@ -35,6 +35,7 @@ pub(super) async fn run(verb: Logs, settings: &Settings, output: &Output) -> Res
     }
     let zone = time::zone(verb.timezone.as_deref())?;
     let environment = settings.environment(&verb.environment)?;
+    let namespace = settings.namespace(verb.namespace.as_deref())?;
     let typed = Typed {
         since: verb.since.as_deref(),
         until: verb.until.as_deref(),
@@ -49,7 +50,7 @@ pub(super) async fn run(verb: Logs, settings: &Settings, output: &Output) -> Res
     output.note(&time::describe(&range, verb.follow, verb.lines, &zone));
     let printer = Printer::new(&environment, output, &zone, verb.raw);
     let session = Session {
-        request: request(&environment, &range, verb),
+        request: request(&environment, namespace, &range, verb),
         range,
         zone,
         access,
@@ -67,11 +68,16 @@ pub(super) async fn run(verb: Logs, settings: &Settings, output: &Output) -> Res
     }
 }
 
-fn request(environment: &EnvironmentName, range: &Range, verb: Logs) -> LogsRequest {
+fn request(
+    environment: &EnvironmentName,
+    namespace: Option<Label>,
+    range: &Range,
+    verb: Logs,
+) -> LogsRequest {
     // The server's "now" is the one that counts when following from now: no history, then all that arrives.
     let from_now = verb.follow && range.since.is_none() && verb.lines.is_none();
     LogsRequest {
-        environment: Some(v1::Environment::from(environment)),
+        environment: Some(v1::Environment { namespace: namespace.map(String::from), ..environment.into() }),
         since: range.since.map(|since| time::nanos(since).into()),
         until: range.until.map(|until| time::nanos(until).into()),
         follow: verb.follow,
@@ -181,6 +187,10 @@ impl Session<'_> {
             self.output.note("connected again");
         }
         self.backoff.reset();
+        // The cursor belongs to this environment, also when by then another of its name is the one that runs.
+        if let (Some(namespace), Some(environment)) = (&response.namespace, &mut self.request.environment) {
+            environment.namespace = Some(namespace.clone());
+        }
         let oldest = response.oldest_kept.map(UnixNanos::from);
         if let (false, Some(oldest), Some(since)) = (self.answered, oldest, self.range.since)
             && oldest > time::nanos(since)

@@ -198,6 +198,7 @@ impl Logs for Service {
                     skipped: if index == 0 { skipped } else { 0 },
                     oldest_kept: oldest_kept.map(|unix_nanos| skpr_proto::v1::Instant { unix_nanos }),
                     live: false,
+                    namespace: Some("sites".into()),
                 };
                 if sender.send(Ok(response)).await.is_err() {
                     return;

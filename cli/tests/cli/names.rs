@@ -7,7 +7,11 @@ use std::time::Instant;
 
 pub(crate) fn summary(project: &str, environment: &str, production: bool, ready: u32) -> EnvironmentSummary {
     EnvironmentSummary {
-        environment: Some(Environment { project: project.into(), environment: environment.into() }),
+        environment: Some(Environment {
+            project: project.into(),
+            environment: environment.into(),
+            namespace: Some("sites".into()),
+        }),
         versions: vec!["1.2.0".into()],
         ready,
         instances: 2,
@@ -52,6 +56,22 @@ fn list_for_people() {
     ");
     let shown = run(&mut home.with(&fake, &["list", "--project", "none"]), Some(&fake));
     assert!(shown.ends_with("no environments of project `none` that you may see\n"), "{shown}");
+}
+
+#[test]
+fn environments_of_one_name_are_told_apart_by_their_namespace() {
+    let mut foreign = summary("shop", "dev", false, 2);
+    foreign.environment.as_mut().unwrap().namespace = Some("mallory".into());
+    let environments = vec![summary("shop", "dev", false, 1), foreign];
+    let (home, fake) = (Home::new(), Fake::start(State { environments, ..State::default() }));
+    insta::assert_snapshot!(run(&mut home.with(&fake, &["list"]), Some(&fake)), @r"
+    exit 0
+    --- stdout
+    NAMESPACE  ENVIRONMENT  VERSION  INSTANCES  HEALTH
+    mallory    shop/dev     1.2.0    2/2 (2–8)  ok
+    sites      shop/dev     1.2.0    1/2 (2–8)  degraded
+    --- stderr
+    ");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use skpr_proto::EnvironmentName;
 use std::convert::Infallible;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tonic::metadata::MetadataMap;
 
 /// Answers one review: the body asked, the body answered.
@@ -91,7 +92,8 @@ async fn user(auth: &Auth, token: &str) -> Arc<User> {
 
 async fn grant(auth: &Auth, token: &str, candidates: &[EnvironmentKey]) -> Result<Grant, Failure> {
     let name = EnvironmentName::parse("web", "dev").unwrap();
-    auth.grant_logs(&user(auth, token).await, &name, &candidates.iter().cloned().collect()).await
+    let candidates = candidates.iter().map(|key| (key.clone(), true)).collect();
+    auth.grant_logs(&user(auth, token).await, &name, &candidates).await
 }
 
 #[tokio::test]
@@ -172,4 +174,31 @@ async fn an_api_server_in_trouble_lets_nobody_in_and_is_asked_again() {
         assert!(!failure.message.contains("etcd"), "internals stay in the log");
     }
     assert!(asked.lock().unwrap().len() >= 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn strangers_cannot_make_the_api_server_review_without_limit() {
+    let (under_way, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (counting, peak) = (Arc::clone(&under_way), Arc::clone(&most));
+    // It never answers.
+    let service = tower::service_fn(move |_: Request<Body>| {
+        let (counting, peak) = (Arc::clone(&counting), Arc::clone(&peak));
+        async move {
+            peak.fetch_max(counting.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+            std::future::pending::<Result<Response<Body>, Infallible>>().await
+        }
+    });
+    let account =
+        AgentAccount { namespace: Label::parse("namespace", "skpr").unwrap(), name: "skpr-agent".into() };
+    let auth = Auth::Kubernetes(Box::new(Reviews::new(Client::new(service, "default"), account).unwrap()));
+    let started = tokio::time::Instant::now();
+    let calls = (0..2000).map(|i| {
+        let token = metadata(&format!("random-{i}"));
+        let auth = &auth;
+        async move { auth.user(&token).await.unwrap_err().kind }
+    });
+    let kinds = futures::future::join_all(calls).await;
+    assert!(kinds.iter().all(|kind| *kind == ErrorKind::Unavailable));
+    assert_eq!(most.load(Ordering::Relaxed), TOKEN_REVIEWS);
+    assert!(started.elapsed() <= REVIEW_TIMEOUT, "{:?}", started.elapsed());
 }

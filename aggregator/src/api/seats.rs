@@ -1,0 +1,63 @@
+//! How many log streams one user may have open: so that nobody's dozens of slow searches make everybody wait.
+
+use skpr_proto::{ErrorKind, Failure};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Enough for a person with many terminals and for a CI system. A stream that nobody reads gives its turn at the disk back
+/// after seconds, and eight read at once: a whole house of these delays another user's first line by some seconds.
+const SEATS: usize = 32;
+
+/// Streams open now, by user. Clones are handles to the same.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Seats(Arc<Mutex<HashMap<String, usize>>>);
+
+/// One stream of one user.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    seats: Seats,
+    user: String,
+}
+
+impl Seats {
+    pub(crate) fn take(&self, user: &str) -> Result<Seat, Failure> {
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = taken.entry(user.to_owned()).or_default();
+        if *count >= SEATS {
+            let message = format!("`{user}` has {SEATS} log streams open already");
+            return Err(Failure::new(ErrorKind::Unavailable, message).with_hint("end some of them, then try again"));
+        }
+        *count += 1;
+        Ok(Seat { seats: self.clone(), user: user.to_owned() })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut taken = self.seats.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = taken.get_mut(&self.user) {
+            *count -= 1;
+            if *count == 0 {
+                taken.remove(&self.user);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_users_streams_are_counted_and_given_back() {
+        let seats = Seats::default();
+        let mut mine: Vec<Seat> = (0..SEATS).map(|_| seats.take("dana").unwrap()).collect();
+        let refused = seats.take("dana").unwrap_err();
+        assert_eq!(refused.kind, ErrorKind::Unavailable);
+        seats.take("robin").unwrap();
+        mine.pop();
+        seats.take("dana").unwrap();
+        drop(mine);
+        assert!(seats.0.lock().unwrap().is_empty());
+    }
+}
