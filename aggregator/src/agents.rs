@@ -6,6 +6,7 @@
 mod control;
 
 use crate::aggregator::Shared;
+use crate::audit::Sparing;
 use crate::auth::Agent;
 use crate::gate::Held;
 use crate::ingest;
@@ -24,11 +25,16 @@ const RECHECK: Duration = Duration::from_secs(120);
 pub(crate) struct AgentsService {
     shared: Arc<Shared>,
     nodes: control::Nodes,
+    refused: Sparing,
 }
 
 impl AgentsService {
     pub(crate) fn new(shared: &Arc<Shared>) -> AgentsService {
-        AgentsService { shared: Arc::clone(shared), nodes: control::Nodes::default() }
+        AgentsService {
+            shared: Arc::clone(shared),
+            nodes: control::Nodes::default(),
+            refused: Sparing::default(),
+        }
     }
 
     async fn begin<T>(&self, method: &'static str, request: &Request<T>) -> Result<AgentCall, Status> {
@@ -41,8 +47,10 @@ impl AgentsService {
             }
             Err(failure) => {
                 self.shared.metrics.handled(method, failure.kind.code());
-                if failure.kind != ErrorKind::Unavailable {
-                    tracing::warn!(method, peer = ?request.remote_addr(), error = %failure, "agent refused");
+                if failure.kind != ErrorKind::Unavailable
+                    && let Some(unsaid) = self.refused.say()
+                {
+                    tracing::warn!(method, peer = ?request.remote_addr(), error = %failure, unsaid, "agent refused");
                 }
                 Err(failure.into())
             }

@@ -7,7 +7,7 @@ mod stop;
 
 use crate::agents::AgentsService;
 use crate::api;
-use crate::audit::Audit;
+use crate::audit::{Audit, Sparing};
 use crate::auth::{AgentAccount, Auth, Reviews, TokenFile};
 use crate::config;
 use crate::gate::Gate;
@@ -29,7 +29,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
@@ -40,9 +40,13 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// An agent has three streams open; a CLI few. Each costs up to a window of memory.
 const STREAMS_PER_CONNECTION: u32 = 256;
-/// 200 MB/s over a path of 20 ms needs 4 MB under way. A connection's streams share four times that.
-const STREAM_WINDOW: u32 = 4 << 20;
-const CONNECTION_WINDOW: u32 = 16 << 20;
+/// What an agent may send before it is read: 50 MB/s over a path of 20 ms, and at 1 ms 1 GB/s. It is held here while the
+/// disk is behind, so 100 agents that all are cost 100 MiB. Not yet measured against the throughput of a slow path.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 2 << 20;
+/// Batches of all agents that wait for the disk. A stream alone may have 8 MiB: eight at full speed have their fill, and
+/// of more each gets its turn. A commit of 20 ms takes 8 MiB at 400 MB/s, so the disk never waits for it.
+pub(crate) const ALL_IN_FLIGHT_BYTES: usize = 64 << 20;
 /// An OIDC token with many groups has some 12 KiB.
 const MAX_HEADERS: u32 = 64 << 10;
 /// What the CLI asks is small.
@@ -65,6 +69,9 @@ pub(crate) struct Shared {
     pub(crate) inventory: watch::Receiver<Arc<Inventory>>,
     pub(crate) auth: Auth,
     pub(crate) audit: Audit,
+    pub(crate) strangers: Sparing,
+    /// A permit a byte of the batches that wait for the disk.
+    pub(crate) in_flight: Arc<Semaphore>,
     pub(crate) metrics: Metrics,
     pub(crate) gate: Gate,
     pub(crate) stopping: Stopping,
@@ -168,6 +175,8 @@ async fn run_with(parts: Parts, audit: Audit, stop: CancellationToken) -> anyhow
         inventory: parts.inventory,
         auth: parts.auth,
         audit,
+        strangers: Sparing::default(),
+        in_flight: Arc::new(Semaphore::new(ALL_IN_FLIGHT_BYTES)),
         gate: Gate::default(),
         stopping: Stopping::default(),
     });

@@ -1,10 +1,13 @@
 //! One JSON line on stdout for each authorised or denied call: who, what, where, the decision, how much, how it ended.
 //!
 //! - Never a token, never a message.
+//! - Calls of strangers, who had no good token, get a few lines a minute; how many got none is in the next line.
 //! - A line is written when its call has ended, by a thread of its own: a stalled reader of stdout stalls no call.
 
+mod sparing;
 mod writer;
 
+pub(crate) use sparing::Sparing;
 pub(crate) use writer::Audit;
 
 use crate::aggregator::Shared;
@@ -37,6 +40,14 @@ pub(crate) struct Line {
     pub(crate) records: u64,
     pub(crate) bytes: u64,
     pub(crate) ended: &'static str,
+    /// Calls of strangers before this one that got no line.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(crate) unsaid: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Line {
@@ -54,6 +65,7 @@ impl Line {
             records: 0,
             bytes: 0,
             ended: "completed",
+            unsaid: 0,
         }
     }
 }
@@ -128,6 +140,10 @@ impl Drop for Access {
     fn drop(&mut self) {
         self.line.duration_seconds = self.started.elapsed().as_secs_f64();
         self.shared.metrics.handled(self.method, self.code);
+        if self.line.user.is_empty() {
+            let Some(unsaid) = self.shared.strangers.say() else { return };
+            self.line.unsaid = unsaid;
+        }
         self.shared.audit.write(&self.line);
     }
 }

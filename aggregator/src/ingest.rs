@@ -7,9 +7,11 @@
 //!   came behind the failed batch is stored then, else that one would look like a duplicate.
 //!
 //! Batches are pipelined: [`IN_FLIGHT_BATCHES`] may wait for the disk at once. Past that, or past
-//! [`IN_FLIGHT_BYTES`], the stream is not read, and HTTP/2 flow control stops the agent.
+//! [`IN_FLIGHT_BYTES`], the stream is not read, and HTTP/2 flow control stops the agent. Nor is it while the batch read
+//! last waits for its share of what all streams together may have in flight.
 
 use crate::agents::{AgentCall, frame_error, stopping};
+use crate::aggregator::ALL_IN_FLIGHT_BYTES;
 use crate::audit::Line;
 use crate::batch::Batch;
 use crate::environment::Claim;
@@ -22,7 +24,9 @@ use skpr_proto::{ErrorKind, Failure, Source};
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Poll;
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use tonic::{Status, Streaming};
 
 /// A group commit takes up to 20 ms: 32 batches of 256 KiB are 8 MiB a commit, 400 MB/s.
@@ -30,6 +34,8 @@ const IN_FLIGHT_BATCHES: usize = 32;
 /// Bounds what a stream holds when its batches are large: 8 MiB, and one batch more.
 const IN_FLIGHT_BYTES: usize = 8 << 20;
 
+/// A batch and its share of what all streams may have in flight.
+type Admitted = (v1::Batch, OwnedSemaphorePermit);
 type Outcome = (Pending, Result<Appended, AppendError>);
 
 /// A batch that waits for the disk, or for its turn to be refused.
@@ -37,6 +43,7 @@ struct Pending {
     id: u64,
     bytes: usize,
     refused: Option<Refusal>,
+    _share: OwnedSemaphorePermit,
 }
 
 /// Why a batch is not wanted now or later.
@@ -61,6 +68,8 @@ struct Shipment {
     batches: Streaming<v1::Batch>,
     peer: Option<SocketAddr>,
     distrusted: BoxFuture<'static, Failure>,
+    /// The batch read last, while it waits for its share. It keeps its place in the queue when acknowledgements pass it.
+    admission: Option<BoxFuture<'static, Result<Admitted, AcquireError>>>,
     in_flight: FuturesOrdered<BoxFuture<'static, Outcome>>,
     in_flight_bytes: usize,
     last_id: u64,
@@ -83,6 +92,7 @@ pub(crate) fn stream(
         batches,
         peer,
         distrusted,
+        admission: None,
         in_flight: FuturesOrdered::new(),
         in_flight_bytes: 0,
         last_id: 0,
@@ -106,6 +116,24 @@ pub(crate) fn stream(
     .boxed()
 }
 
+/// Waits until the batch's share is free. Shares go to whoever asked first.
+fn admit(budget: &Arc<Semaphore>, message: v1::Batch) -> BoxFuture<'static, Result<Admitted, AcquireError>> {
+    let columns = message.position.len() + message.time.len() + message.length.len();
+    let bytes = message.messages.len() + columns * size_of::<u64>();
+    let share = u32::try_from(bytes.min(ALL_IN_FLIGHT_BYTES)).unwrap_or(u32::MAX);
+    let waiting = Arc::clone(budget).acquire_many_owned(share);
+    Box::pin(async move { Ok((message, waiting.await?)) })
+}
+
+async fn admitted(
+    admission: &mut Option<BoxFuture<'static, Result<Admitted, AcquireError>>>,
+) -> Result<Admitted, AcquireError> {
+    match admission {
+        Some(admission) => admission.await,
+        None => std::future::pending().await,
+    }
+}
+
 impl Shipment {
     /// The next acknowledgement; `None` when all is acknowledged and the agent has ended.
     async fn next(&mut self) -> Result<Option<Ack>, Status> {
@@ -122,9 +150,13 @@ impl Shipment {
                 Some(outcome) = self.in_flight.next(), if !self.in_flight.is_empty() => {
                     return self.acknowledge(outcome).map(Some);
                 }
-                message = self.batches.message(), if room && !self.ended => {
+                admitted = admitted(&mut self.admission) => {
+                    self.admission = None;
+                    self.take(admitted.map_err(|_| stopping())?).await?;
+                }
+                message = self.batches.message(), if room && !self.ended && self.admission.is_none() => {
                     match message.map_err(frame_error).inspect_err(|status| self.malformed(status))? {
-                        Some(message) => self.take(message).await?,
+                        Some(message) => self.admission = Some(admit(&self.call.shared.in_flight, message)),
                         None => self.ended = true,
                     }
                 }
@@ -166,7 +198,7 @@ impl Shipment {
     }
 
     /// Puts a batch on its way to the disk, behind those before it.
-    async fn take(&mut self, message: v1::Batch) -> Result<(), Status> {
+    async fn take(&mut self, (message, share): Admitted) -> Result<(), Status> {
         let id = message.id;
         if id <= self.last_id {
             let status =
@@ -181,7 +213,7 @@ impl Shipment {
             status
         })?;
         let claimed = self.claim(batch.source())?;
-        let pending = Pending { id, bytes: batch.message_bytes(), refused: claimed.err() };
+        let pending = Pending { id, bytes: batch.message_bytes(), refused: claimed.err(), _share: share };
         if let Some(refusal) = pending.refused {
             self.refuse(refusal, batch.source());
             self.in_flight.push_back(Box::pin(async { (pending, Err(AppendError::Unclaimed)) }));
@@ -250,5 +282,30 @@ impl Shipment {
     fn malformed(&self, status: &Status) {
         self.call.shared.metrics.ingest.malformed();
         tracing::warn!(node = %self.call.agent.node, peer = ?self.peer, %status, "malformed data from an agent");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_backlog_of_many_agents_waits_outside_of_memory() {
+        let budget = Arc::new(Semaphore::new(100));
+        let batch = || v1::Batch { messages: vec![0; 60].into(), ..v1::Batch::default() };
+        let (_, first) = admit(&budget, batch()).await.unwrap();
+        let mut second = Some(admit(&budget, batch()));
+        assert!(admitted(&mut second).now_or_never().is_none());
+        drop(first);
+        assert!(admitted(&mut second).await.is_ok());
+        // One that is larger than everything together still gets through.
+        assert!(
+            admit(
+                &Arc::new(Semaphore::new(ALL_IN_FLIGHT_BYTES)),
+                v1::Batch { messages: vec![0; ALL_IN_FLIGHT_BYTES + 1].into(), ..v1::Batch::default() }
+            )
+            .await
+            .is_ok()
+        );
     }
 }

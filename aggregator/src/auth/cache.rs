@@ -1,10 +1,13 @@
-//! A short memory for answers: at most one question of a kind is under way, an error is never remembered, and the
-//! number of answers is bounded.
+//! A short memory for answers: at most one question of a kind is under way, whoever waits for it shares what comes of
+//! it, an error is never remembered, and the number of answers is bounded.
+//!
+//! Answers that are a "no" are kept apart: whoever asks nonsense in quick succession pushes out other nonsense, and
+//! never the answers of callers who are let in.
 
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
@@ -38,72 +41,127 @@ impl fmt::Debug for Keys {
     }
 }
 
+/// Remembers answers of type `V`; to get one may fail with an `E`.
 #[derive(Debug)]
-pub(super) struct Cache<V> {
+pub(super) struct Cache<V, E> {
     keep: Duration,
-    capacity: usize,
-    slots: Mutex<HashMap<Key, Slot<V>>>,
+    /// Whether an answer is a yes.
+    is_yes: fn(&V) -> bool,
+    answers: Mutex<Answers<V, E>>,
 }
 
 #[derive(Debug)]
-struct Slot<V> {
+struct Answers<V, E> {
+    yes: Kept<V>,
+    no: Kept<V>,
+    /// Under way. Bounded by the calls that wait for them.
+    asking: HashMap<Key, Question<V, E>>,
+}
+
+type Question<V, E> = Arc<OnceCell<Result<V, E>>>;
+
+#[derive(Debug)]
+struct Kept<V> {
+    capacity: usize,
+    answers: HashMap<Key, Answer<V>>,
+}
+
+#[derive(Debug)]
+struct Answer<V> {
+    value: V,
+    at: Instant,
     used: Instant,
-    answer: Arc<OnceCell<(V, Instant)>>,
 }
 
-impl<V: Clone> Cache<V> {
-    pub(super) fn new(keep: Duration, capacity: usize) -> Self {
-        Cache { keep, capacity, slots: Mutex::new(HashMap::new()) }
+/// One who waits for an answer. The last to leave, and the first after the answer, clears the question away.
+struct Waiting<'a, V: Clone, E> {
+    cache: &'a Cache<V, E>,
+    key: Key,
+    question: Question<V, E>,
+}
+
+impl<V: Clone, E: Clone> Cache<V, E> {
+    /// Keeps `capacities.0` answers that are a yes and `capacities.1` that are not, each for `keep`.
+    pub(super) fn new(keep: Duration, capacities: (usize, usize), is_yes: fn(&V) -> bool) -> Self {
+        let kept = |capacity| Kept { capacity, answers: HashMap::new() };
+        let answers = Answers { yes: kept(capacities.0), no: kept(capacities.1), asking: HashMap::new() };
+        Cache { keep, is_yes, answers: Mutex::new(answers) }
     }
 
-    /// The remembered answer, or that of `ask`, for which other callers with the same key wait.
-    pub(super) async fn get<E>(&self, key: Key, ask: impl AsyncFnOnce() -> Result<V, E>) -> Result<V, E> {
-        let slot = self.slot(key);
-        let (answer, _) = slot.get_or_try_init(async || Ok((ask().await?, Instant::now()))).await?;
-        Ok(answer.clone())
+    /// The remembered answer, or that of `ask`, for which other callers with the same key wait. They share its failure
+    /// too: a source of answers that hangs is waited for once, not by one caller after the other.
+    pub(super) async fn get(&self, key: Key, ask: impl AsyncFnOnce() -> Result<V, E>) -> Result<V, E> {
+        let question = {
+            let now = Instant::now();
+            let mut answers = self.lock();
+            let Answers { yes, no, asking } = &mut *answers;
+            if let Some(value) = yes.get(&key, now, self.keep).or_else(|| no.get(&key, now, self.keep)) {
+                return Ok(value);
+            }
+            Arc::clone(asking.entry(key).or_default())
+        };
+        let waiting = Waiting { cache: self, key, question };
+        waiting.question.get_or_init(async || ask().await).await.clone()
+    }
+}
+
+impl<V, E> Cache<V, E> {
+    fn lock(&self) -> MutexGuard<'_, Answers<V, E>> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<V: Clone, E> Drop for Waiting<'_, V, E> {
+    fn drop(&mut self) {
+        // Handles are made and dropped under this lock only: the last two are the table's and this one.
+        let mut answers = self.cache.lock();
+        let question = std::mem::take(&mut self.question);
+        let last = Arc::strong_count(&question) == 2;
+        let mine = answers.asking.get(&self.key).is_some_and(|asking| Arc::ptr_eq(asking, &question));
+        let answer = question.get();
+        if !mine || (answer.is_none() && !last) {
+            return;
+        }
+        answers.asking.remove(&self.key);
+        if let Some(Ok(value)) = answer {
+            let kept = if (self.cache.is_yes)(value) { &mut answers.yes } else { &mut answers.no };
+            kept.put(self.key, value.clone(), self.cache.keep);
+        }
+    }
+}
+
+impl<V: Clone> Kept<V> {
+    fn get(&mut self, key: &Key, now: Instant, keep: Duration) -> Option<V> {
+        let answer = self.answers.get_mut(key).filter(|answer| now.duration_since(answer.at) < keep)?;
+        answer.used = now;
+        Some(answer.value.clone())
     }
 
-    fn slot(&self, key: Key) -> Arc<OnceCell<(V, Instant)>> {
+    fn put(&mut self, key: Key, value: V, keep: Duration) {
         let now = Instant::now();
-        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(slot) = slots.get_mut(&key)
-            && slot.fresh(now, self.keep)
-        {
-            slot.used = now;
-            return Arc::clone(&slot.answer);
+        if self.answers.len() >= self.capacity {
+            self.make_room(now, keep);
         }
-        if slots.len() >= self.capacity {
-            make_room(&mut slots, now, self.keep);
+        self.answers.insert(key, Answer { value, at: now, used: now });
+    }
+
+    /// Drops what is stale, or else the least recently used quarter: the cost is shared by as many insertions.
+    fn make_room(&mut self, now: Instant, keep: Duration) {
+        let before = self.answers.len();
+        self.answers.retain(|_, answer| now.duration_since(answer.at) < keep);
+        if self.answers.len() < before {
+            return;
         }
-        let answer = Arc::new(OnceCell::new());
-        slots.insert(key, Slot { used: now, answer: Arc::clone(&answer) });
-        answer
-    }
-}
-
-impl<V> Slot<V> {
-    /// Whether the answer is young enough, or still being asked for.
-    fn fresh(&self, now: Instant, keep: Duration) -> bool {
-        self.answer.get().is_none_or(|(_, at)| now.duration_since(*at) < keep)
-    }
-}
-
-/// Drops what is stale, or else the least recently used quarter: the cost is shared by as many insertions.
-fn make_room<V>(slots: &mut HashMap<Key, Slot<V>>, now: Instant, keep: Duration) {
-    let before = slots.len();
-    slots.retain(|_, slot| slot.fresh(now, keep));
-    if slots.len() < before {
-        return;
-    }
-    let mut used: Vec<Instant> = slots.values().map(|slot| slot.used).collect();
-    used.sort_unstable();
-    if let Some(limit) = used.get(before / 4).copied() {
-        let mut left = before / 4 + 1;
-        slots.retain(|_, slot| {
-            let drop = left > 0 && slot.used <= limit;
-            left -= usize::from(drop);
-            !drop
-        });
+        let mut used: Vec<Instant> = self.answers.values().map(|answer| answer.used).collect();
+        used.sort_unstable();
+        if let Some(limit) = used.get(before / 4).copied() {
+            let mut left = before / 4 + 1;
+            self.answers.retain(|_, answer| {
+                let drop = left > 0 && answer.used <= limit;
+                left -= usize::from(drop);
+                !drop
+            });
+        }
     }
 }
 
@@ -114,9 +172,13 @@ mod tests {
 
     const KEEP: Duration = Duration::from_secs(10);
 
+    fn cache<V: Clone, E: Clone>(is_yes: fn(&V) -> bool) -> Cache<V, E> {
+        Cache::new(KEEP, (8, 4), is_yes)
+    }
+
     #[tokio::test(start_paused = true)]
     async fn an_answer_is_kept_for_its_time_only() {
-        let cache = Cache::new(KEEP, 8);
+        let cache = cache(|_| true);
         let key = Keys::random().unwrap().key(&["a"]);
         let asked = AtomicU32::new(0);
         let ask = async || Ok::<_, ()>(asked.fetch_add(1, Ordering::Relaxed));
@@ -129,7 +191,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_error_is_not_kept() {
-        let cache = Cache::new(KEEP, 8);
+        let cache = cache(|_| true);
         let key = Keys::random().unwrap().key(&["a"]);
         assert_eq!(cache.get(key, async || Err::<u8, _>("down")).await, Err("down"));
         assert_eq!(cache.get(key, async || Ok::<_, &str>(1)).await, Ok(1));
@@ -137,7 +199,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn callers_at_once_share_one_question() {
-        let cache = Cache::new(KEEP, 8);
+        let cache = cache(|_| true);
         let key = Keys::random().unwrap().key(&["a"]);
         let asked = AtomicU32::new(0);
         let ask = async || {
@@ -146,19 +208,64 @@ mod tests {
         };
         let answers = tokio::join!(cache.get(key, ask), cache.get(key, ask), cache.get(key, ask));
         assert_eq!(answers, (Ok(0), Ok(0), Ok(0)));
+        assert!(cache.lock().asking.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn callers_that_wait_for_a_source_that_hangs_share_its_failure() {
+        let cache = cache::<u8, _>(|_| true);
+        let key = Keys::random().unwrap().key(&["a"]);
+        let ask = async || {
+            tokio::time::sleep(KEEP).await;
+            Err("timed out")
+        };
+        let started = Instant::now();
+        let answers = tokio::join!(cache.get(key, ask), cache.get(key, ask), cache.get(key, ask));
+        assert_eq!(answers, (Err("timed out"), Err("timed out"), Err("timed out")));
+        assert_eq!(started.elapsed(), KEEP);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_question_that_everybody_gave_up_leaves_nothing() {
+        let cache = cache::<u8, ()>(|_| true);
+        let key = Keys::random().unwrap().key(&["a"]);
+        let given_up = cache.get(key, std::future::pending);
+        assert!(tokio::time::timeout(KEEP, given_up).await.is_err());
+        assert!(cache.lock().asking.is_empty());
+        // One that takes over from a caller that gave up asks anew.
+        let (first, second) = tokio::join!(
+            tokio::time::timeout(KEEP / 2, cache.get(key, std::future::pending)),
+            cache.get(key, async || Ok(1))
+        );
+        assert!(first.is_err());
+        assert_eq!(second, Ok(1));
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_number_of_answers_is_bounded_and_the_least_used_go_first() {
-        let cache = Cache::new(KEEP, 8);
+        let cache = cache(|_| true);
         let keys = Keys::random().unwrap();
         let hot = keys.key(&["hot"]);
         for i in 0..100_u32 {
             assert_eq!(cache.get(hot, async || if i == 0 { Ok(1) } else { Err("asked again") }).await, Ok(1));
             tokio::time::advance(Duration::from_millis(10)).await;
-            cache.get(keys.key(&["cold", &i.to_string()]), async || Ok::<_, ()>(2)).await.unwrap();
-            assert!(cache.slots.lock().unwrap().len() <= 8);
+            cache.get(keys.key(&["cold", &i.to_string()]), async || Ok(2)).await.unwrap();
+            assert!(cache.lock().yes.answers.len() <= 8);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn random_tokens_push_out_no_good_one() {
+        let cache = cache(|yes| *yes);
+        let keys = Keys::random().unwrap();
+        let good = keys.key(&["good"]);
+        assert_eq!(cache.get(good, async || Ok::<_, &str>(true)).await, Ok(true));
+        for i in 0..100_u32 {
+            let random = keys.key(&["random", &i.to_string()]);
+            assert_eq!(cache.get(random, async || Ok(false)).await, Ok(false));
+            assert!(cache.lock().no.answers.len() <= 4);
+        }
+        assert_eq!(cache.get(good, async || Err("asked again")).await, Ok(true));
     }
 
     #[test]

@@ -3,9 +3,11 @@
 //! - A token counts only if the API server says that it was made for our audience: one that was made for the API
 //!   server itself is worth nothing here.
 //! - Answers, yes and no, are remembered for [`KEEP`]; failures to get one never are.
+//! - Whoever has no good token can cause reviews, but only [`TOKEN_REVIEWS`] at a time, and no log line for each.
 
 use super::cache::{Cache, Keys};
 use super::{Bearer, Question, User, not_accepted};
+use crate::audit::Sparing;
 use crate::environment::EnvironmentKey;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, UserInfo};
@@ -18,11 +20,21 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// How long an answer counts: the delay until a revoked token or right is noticed.
 const KEEP: Duration = Duration::from_secs(10);
 /// Remembered answers: a caller needs one for the token and one per environment asked about; at about 1 KiB each 4 MiB.
 const REMEMBERED: usize = 4096;
+/// Remembered refusals, at some 100 bytes each; what is asked at random is not asked again.
+const REFUSALS: usize = 1024;
+/// Reviews of tokens under way at once, for everybody: at 10 ms each 3200 callers a second.
+const TOKEN_REVIEWS: usize = 32;
+/// Reviews of rights under way at once: four callers of `List` with few rights.
+const ACCESS_REVIEWS: usize = 4 * REVIEWS_AT_ONCE;
+/// Callers that wait for their turn, and how long: who is not served by then comes again.
+const WAITING: usize = 1024;
+const TURN_TIMEOUT: Duration = Duration::from_secs(3);
 /// Reviews under way for one `List`, so that a caller with few rights does not crowd out the others.
 const REVIEWS_AT_ONCE: usize = 16;
 /// A review takes milliseconds; an API server that needs longer is as good as away.
@@ -45,8 +57,34 @@ pub struct Reviews {
     client: Client,
     agents: AgentAccount,
     keys: Keys,
-    users: Cache<Option<Arc<User>>>,
-    rights: Cache<bool>,
+    users: Cache<Option<Arc<User>>, Failure>,
+    rights: Cache<bool, Failure>,
+    token_reviews: Turns,
+    access_reviews: Turns,
+    troubles: Sparing,
+}
+
+/// So many at once, and so many that wait.
+struct Turns {
+    running: Semaphore,
+    waiting: Semaphore,
+}
+
+impl Turns {
+    fn new(at_once: usize) -> Turns {
+        Turns { running: Semaphore::new(at_once), waiting: Semaphore::new(WAITING) }
+    }
+
+    async fn take(&self) -> Result<SemaphorePermit<'_>, Failure> {
+        let busy =
+            || Failure::new(ErrorKind::Unavailable, "the aggregator has too many callers to recognise");
+        if let Ok(turn) = self.running.try_acquire() {
+            return Ok(turn);
+        }
+        let _waiting = self.waiting.try_acquire().map_err(|_| busy())?;
+        let turn = tokio::time::timeout(TURN_TIMEOUT, self.running.acquire()).await;
+        turn.ok().and_then(Result::ok).ok_or_else(busy)
+    }
 }
 
 impl fmt::Debug for Reviews {
@@ -61,8 +99,11 @@ impl Reviews {
             client,
             agents,
             keys: Keys::random()?,
-            users: Cache::new(KEEP, REMEMBERED),
-            rights: Cache::new(KEEP, REMEMBERED),
+            users: Cache::new(KEEP, (REMEMBERED, REFUSALS), Option::is_some),
+            rights: Cache::new(KEEP, (REMEMBERED, REFUSALS), |allowed| *allowed),
+            token_reviews: Turns::new(TOKEN_REVIEWS),
+            access_reviews: Turns::new(ACCESS_REVIEWS),
+            troubles: Sparing::default(),
         })
     }
 
@@ -75,7 +116,6 @@ impl Reviews {
         let user = self.review_token(bearer, AGENT_AUDIENCE).await?.ok_or_else(not_accepted)?;
         let AgentAccount { namespace, name } = &self.agents;
         if user.name != format!("system:serviceaccount:{namespace}:{name}") {
-            tracing::warn!(user = user.name, "an agent's call from an account that is not the agents'");
             let message = format!("`{}` is not the agents' service account", user.name.escape_debug());
             return Err(Failure::new(ErrorKind::NotAllowed, message));
         }
@@ -98,10 +138,10 @@ impl Reviews {
             resource_attributes: Some(attributes(question)),
             ..SubjectAccessReviewSpec::default()
         };
-        let asked = serde_json::to_string(&spec).map_err(|error| unreachable_api(&error))?;
+        let asked = serde_json::to_string(&spec).map_err(|error| self.unreachable(&error))?;
         let review = SubjectAccessReview { spec, ..SubjectAccessReview::default() };
         let ask = async || {
-            let answer = self.create(&review).await?;
+            let answer = self.create(&self.access_reviews, &review).await?;
             Ok(answer.status.is_some_and(|status| status.allowed && status.denied != Some(true)))
         };
         self.rights.get(self.keys.key(&["right", &asked]), ask).await
@@ -147,23 +187,31 @@ impl Reviews {
                 },
                 ..TokenReview::default()
             };
-            Ok(accepted(self.create(&review).await?, audience).map(Arc::new))
+            Ok(accepted(self.create(&self.token_reviews, &review).await?, audience).map(Arc::new))
         };
         self.users.get(self.keys.key(&["token", audience, &bearer.0]), ask).await
     }
 
-    async fn create<K>(&self, review: &K) -> Result<K, Failure>
+    async fn create<K>(&self, turns: &Turns, review: &K) -> Result<K, Failure>
     where
         K: Resource<DynamicType = (), Scope = k8s_openapi::ClusterResourceScope>,
         K: Clone + DeserializeOwned + Serialize + fmt::Debug,
     {
+        let _turn = turns.take().await?;
         let api = Api::<K>::all(self.client.clone());
         match tokio::time::timeout(REVIEW_TIMEOUT, api.create(&PostParams::default(), review)).await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(kube::Error::Api(status))) => Err(unreachable_api(&status.message)),
-            Ok(Err(error)) => Err(unreachable_api(&error)),
-            Err(elapsed) => Err(unreachable_api(&elapsed)),
+            Ok(Err(kube::Error::Api(status))) => Err(self.unreachable(&status.message)),
+            Ok(Err(error)) => Err(self.unreachable(&error)),
+            Err(elapsed) => Err(self.unreachable(&elapsed)),
         }
+    }
+
+    fn unreachable(&self, error: &dyn fmt::Display) -> Failure {
+        if let Some(unsaid) = self.troubles.say() {
+            tracing::warn!(error = %error, unsaid, "review failed");
+        }
+        Failure::new(ErrorKind::Unavailable, "the aggregator cannot ask Kubernetes about your rights now")
     }
 }
 
@@ -199,11 +247,6 @@ fn attributes(question: &Question<'_>) -> ResourceAttributes {
         Question::ReadLogs(key) => logs(ask("get", Some(key.namespace.as_str()), object(&key.name))),
         Question::ReadLogsAnywhere(name) => logs(ask("get", None, object(name))),
     }
-}
-
-fn unreachable_api(error: &dyn fmt::Display) -> Failure {
-    tracing::warn!(error = %error, "review failed");
-    Failure::new(ErrorKind::Unavailable, "the aggregator cannot ask Kubernetes about your rights now")
 }
 
 #[cfg(test)]

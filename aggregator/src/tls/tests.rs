@@ -64,6 +64,25 @@ async fn a_client_that_trusts_the_ca_is_served_by_every_name() {
 }
 
 #[tokio::test]
+async fn connections_past_the_limit_are_refused_until_one_goes() {
+    let data = tempfile::tempdir().unwrap();
+    let tls = Tls::new(&config(None), CaPlace::Directory(data.path().into())).await.unwrap();
+    let ca = CaPlace::certificate_file(data.path());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (acceptor, mut connections) = Acceptor::with_places(listener, tls.server_config(), 1);
+    let (mut tasks, stop) = (JoinSet::new(), CancellationToken::new());
+    tasks.spawn(acceptor.run(stop.clone()));
+    let _first = connect(address, &ca, "localhost").await.unwrap();
+    let taken = connections.next().await.unwrap().unwrap();
+    assert!(connect(address, &ca, "localhost").await.is_err());
+    drop(taken);
+    assert!(connect(address, &ca, "localhost").await.is_ok());
+    stop.cancel();
+    tasks.join_all().await;
+}
+
+#[tokio::test]
 async fn the_ca_stays_the_same_and_its_key_is_private() {
     use std::os::unix::fs::PermissionsExt as _;
     let data = tempfile::tempdir().unwrap();

@@ -71,6 +71,41 @@ async fn each_caller_sees_what_it_may() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_foreign_label_locks_nobody_out_of_an_environment() {
+    let world = World::with_pods().await;
+    ship(&world, vec![batch(1, OURS, 0, &["one"])]).await;
+    let admin = world.token("admin.token");
+    let mut foreign = pod("mine", "local");
+    foreign.environment.namespace = Label::parse("namespace", "mallory").unwrap();
+    let pods = [("u1", pod("web-1", "local")), ("u9", foreign)];
+    let pods: HashMap<_, _> = pods.map(|(uid, pod)| (PodUid::parse(uid).unwrap(), pod)).into();
+    world.publish.send_replace(Arc::new(Inventory::of(pods, &BTreeMap::new())));
+    let ambiguous = history(&world, admin.clone(), logs_of("dev")).await.unwrap_err();
+    assert_eq!(ambiguous.code(), Code::InvalidArgument);
+    assert!(hint(&ambiguous).contains("--namespace"), "{}", hint(&ambiguous));
+    let of = |namespace: &str| {
+        let mut request = logs_of("dev");
+        request.environment.as_mut().unwrap().namespace = Some(namespace.to_owned());
+        request
+    };
+    assert_eq!(history(&world, admin.clone(), of("sites")).await.unwrap(), ["one"]);
+    assert!(history(&world, admin.clone(), of("mallory")).await.unwrap().is_empty());
+    assert_eq!(history(&world, admin.clone(), of("nowhere")).await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(history(&world, admin.clone(), of("../x")).await.unwrap_err().code(), Code::InvalidArgument);
+    let listed =
+        world.environments(admin.clone()).await.list(ListRequest::default()).await.unwrap().into_inner();
+    let namespaces: Vec<_> = listed
+        .environments
+        .into_iter()
+        .map(|summary| summary.environment.unwrap().namespace.unwrap())
+        .collect();
+    assert_eq!(namespaces, ["mallory", "sites"]);
+    // The foreign pod is gone: what it left behind is no reason to ask.
+    world.publish(&[("u1", "web-1", "local")]);
+    assert_eq!(history(&world, admin, logs_of("dev")).await.unwrap(), ["one"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_that_make_no_sense_are_usage_errors() {
     let world = World::with_pods().await;
     let instant = |unix_nanos| Some(v1::Instant { unix_nanos });
@@ -115,4 +150,19 @@ async fn a_follower_gets_history_and_then_what_arrives() {
     // The stop ends promptly: nobody holds on to a reader whose client is gone.
     let audit = world.end().await;
     assert!(audit.iter().any(|line| line["ended"] == "disconnected" && line["records"] == 3), "{audit:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_strangers_does_not_flood_the_audit() {
+    let world = World::with_pods().await;
+    let mut client = world.environments(Token("random".into())).await;
+    for _ in 0..100 {
+        let status = client.who_am_i(WhoAmIRequest {}).await.unwrap_err();
+        assert_eq!(status.code(), Code::Unauthenticated);
+    }
+    let mut admin = world.environments(world.token("admin.token")).await;
+    admin.who_am_i(WhoAmIRequest {}).await.unwrap();
+    let audit = world.end().await;
+    assert!(audit.len() < 100, "{}", audit.len());
+    assert!(audit.iter().any(|line| line["user"] == "admin"), "who is known always gets a line");
 }
