@@ -28,12 +28,19 @@ pub(super) enum Unusable {
     NoContainer,
 }
 
-/// The UID that the node's directories name, which the pod's own metadata has to give.
-pub(super) fn uid_of(metadata: &ObjectMeta) -> Result<PodUid, InvalidId> {
+/// The UID that the node's directories name, which the pod's own metadata has to give. `node` is where it runs; none
+/// when that cannot be read.
+pub(super) fn uid_of(metadata: &ObjectMeta, node: Option<&str>) -> Result<PodUid, InvalidId> {
     let annotation = metadata.annotations.as_ref().and_then(|annotations| annotations.get(MIRROR));
-    // Anybody may write this annotation on a pod. A hash has no hyphens and so never names someone else's real pod.
-    let hash =
-        annotation.filter(|hash| hash.len() == 32 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    // Anybody may write this annotation on a pod, and with it take the place of a static pod. What the kubelet makes
+    // belongs to its node's object, and is deleted at once if that does not exist.
+    let owned = node.is_some_and(|node| {
+        let mut owners = metadata.owner_references.iter().flatten();
+        owners.any(|owner| owner.api_version == "v1" && owner.kind == "Node" && owner.name == node)
+    });
+    // A hash has no hyphens and so never names someone else's real pod.
+    let hash = annotation
+        .filter(|hash| owned && hash.len() == 32 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()));
     PodUid::parse(hash.or(metadata.uid.as_ref()).map_or("", String::as_str))
 }
 
@@ -210,12 +217,22 @@ mod tests {
 
     #[test]
     fn a_static_pod_is_known_by_its_hash_and_nobody_can_pose_as_another_pod() {
-        let uid = |value: &str| {
-            uid_of(&pod(|pod| pod["metadata"]["annotations"][MIRROR] = json!(value)).metadata)
-                .unwrap()
-                .to_string()
+        let uid = |value: &str, kind: &str, owner: &str| {
+            let pod = pod(|pod| {
+                pod["metadata"]["annotations"][MIRROR] = json!(value);
+                pod["metadata"]["ownerReferences"] =
+                    json!([{"apiVersion": "v1", "kind": kind, "name": owner, "uid": "n"}]);
+            });
+            uid_of(&pod.metadata, Some("n1")).unwrap().to_string()
         };
-        assert_eq!(uid("0123456789abcdef0123456789abcdef"), "0123456789abcdef0123456789abcdef");
-        assert_eq!(uid("ffffffff-aaaa-bbbb-cccc-0123456789ab"), "0a1b2c3d-aaaa-bbbb-cccc-0123456789ab");
+        let (hash, own) = ("0123456789abcdef0123456789abcdef", "0a1b2c3d-aaaa-bbbb-cccc-0123456789ab");
+        assert_eq!(uid(hash, "Node", "n1"), hash);
+        assert_eq!(uid("ffffffff-aaaa-bbbb-cccc-0123456789ab", "Node", "n1"), own);
+        // The annotation alone, and one on a pod of something else or of another node, is a user's.
+        for (kind, owner) in [("ReplicaSet", "n1"), ("Node", "n2")] {
+            assert_eq!(uid(hash, kind, owner), own, "{kind} {owner}");
+        }
+        let bare = pod(|pod| pod["metadata"]["annotations"][MIRROR] = json!(hash));
+        assert_eq!(uid_of(&bare.metadata, Some("n1")).unwrap().to_string(), own);
     }
 }

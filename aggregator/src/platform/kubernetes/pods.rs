@@ -40,7 +40,7 @@ impl Pods {
             Event::Delete(pod) => {
                 let metadata = metadata_of(&pod);
                 self.refused.remove(metadata.uid.as_deref().unwrap_or_default());
-                let known = uid_of(metadata).ok().and_then(|uid| self.known.get_mut(&uid));
+                let known = uid_of(metadata, node_of(&pod)).ok().and_then(|uid| self.known.get_mut(&uid));
                 known.is_some_and(|known| known.leave(now))
             }
             Event::InitDone => {
@@ -56,11 +56,13 @@ impl Pods {
         }
     }
 
-    fn apply(&mut self, pod: &WatchedPod) -> bool {
-        let metadata = metadata_of(pod);
-        let facts = match &pod.0 {
-            Ok(pod) => uid_of(metadata).map_err(Unusable::from).and_then(|uid| Ok((uid, facts_of(pod)?))),
-            Err(undecodable) => return self.refuse(metadata, &undecodable.error),
+    fn apply(&mut self, watched: &WatchedPod) -> bool {
+        let metadata = metadata_of(watched);
+        let facts = match &watched.0 {
+            Ok(pod) => uid_of(metadata, node_of(watched))
+                .map_err(Unusable::from)
+                .and_then(|uid| Ok((uid, facts_of(pod)?))),
+            Err(undecodable) => return self.refuse(watched, &undecodable.error),
         };
         match facts {
             Ok((uid, pod)) => {
@@ -73,13 +75,14 @@ impl Pods {
                 self.known.insert(uid, known);
                 changed
             }
-            Err(unusable) => self.refuse(metadata, &unusable.to_string()),
+            Err(unusable) => self.refuse(watched, &unusable.to_string()),
         }
     }
 
-    fn refuse(&mut self, metadata: &kube::core::ObjectMeta, reason: &str) -> bool {
+    fn refuse(&mut self, watched: &WatchedPod, reason: &str) -> bool {
+        let metadata = metadata_of(watched);
         let uid = metadata.uid.clone().unwrap_or_default();
-        if let (Some(listing), Ok(uid)) = (&mut self.listing, uid_of(metadata)) {
+        if let (Some(listing), Ok(uid)) = (&mut self.listing, uid_of(metadata, node_of(watched))) {
             listing.insert(uid); // it exists: what was known of it before stays
         }
         if self.refused.insert(uid) {
@@ -123,4 +126,8 @@ fn metadata_of(pod: &WatchedPod) -> &kube::core::ObjectMeta {
         Ok(pod) => &pod.metadata,
         Err(undecodable) => &undecodable.metadata,
     }
+}
+
+fn node_of(pod: &WatchedPod) -> Option<&str> {
+    pod.0.as_ref().ok()?.spec.as_ref()?.node_name.as_deref()
 }
