@@ -115,13 +115,26 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
         let mut file = create_private(&temporary)?;
         file.write_all(bytes)?;
         file.sync_all()?;
-        fs::rename(&temporary, path)
+        fs::rename(&temporary, path)?;
+        // Without it a power cut may bring the old file back: a token that was just forgotten.
+        sync_directory(directory)
     })();
     if written.is_err() {
         // What is left of the attempt helps nobody; the first error is the one to report.
         drop(fs::remove_file(&temporary));
     }
     written
+}
+
+#[cfg(unix)]
+fn sync_directory(path: &Path) -> io::Result<()> {
+    fs::File::open(path)?.sync_all()
+}
+
+/// Elsewhere a directory cannot be opened as a file.
+#[cfg(not(unix))]
+fn sync_directory(_: &Path) -> io::Result<()> {
+    Ok(())
 }
 
 #[cfg(unix)]

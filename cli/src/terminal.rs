@@ -11,6 +11,7 @@ use std::sync::Mutex;
 fn acts(character: char) -> bool {
     matches!(character,
         '\0'..='\x08' | '\x0a'..='\x1f' | '\x7f'..='\u{9f}'
+        | '\u{61c}' | '\u{200e}' | '\u{200f}'
         | '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
@@ -178,6 +179,7 @@ mod tests {
             ("\u{9b}31m".as_bytes(), "\\u{9b}31m"),
             (b"\x9b31m", "\u{fffd}31m"),
             ("abc\u{202e}def".as_bytes(), "abc\\u{202e}def"),
+            ("a\u{200e}b\u{200f}c\u{61c}d".as_bytes(), "a\\u{200e}b\\u{200f}c\\u{61c}d"),
             ("déjà vu 日本 🦀".as_bytes(), "déjà vu 日本 🦀"),
             (b"\xff\xfeok", "\u{fffd}\u{fffd}ok"),
         ] {
