@@ -5,7 +5,7 @@
 use anyhow::Context as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
 const OWNER_ONLY: u32 = 0o600;
@@ -30,6 +30,12 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Option<String>> {
     }
 }
 
+/// Opens a file that is only there to be locked.
+pub(crate) fn open_lock(path: &Path) -> anyhow::Result<File> {
+    let opened = OpenOptions::new().write(true).create(true).truncate(false).mode(OWNER_ONLY).open(path);
+    opened.with_context(|| format!("open {}", path.display()))
+}
+
 /// Makes the data directory, for its owner only.
 pub(crate) fn create_directory(path: &Path) -> anyhow::Result<()> {
     let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
@@ -46,6 +52,8 @@ fn replace(path: &Path, contents: &[u8], mode: u32) -> std::io::Result<()> {
         return Err(error);
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+    // The mode above is cut by the umask.
+    file.set_permissions(fs::Permissions::from_mode(mode))?;
     file.write_all(contents)?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;

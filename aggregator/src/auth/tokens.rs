@@ -11,6 +11,7 @@ use crate::platform::local;
 use crate::private_file;
 use anyhow::Context as _;
 use file::{Entry, Rights};
+use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest as _, Sha256};
 use skpr_proto::{ErrorKind, Failure, NodeName};
 use std::collections::BTreeSet;
@@ -20,6 +21,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use subtle::ConstantTimeEq as _;
 
 const TOKENS: &str = "tokens";
+/// Beside the file, which a rename replaces: a lock on it would be one on what was.
+const TOKENS_LOCK: &str = "tokens.lock";
 const ADMIN_TOKEN: &str = "admin.token";
 const AGENT_TOKEN: &str = "agent.token";
 
@@ -142,6 +145,9 @@ impl TokenFile {
 /// Adds a token to the file of a data directory and returns it. It is kept nowhere.
 pub fn create_token(data: &Path, name: &str, rights: &str) -> anyhow::Result<String> {
     let path = data.join(TOKENS);
+    // What is read, added to and written back is one change: of two at once the second waits. The lock ends with the file.
+    let lock = private_file::open_lock(&data.join(TOKENS_LOCK))?;
+    flock(&lock, FlockOperation::LockExclusive).context("lock the token file")?;
     let text = private_file::read(&path)?
         .with_context(|| format!("`{}` has no token file: start `standalone` there first", data.display()))?;
     let entries = file::parse(&text).with_context(|| format!("parse {}", path.display()))?;
@@ -235,6 +241,24 @@ mod tests {
         let all = BTreeSet::from([dev.clone(), prod, shop.clone()]);
         assert_eq!(tokens.visible(&user, all).unwrap(), BTreeSet::from([dev, shop]));
         assert!(create_token(data.path(), "ci", "*").unwrap_err().to_string().contains("`ci`"));
+    }
+
+    #[test]
+    fn of_tokens_created_at_once_none_is_lost() {
+        let data = tempfile::tempdir().unwrap();
+        let tokens = TokenFile::open(data.path()).unwrap();
+        let created: Vec<String> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8)
+                .map(|i| {
+                    let data = data.path();
+                    scope.spawn(move || create_token(data, &format!("ci-{i}"), "*").unwrap())
+                })
+                .collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        for token in created {
+            assert!(tokens.user(&Bearer(token)).is_ok());
+        }
     }
 
     #[test]
