@@ -2,7 +2,10 @@
 
 mod list;
 mod logs;
+mod seats;
 mod whoami;
+
+pub(crate) use seats::Seats;
 
 use crate::aggregator::Shared;
 use crate::audit::Access;

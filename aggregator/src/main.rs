@@ -3,18 +3,25 @@
 use clap::Parser as _;
 use skpr_aggregator::config::{Args, Config, LogFormat};
 use skpr_aggregator::{aggregator, commands, platform, standalone};
+use skpr_proto::Failure;
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 /// The exit code for arguments that make no sense, as the CLI's.
 const USAGE: u8 = 2;
+/// Some programs send a signal twice at once: to the process and to its group. That is one wish.
+const SAME_SIGNAL: Duration = Duration::from_millis(500);
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let args = Args::parse();
     start_log(args.log_format);
+    // Records and tokens are nobody else's business, whatever the directory they are in allows.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         tracing::debug!("a TLS provider is installed already");
     }
@@ -36,7 +43,11 @@ async fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             tracing::error!("{error:#}");
-            ExitCode::FAILURE
+            let failure = error.downcast_ref::<Failure>();
+            if let Some(hint) = failure.and_then(|failure| failure.hint.as_ref()) {
+                tracing::error!("hint: {hint}");
+            }
+            failure.map_or(ExitCode::FAILURE, |failure| ExitCode::from(failure.kind.exit_code()))
         }
     }
 }
@@ -53,17 +64,17 @@ async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<ExitCode
     Ok(ExitCode::SUCCESS)
 }
 
-/// The first signal begins the stop; the second ends everything now.
+/// The first signal begins the stop; a later one ends everything now.
 async fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<ExitCode> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    for _ in 0..2 {
-        if stop.is_cancelled() {
-            tracing::warn!("a second signal: stopping at once");
-        }
+    let mut begun: Option<Instant> = None;
+    while begun.is_none_or(|begun| begun.elapsed() < SAME_SIGNAL) {
         tokio::select! {
-            _ = terminate.recv() => stop.cancel(),
-            _ = interrupt.recv() => stop.cancel(),
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
         }
+        begun.get_or_insert_with(Instant::now);
+        stop.cancel();
     }
     anyhow::bail!("aborted by a second signal")
 }
@@ -72,7 +83,7 @@ fn start_log(format: LogFormat) {
     let filter = EnvFilter::try_from_env("SKPR_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
-        LogFormat::Text => log.init(),
+        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
         LogFormat::Json => log.json().init(),
     }
 }

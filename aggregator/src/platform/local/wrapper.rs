@@ -13,6 +13,9 @@ use std::process::Command;
 /// The soft limit of open files that a login gives.
 const USUAL_FILES: u64 = 1024;
 
+/// The umask that a login gives.
+const USUAL_UMASK: u32 = 0o022;
+
 /// Starts the program of an instance; used by standalone only.
 #[derive(Debug, clap::Args)]
 pub struct RunInstance {
@@ -45,6 +48,8 @@ fn become_it(args: RunInstance) -> anyhow::Result<std::convert::Infallible> {
         // A hierarchy that refuses is one that ends or measures less; the site runs all the same.
         drop(std::fs::write(entrance, "0"));
     }
+    // What is right for records is not what a site expects of its own files.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(USUAL_UMASK));
     // What the agent needs is not what a site expects: programs that use `select` break past this.
     let files = getrlimit(Resource::Nofile);
     let usual = Some(files.maximum.map_or(USUAL_FILES, |maximum| maximum.min(USUAL_FILES)));
