@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::health::{self, Heartbeat, Loop};
 use crate::link::Link;
 use crate::ship::pump::Pump;
-use crate::ship::{tap, window};
+use crate::ship::{WIND_DOWN, tap, window};
 use crate::tail::{Counters, Limits, Tail};
 use anyhow::Context as _;
 use std::time::Duration;
@@ -23,9 +23,11 @@ use tokio_util::sync::CancellationToken;
 
 /// How long the tail thread may take to save its checkpoint at the end.
 const JOIN_LIMIT: Duration = Duration::from_secs(5);
+/// How long [`run`] takes at most to end once it was told to.
+pub const STOPS_WITHIN: Duration = JOIN_LIMIT.saturating_add(WIND_DOWN);
 
 /// Runs the agent until `stop` is cancelled, then winds down: nothing more is read, what was sent may be acknowledged
-/// for up to two seconds, the checkpoint is saved. Takes at most about seven seconds.
+/// for up to two seconds, the checkpoint is saved. Takes at most [`STOPS_WITHIN`].
 ///
 /// Needs a tokio runtime with time and IO; one thread is enough. Leaves nothing running and touches nothing global.
 pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> {

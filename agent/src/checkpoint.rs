@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result};
 use prost::Message;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, File, OpenOptions};
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,6 +15,8 @@ use std::time::Duration;
 /// Eight bytes that name the format and its version. Then: crc32c and length of the body, each four bytes, and the body.
 const MAGIC: [u8; 8] = *b"skprck01";
 const HEADER: usize = 16;
+/// How the names of unfinished checkpoints begin.
+const TEMPORARY: &str = "checkpoint.new-";
 /// Far more than thousands of sources need; a bigger file is not ours.
 const MOST_BYTES: u64 = 64 << 20;
 
@@ -48,6 +51,9 @@ pub(crate) struct Position {
     /// Where incomplete messages were emitted without their end; reading again must do the same there.
     #[prost(message, repeated, tag = "8")]
     pub(crate) cuts: Vec<Cut>,
+    /// The last position given out before the offset, where that is beyond the offset.
+    #[prost(uint64, tag = "9")]
+    pub(crate) position: u64,
 }
 
 /// See [`Position::cuts`].
@@ -102,6 +108,8 @@ impl Checkpoint {
 #[derive(Debug)]
 pub(crate) struct StateDirectory {
     directory: PathBuf,
+    /// Where a checkpoint is written before it has its name. No other agent's: two may run for a while.
+    temporary: PathBuf,
     /// Held for its lock.
     _lock: File,
 }
@@ -114,15 +122,22 @@ impl StateDirectory {
         let lock = lock.with_context(|| format!("open {}", path.display()))?;
         let step = Duration::from_millis(100);
         let mut left = wait;
+        let mut locked = true;
         while flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             if left.is_zero() {
                 tracing::warn!(path = %path.display(), "another agent holds the state directory, going on without its lock");
+                locked = false;
                 break;
             }
             std::thread::sleep(step.min(left));
             left = left.saturating_sub(step);
         }
-        Ok(StateDirectory { directory: directory.to_owned(), _lock: lock })
+        if locked {
+            remove_temporaries(directory);
+        }
+        let random = RandomState::new().build_hasher().finish();
+        let temporary = directory.join(format!("{TEMPORARY}{}-{random:016x}", std::process::id()));
+        Ok(StateDirectory { directory: directory.to_owned(), temporary, _lock: lock })
     }
 
     /// The checkpoint, or an empty one with the reason in the log.
@@ -151,18 +166,28 @@ impl StateDirectory {
     }
 
     pub(crate) fn save(&self, checkpoint: &Checkpoint) -> Result<()> {
-        replace(&self.directory, "checkpoint", &checkpoint.to_bytes())
+        replace(&self.directory.join("checkpoint"), &self.temporary, &checkpoint.to_bytes())?;
+        File::open(&self.directory).and_then(|directory| directory.sync_all()).context("sync the directory")
     }
 }
 
 /// Puts `bytes` into the file, so that after a crash at any point it holds the old or the new content.
-fn replace(directory: &Path, name: &str, bytes: &[u8]) -> Result<()> {
-    let temporary = directory.join(format!("{name}.new"));
-    let mut file = File::create(&temporary).context("create the temporary file")?;
+fn replace(path: &Path, temporary: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file = File::create(temporary).context("create the temporary file")?;
     file.write_all(bytes).context("write the temporary file")?;
     file.sync_all().context("sync the temporary file")?;
-    fs::rename(&temporary, directory.join(name)).context("rename the temporary file")?;
-    File::open(directory).and_then(|directory| directory.sync_all()).context("sync the directory")
+    fs::rename(temporary, path).context("rename the temporary file")
+}
+
+/// Removes what agents that were killed have left. What one without the lock is writing may go, too: it tries again.
+fn remove_temporaries(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok) {
+        if entry.file_name().to_string_lossy().starts_with(TEMPORARY)
+            && let Err(error) = fs::remove_file(entry.path())
+        {
+            tracing::debug!(path = %entry.path().display(), %error, "cannot remove an unfinished checkpoint");
+        }
+    }
 }
 
 #[cfg(test)]
@@ -181,6 +206,7 @@ mod tests {
                 time: Some(-1),
                 finished: vec![1, 2],
                 cuts: vec![Cut { generation: 9, offset: 10 }],
+                position: 44,
             }],
         }
     }
@@ -209,6 +235,22 @@ mod tests {
         let first = StateDirectory::open(directory.path(), Duration::ZERO).unwrap();
         let second = StateDirectory::open(directory.path(), Duration::from_millis(1)).unwrap();
         drop((first, second));
+    }
+
+    #[test]
+    fn two_agents_do_not_write_the_same_temporary_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = StateDirectory::open(directory.path(), Duration::ZERO).unwrap();
+        let second = StateDirectory::open(directory.path(), Duration::ZERO).unwrap();
+        assert_ne!(first.temporary, second.temporary);
+        fs::write(&first.temporary, "half").unwrap();
+        second.save(&some()).unwrap();
+        assert_eq!(first.load(), some());
+        drop((first, second));
+        // What was left behind goes with the next start.
+        let third = StateDirectory::open(directory.path(), Duration::ZERO).unwrap();
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2);
+        assert_eq!(third.load(), some());
     }
 
     proptest! {

@@ -13,7 +13,7 @@ mod report;
 mod ship;
 pub mod tail;
 
-pub use agent::run;
+pub use agent::{STOPS_WITHIN, run};
 pub use config::{Address, Config};
 pub use descriptors::raise_file_limit;
 pub use health::check as check_health;

@@ -36,7 +36,7 @@ const OUTGOING: usize = 1;
 /// above what a slow disk needs for a group commit.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// At a clean end: how long to wait for the answers to what was sent. Unanswered batches are sent again later.
-const WIND_DOWN: Duration = Duration::from_secs(2);
+pub(crate) const WIND_DOWN: Duration = Duration::from_secs(2);
 
 /// Ships until `wind_down` is cancelled, which ends cleanly, or until the stream fails. `on_answer` is called at each
 /// acknowledgement.

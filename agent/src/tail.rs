@@ -32,6 +32,8 @@ mod cases;
 #[cfg(test)]
 mod fake;
 #[cfg(test)]
+mod recovery;
+#[cfg(test)]
 mod simulator;
 
 pub use watch::Waker;
@@ -41,6 +43,11 @@ use skpr_proto::v1;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
+
+/// Whether the engine reads a file of this name: for whoever writes files for it.
+pub fn is_log_file(name: &str) -> bool {
+    names::parse(name).is_some()
+}
 
 /// Bounds of the engine.
 #[derive(Clone, Debug)]

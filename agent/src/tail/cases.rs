@@ -774,36 +774,3 @@ fn endless_partials_in_many_files_are_bounded_and_complete() {
     assert_eq!(total, 8 * (40 * (16 << 10) + 3));
     assert!(node.store.records.len() > 8);
 }
-
-/// `cargo test --release -p skpr-agent --lib speed -- --ignored --nocapture`
-#[test]
-#[ignore = "a measurement"]
-fn speed() {
-    let mut node = Node::new();
-    let mut log = node.log("php");
-    for _ in 0..400 {
-        let mut block = Vec::new();
-        for number in 0..5000 {
-            block.extend_from_slice(format!("2026-11-22T10:00:00.{number:09}Z stdout F 10.0.0.1 - - GET /index.php?q={number} HTTP/1.1 200 5316 Mozilla\n").as_bytes());
-        }
-        log.raw(&block);
-    }
-    let size = fs::metadata(log.live()).unwrap().len();
-    node.look();
-    let start = Instant::now();
-    let mut records = 0;
-    while let Some(batch) = node.next() {
-        records += batch.length.len();
-        node.tail().acknowledged(batch.id);
-    }
-    let seconds = start.elapsed().as_secs_f64();
-    println!("{records} records, {:.0} MB/s", size as f64 / seconds / 1e6);
-    let mut logs: Vec<_> = (0..1000).map(|number| node.log(&format!("c{number}"))).collect();
-    logs.iter_mut().for_each(|log| log.line("quiet"));
-    node.drain();
-    std::thread::sleep(Duration::from_secs(3));
-    node.look();
-    let start = Instant::now();
-    node.look();
-    println!("a look at 1000 quiet files: {:?}", start.elapsed());
-}

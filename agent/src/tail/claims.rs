@@ -29,14 +29,17 @@ impl Engine {
             (true, _) => Claim::Claimed,
             (false, Claim::Claimed) => Claim::Draining,
             // An earlier agent has read it: it was claimed, and what is left of it is still wanted.
-            (false, Claim::Unknown)
-                if self.heard && (container.acked_time.is_some() || container.resume.is_some()) =>
-            {
-                Claim::Draining
-            }
+            (false, Claim::Unknown) if self.heard && container.wanted => Claim::Draining,
             (false, unclaimed) => unclaimed,
         };
         let was = std::mem::replace(&mut container.claim, next);
+        if claimed
+            && !std::mem::replace(&mut container.wanted, true)
+            && let Some(gap) = container.gap.take()
+        {
+            self.count_gap(container, gap.bytes, gap.reason);
+            container.gap = Some(gap);
+        }
         if was == Claim::Ignored && next == Claim::Claimed {
             self.relist(container, now);
         }

@@ -4,10 +4,11 @@
 //! generation. Nothing that has a name of another form is ever opened.
 
 use super::engine::Engine;
-use super::follow::{Container, Ignored, LogFile};
+use super::follow::{Claim, Container, Ignored, LogFile};
 use super::gap::Gap;
 use super::names::{self, Key, Name};
 use super::{gzip, read};
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// A directory that changes while it is read is read again, this often.
 const LISTINGS: usize = 4;
-/// Names in one directory beyond this are a mistake or a trick.
+/// Of more log files in one directory than this the newest are taken.
 const MOST_NAMES: usize = 4096;
 
 #[derive(Debug)]
@@ -30,27 +31,42 @@ pub(super) struct Found {
     modified: i64,
 }
 
+#[derive(Debug)]
+pub(super) struct Listing {
+    found: Vec<Found>,
+    left_out: usize,
+    modified: SystemTime,
+}
+
 /// The log files in a directory in the order in which they were written, each once.
-pub(super) fn list(directory: &Path) -> io::Result<(Vec<Found>, SystemTime)> {
+pub(super) fn list(directory: &Path) -> io::Result<Listing> {
     let mut modified = fs::metadata(directory)?.modified()?;
-    let mut found = Vec::new();
+    let (mut found, mut left_out) = (Vec::new(), 0);
     for _ in 0..LISTINGS {
-        found = list_once(directory)?;
+        (found, left_out) = list_once(directory)?;
         let after = fs::metadata(directory)?.modified()?;
         if after == modified {
             break;
         }
         modified = after;
     }
-    Ok((found, modified))
+    Ok(Listing { found, left_out, modified })
 }
 
-fn list_once(directory: &Path) -> io::Result<Vec<Found>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(directory)?.take(MOST_NAMES) {
+/// The files, and how many names are not among them because there are too many.
+fn list_once(directory: &Path) -> io::Result<(Vec<Found>, usize)> {
+    let (mut newest, mut left_out) = (BTreeMap::new(), 0);
+    for entry in fs::read_dir(directory)? {
         let entry = entry?;
         let Some(name) = entry.file_name().to_str().and_then(names::parse) else { continue };
-        let path = entry.path();
+        newest.insert((name.key, name.gzip, entry.file_name()), (name, entry.path()));
+        if newest.len() > MOST_NAMES {
+            newest.pop_first();
+            left_out += 1;
+        }
+    }
+    let mut found = Vec::new();
+    for (name, path) in newest.into_values() {
         // Follows links, as some runtimes put them here. What dangles, loops, or is no file is left alone.
         let Ok(metadata) = fs::metadata(&path) else { continue };
         if metadata.is_file() {
@@ -60,12 +76,11 @@ fn list_once(directory: &Path) -> io::Result<Vec<Found>> {
             found.push(Found { name, path, device, inode, size, modified });
         }
     }
-    found.sort_by_key(|found| (found.name.key, found.name.gzip));
     // While the kubelet compresses, both forms exist: the plain one is as good.
     found.dedup_by_key(|found| found.name.key);
     let mut seen = std::collections::HashSet::new();
     found.retain(|found| seen.insert((found.device, found.inode)));
-    Ok(found)
+    Ok((found, left_out))
 }
 
 /// Opens what must be a regular file, without ever waiting for it.
@@ -98,7 +113,7 @@ pub(super) fn is_stale(directory: &Path, known: Option<SystemTime>) -> io::Resul
 impl Engine {
     /// Reads a container's directory and brings its chain up to date.
     pub(super) fn relist(&mut self, container: &mut Container, now: Instant) {
-        let (found, modified) = match list(&container.directory) {
+        let listing = match list(&container.directory) {
             Ok(listing) => listing,
             Err(error)
                 if error.kind() == io::ErrorKind::NotFound
@@ -106,21 +121,29 @@ impl Engine {
             {
                 container.gone = true;
                 container.files.iter_mut().for_each(|file| file.named = false);
-                (Vec::new(), SystemTime::UNIX_EPOCH)
+                Listing { found: Vec::new(), left_out: 0, modified: SystemTime::UNIX_EPOCH }
             }
             Err(error) => {
                 tracing::warn!(source = %container.source, %error, "cannot list the log directory");
                 return;
             }
         };
+        let Listing { found, left_out, modified } = listing;
         container.gone &= found.is_empty();
+        self.leave_out(container, left_out);
         container.directory_modified = Some(modified);
         container.listed_at = Some(now);
         container.files.iter_mut().for_each(|file| file.named = false);
         let mut ignored = Vec::new();
         let mut new = Vec::new();
+        let mut exhausted = false;
         for found in found {
-            self.place(container, found, &mut ignored, &mut new);
+            exhausted |= self.place(container, found, &mut ignored, &mut new);
+        }
+        if exhausted && container.resume.is_some() {
+            // The file to go on in may be among those that cannot be opened now: the next look will tell.
+            container.directory_modified = None;
+            return;
         }
         if let Some(resume) = container.resume.take_if(|_| !new.is_empty()) {
             self.resume(container, &resume, &mut new, &mut ignored);
@@ -143,14 +166,24 @@ impl Engine {
         }
     }
 
-    /// Finds out what one name stands for.
+    /// Takes note of names that are not looked at.
+    fn leave_out(&mut self, container: &mut Container, left_out: usize) {
+        let more = left_out.saturating_sub(container.left_out);
+        if more > 0 && container.left_out == 0 {
+            tracing::warn!(source = %container.source, left_out, "too many log files in a directory, leaving out the oldest");
+        }
+        self.counters.missed_files += more as u64;
+        container.left_out = left_out;
+    }
+
+    /// Finds out what one name stands for. True: that takes more than the process has at the moment.
     fn place(
         &mut self,
         container: &mut Container,
         found: Found,
         ignored: &mut Vec<Ignored>,
         new: &mut Vec<LogFile>,
-    ) {
+    ) -> bool {
         let Found { name: Name { key, gzip }, device, inode, .. } = found;
         let same = |file: &&mut LogFile| file.device == device && file.inode == inode && !file.vanished;
         if let Some(file) = container.files.iter_mut().find(same) {
@@ -158,22 +191,24 @@ impl Engine {
             file.path = found.path;
             file.named = true;
             file.resize(found.size);
-            return;
+            return false;
         }
         let known = Ignored { device, inode, key: Some(key), generation: 0 };
         if let Some(known) = container.ignored.iter().find(|old| Ignored { generation: 0, ..**old } == known)
         {
             ignored.push(*known);
-            return;
+            return false;
         }
+        let mut exhausted = false;
         let descriptor = match open(&found.path) {
             Ok(file) => Some(Arc::new(file)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.counters.missed_files += 1;
-                return;
+                return false;
             }
             Err(error) => {
                 self.warn_open(&found.path, &error);
+                exhausted = is_exhausted(&error);
                 None
             }
         };
@@ -181,12 +216,12 @@ impl Engine {
         if gzip && descriptor.is_some() && generation.is_none() {
             // Nothing is in it.
             ignored.push(known);
-            return;
+            return false;
         }
         if let Some(generation) = generation {
             if container.ignored.iter().any(|old| old.generation == generation) {
                 ignored.push(Ignored { generation, ..known });
-                return;
+                return false;
             }
             // The compressed copy of a file that is held open: its new name is all there is to know.
             if let Some(file) =
@@ -202,10 +237,11 @@ impl Engine {
                     }
                     file.named = true;
                 }
-                return;
+                return false;
             }
         }
         new.push(self.new_file(key, gzip, found, descriptor, generation));
+        exhausted
     }
 
     fn new_file(
@@ -232,6 +268,7 @@ impl Engine {
             marker: read::marker(&[]),
             acked: 0,
             acked_marker: read::marker(&[]),
+            acked_position: 0,
             stuck_at: None,
             named: true,
             followed_at: None,
@@ -283,7 +320,7 @@ impl Engine {
                     filled.is_ok() && file.size >= resume.offset && buffer.marker_at(0) == resume.marker
                 });
             if in_place {
-                file.seek(resume.offset, resume.marker);
+                file.seek(resume.offset, resume.marker, resume.position);
             }
         }
     }
@@ -303,13 +340,34 @@ impl Engine {
         }
     }
 
-    /// Counts a loss; its record goes in front of what is read next.
+    /// Counts a loss; its record goes in front of what is read next. Of what nobody has claimed so far it counts when
+    /// it is claimed.
     pub(super) fn gap(&mut self, container: &mut Container, bytes: u64, reason: &'static str) {
-        tracing::warn!(source = %container.source, bytes, reason, "log lines were lost");
-        self.counters.gaps += u64::from(container.gap.is_none());
-        self.counters.lost_bytes += bytes;
+        if container.wanted {
+            self.count_gap(container, bytes, reason);
+        } else if container.claim == Claim::Ignored {
+            return;
+        }
         Gap::merge(&mut container.gap, Gap { after: container.acked_time, bytes, reason, sent: false });
     }
+
+    /// Counts and tells a loss that concerns somebody.
+    pub(super) fn count_gap(&mut self, container: &Container, bytes: u64, reason: &'static str) {
+        let source = &container.source;
+        if bytes > 0 {
+            tracing::warn!(%source, bytes, reason, "log lines were lost");
+        } else {
+            tracing::warn!(%source, reason, "log lines may have been lost, an unknown number of bytes");
+        }
+        self.counters.gaps += u64::from(container.gap.is_none());
+        self.counters.lost_bytes += bytes;
+    }
+}
+
+/// Whether an error is about the process or the machine and not about the file: it passes.
+fn is_exhausted(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::MFILE, Errno::NFILE, Errno::NOMEM].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 fn head_generation(descriptor: &Arc<File>, compressed: bool) -> Option<u64> {
@@ -319,4 +377,20 @@ fn head_generation(descriptor: &Arc<File>, compressed: bool) -> Option<u64> {
     let mut head = [0; read::FIRST_LINE];
     let length = rustix::io::pread(&**descriptor, &mut head, 0).ok()?;
     read::generation(head.get(..length)?, false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_too_many_files_the_newest_are_taken_and_the_others_counted() {
+        let directory = tempfile::tempdir().unwrap();
+        for attempt in 0..MOST_NAMES + 4 {
+            fs::write(directory.path().join(format!("{attempt}.log")), "").unwrap();
+        }
+        let listing = list(directory.path()).unwrap();
+        assert_eq!((listing.found.len(), listing.left_out), (MOST_NAMES, 4));
+        assert_eq!(listing.found[0].name.key.attempt, 4);
+    }
 }

@@ -161,7 +161,7 @@ impl Engine {
 
     pub(super) fn warn_open(&mut self, path: &Path, error: &std::io::Error) {
         if !std::mem::replace(&mut self.warned_open, true) {
-            tracing::warn!(path = %path.display(), %error, "cannot open a log file, trying again each second");
+            tracing::warn!(path = %path.display(), %error, "cannot open a log file or directory, trying again each second");
         }
     }
 
@@ -245,8 +245,9 @@ impl Engine {
     /// Looks for containers that are new.
     fn scan(&mut self, now: Instant, is_settled: &dyn Fn(Option<SystemTime>) -> bool) {
         if let Ok(true) = discover::is_stale(&self.root, self.root_modified) {
-            self.root_modified = std::fs::metadata(&self.root).and_then(|metadata| metadata.modified()).ok();
+            let modified = std::fs::metadata(&self.root).and_then(|metadata| metadata.modified()).ok();
             let Ok(pods) = discover::subdirectories(&self.root) else { return };
+            self.root_modified = modified;
             let mut known: HashMap<PathBuf, SystemTime> = HashMap::new();
             for (_, path) in pods {
                 let modified = self.pods.get(&path).copied().unwrap_or(SystemTime::UNIX_EPOCH);
@@ -260,12 +261,29 @@ impl Engine {
             return;
         }
         let mut pods = std::mem::take(&mut self.pods);
+        let mut failed = false;
         for (pod, modified) in &mut pods {
-            if is_settled(Some(*modified)) || !matches!(discover::is_stale(pod, Some(*modified)), Ok(true)) {
+            let is_new = *modified == SystemTime::UNIX_EPOCH;
+            if !is_new && is_settled(Some(*modified)) {
                 continue;
             }
+            match discover::is_stale(pod, Some(*modified)) {
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(error) => {
+                    failed |= error.kind() != std::io::ErrorKind::NotFound;
+                    continue;
+                }
+            }
             let now_modified = std::fs::metadata(pod).and_then(|metadata| metadata.modified());
-            let Ok(containers) = discover::subdirectories(pod) else { continue };
+            let containers = match discover::subdirectories(pod) {
+                Ok(containers) => containers,
+                Err(error) => {
+                    failed |= error.kind() != std::io::ErrorKind::NotFound;
+                    self.warn_open(pod, &error);
+                    continue;
+                }
+            };
             for (name, directory) in containers {
                 if !self.by_directory.contains_key(&directory) {
                     self.add(pod, &name, &directory, now);
@@ -277,7 +295,7 @@ impl Engine {
         }
         self.pods = pods;
         // Every directory was looked at: what the checkpoint knows beyond them does not exist any more.
-        if !self.remembered.is_empty() {
+        if !failed && !self.remembered.is_empty() {
             tracing::info!(sources = self.remembered.len(), "forgetting sources whose directories are gone");
             self.remembered.clear();
             self.dirty = true;
@@ -301,6 +319,7 @@ impl Engine {
             container.remember(position);
         }
         container.claim = self.first_claim(&container);
+        container.wanted |= container.claim == Claim::Claimed;
         self.by_directory.insert(directory.to_owned(), id);
         self.containers.insert(id, Box::new(container));
         self.with(id, |engine, container| {
@@ -388,11 +407,52 @@ impl Engine {
     }
 
     fn requeue(&mut self, container: &mut Container) {
-        if container.has_partial() {
-            let others: usize = self.containers.values().map(|other| other.partial_bytes()).sum();
-            container.flush |= others + container.partial_bytes() > self.limits.partial_bytes;
+        if !container.has_partial() || self.relieve(container) {
+            self.queue(container);
         }
-        self.queue(container);
+        // Otherwise it goes on at the next look: what cannot be emitted must not grow fast either.
+    }
+
+    /// Makes room when incomplete messages take too much: the largest are emitted as they are, until what is left
+    /// takes half, so that the next time is not soon. One save makes all their places durable. False: it could not.
+    fn relieve(&mut self, container: &mut Container) -> bool {
+        let taken = |container: &Container| if container.flush { 0 } else { container.partial_bytes() };
+        let mut sizes: Vec<(usize, u64)> =
+            self.containers.values().map(|other| (taken(other), other.id)).collect();
+        sizes.push((taken(container), container.id));
+        let mut left: usize = sizes.iter().map(|(bytes, _)| bytes).sum();
+        if left <= self.limits.partial_bytes {
+            return true;
+        }
+        sizes.sort_unstable();
+        let mut chosen = Vec::new();
+        while left > self.limits.partial_bytes / 2
+            && let Some((bytes, id)) = sizes.pop()
+        {
+            left -= bytes;
+            let added = self.get_mut(container, id).is_some_and(Container::cut);
+            chosen.push((id, added));
+        }
+        let saved = self.save_with(Some(container));
+        if let Err(error) = &saved {
+            tracing::error!(error = format!("{error:#}"), "cannot write the checkpoint");
+        }
+        for (id, added) in chosen {
+            let Some(one) = self.get_mut(container, id) else { continue };
+            one.flush = saved.is_ok();
+            if added && saved.is_err() {
+                one.cuts.pop();
+            }
+            if id != container.id {
+                self.with(id, |engine, one| engine.queue(one));
+            }
+        }
+        saved.is_ok()
+    }
+
+    /// One of the containers, where one is out of its place at the moment.
+    fn get_mut<'a>(&'a mut self, container: &'a mut Container, id: u64) -> Option<&'a mut Container> {
+        if id == container.id { Some(container) } else { self.containers.get_mut(&id).map(Box::as_mut) }
     }
 
     pub(super) fn acknowledged(&mut self, id: u64) {
@@ -404,7 +464,9 @@ impl Engine {
             }
             self.with(sent.container, |engine, container| {
                 container.in_flight = container.in_flight.saturating_sub(1);
-                container.acked_time = Some(sent.last_time);
+                if !sent.refused {
+                    container.acked_time = Some(sent.last_time);
+                }
                 if sent.gap {
                     container.gap = container.gap.take().filter(|gap| !gap.sent);
                 }

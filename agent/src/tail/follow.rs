@@ -42,6 +42,8 @@ pub(super) struct LogFile {
     /// Where reading goes on after a rewind, and the hash of the bytes before.
     pub(super) acked: u64,
     pub(super) acked_marker: u64,
+    /// The last position given out before that place: beyond its offset where a message was emitted without its end.
+    pub(super) acked_position: u64,
     /// At this size there was nothing to be had.
     pub(super) stuck_at: Option<u64>,
     /// It had its name at the last look.
@@ -88,18 +90,19 @@ impl LogFile {
         self.size = size;
     }
 
-    pub(super) fn seek(&mut self, offset: u64, marker: u64) {
+    pub(super) fn seek(&mut self, offset: u64, marker: u64, position: u64) {
         self.read = offset;
         self.acked = offset;
         self.marker = marker;
         self.acked_marker = marker;
-        self.last_position = offset;
+        self.acked_position = position.max(offset);
+        self.last_position = self.acked_position;
     }
 
     fn rewind(&mut self) {
         self.read = self.acked;
         self.marker = self.acked_marker;
-        self.last_position = self.acked;
+        self.last_position = self.acked_position;
         self.stuck_at = None;
         self.closed = false;
         self.ended = false;
@@ -157,6 +160,10 @@ pub(super) struct Container {
     pub(super) gone: bool,
     pub(super) queued: Queued,
     pub(super) gap: Option<Gap>,
+    /// It is or was claimed, perhaps of an earlier agent. What is not concerns nobody.
+    pub(super) wanted: bool,
+    /// Names in its directory that are left out, at the last look.
+    pub(super) left_out: usize,
     /// Time of the last acknowledged record.
     pub(super) acked_time: Option<i64>,
     /// Time of the last line read.
@@ -186,6 +193,8 @@ impl Container {
             gone: false,
             queued: Queued::No,
             gap: None,
+            wanted: false,
+            left_out: 0,
             acked_time: None,
             line_time: None,
             flush: false,
@@ -195,6 +204,7 @@ impl Container {
 
     /// Takes over what an earlier agent knew.
     pub(super) fn remember(&mut self, position: Position) {
+        self.wanted = true;
         self.acked_time = position.time;
         self.cuts.clone_from(&position.cuts);
         let finished = position.finished.iter();
@@ -232,7 +242,8 @@ impl Container {
     pub(super) fn resume_points(&self) -> Vec<Start> {
         let point = |file: &LogFile| {
             let starts = self.partials.iter().flatten().flat_map(|partial| &partial.starts);
-            let end = Start { file: file.id, offset: file.read, marker: file.marker };
+            let (offset, marker, position) = (file.read, file.marker, file.last_position);
+            let end = Start { file: file.id, offset, marker, position };
             starts
                 .filter(|start| start.file == file.id)
                 .copied()
@@ -249,12 +260,27 @@ impl Container {
             {
                 file.acked = point.offset;
                 file.acked_marker = point.marker;
+                file.acked_position = file.acked_position.max(point.position);
             }
         }
         let files = &self.files;
         self.cuts.retain(|cut| {
             files.iter().any(|file| file.generation == Some(cut.generation) && file.acked <= cut.offset)
         });
+    }
+
+    /// Where what is incomplete would be cut off, now: the file, and the place in it.
+    pub(super) fn cut_place(&self) -> Option<(usize, Cut)> {
+        let index = self.files.iter().rposition(|file| file.read > 0 && file.generation.is_some())?;
+        let file = self.files.get(index)?;
+        Some((index, Cut { generation: file.generation?, offset: file.read }))
+    }
+
+    /// Remembers to cut it off here. True: that is new.
+    pub(super) fn cut(&mut self) -> bool {
+        let cut = self.cut_place().map(|(_, cut)| cut).filter(|cut| !self.cuts.contains(cut));
+        self.cuts.extend(cut);
+        cut.is_some()
     }
 
     /// Lets go of what is done. True: something changed.
@@ -317,7 +343,7 @@ impl Container {
 
     /// What the checkpoint keeps of it.
     pub(super) fn position(&self) -> Option<Position> {
-        let first = self.files.first().filter(|_| self.resume.is_none());
+        let first = self.files.first().filter(|_| self.wanted && self.resume.is_none());
         let Some((first, generation)) = first.and_then(|first| Some((first, first.generation?))) else {
             return self.resume.clone();
         };
@@ -331,6 +357,7 @@ impl Container {
             generation,
             offset: first.acked,
             marker: first.acked_marker,
+            position: first.acked_position,
             time: self.acked_time,
             finished,
             cuts: self.cuts.clone(),

@@ -112,7 +112,8 @@ fn add(
             if partial.starts.last().is_none_or(|start| start.file != piece.file) {
                 let start = piece.bytes.get(..parsed.consumed).unwrap_or_default();
                 let offset = piece.offset + parsed.consumed as u64;
-                partial.starts.push(Start { file: piece.file, offset, marker: marker(piece.before, start) });
+                let (marker, position) = (marker(piece.before, start), *state.last_position);
+                partial.starts.push(Start { file: piece.file, offset, marker, position });
             }
             partial.extend(message, piece.now);
             *state.line_time = Some(time);

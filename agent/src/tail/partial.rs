@@ -3,12 +3,14 @@
 use skpr_proto::MAX_MESSAGE;
 use std::time::Instant;
 
-/// Where reading must start again to get at a chunk: a file, an offset in it, and the hash of the bytes before.
+/// Where reading must start again to get at a chunk: a file, an offset in it, and the hash of the bytes before. And the last position
+/// given out before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Start {
     pub(super) file: u64,
     pub(super) offset: u64,
     pub(super) marker: u64,
+    pub(super) position: u64,
 }
 
 #[derive(Clone, Debug)]

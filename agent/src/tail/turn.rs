@@ -6,7 +6,6 @@ use super::follow::{Container, LogFile, SETTLE};
 use super::outbox::{Columns, Head, Sent};
 use super::parse::{self, Piece, State};
 use super::read::{self, LONGEST_LINE, QUANTUM};
-use crate::checkpoint::Cut;
 use skpr_proto::v1::{self, RecordKind};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
@@ -36,7 +35,7 @@ enum Step {
 impl Engine {
     pub(super) fn turn(&mut self, container: &mut Container, now: Instant) -> Turn {
         if std::mem::take(&mut container.flush)
-            && let Some(batch) = self.flush(container)
+            && let Some(batch) = self.flush_early(container)
         {
             return Turn::Batch(batch);
         }
@@ -318,6 +317,7 @@ impl Engine {
             behind: false,
             read: 0,
             acked: 0,
+            acked_position: 0,
             stuck_at: None,
             closed: false,
             ended: false,
@@ -340,13 +340,38 @@ impl Engine {
         Step::Again
     }
 
-    /// Emits what is incomplete as it is. Reading the same bytes again will do so at the same place, because the
-    /// place is durable before the records leave.
+    /// Emits what is incomplete as it is, at a place that comes from the files: they end or change there, and reading
+    /// again finds the same.
     fn flush(&mut self, container: &mut Container) -> Option<v1::Batch> {
-        let target = container.files.iter().rposition(|file| file.read > 0 && file.generation.is_some())?;
+        if container.cut() {
+            self.dirty = true;
+            if let Err(error) = self.save_with(Some(container)) {
+                tracing::error!(error = format!("{error:#}"), "cannot write the checkpoint");
+            }
+        }
+        self.cut_off(container)
+    }
+
+    /// The same at a place that nothing but the checkpoint tells. Without a durable checkpoint nothing is emitted:
+    /// after a restart the message would be whole, and what was stored of it would be there twice or not at all.
+    fn flush_early(&mut self, container: &mut Container) -> Option<v1::Batch> {
+        if container.cut() {
+            self.dirty = true;
+            if let Err(error) = self.save_with(Some(container)) {
+                tracing::error!(error = format!("{error:#}"), "cannot write the checkpoint");
+                container.cuts.pop();
+                // The next look finds that it still waits.
+                container.flush = false;
+                return None;
+            }
+        }
+        self.cut_off(container)
+    }
+
+    fn cut_off(&mut self, container: &mut Container) -> Option<v1::Batch> {
+        let (target, cut) = container.cut_place()?;
         let file = container.files.get_mut(target)?;
-        let (generation, attempt) = (file.generation?, file.key.attempt);
-        let cut = Cut { generation, offset: file.read };
+        let attempt = file.key.attempt;
         let mut columns = Columns::default();
         for (slot, output) in container.partials.iter_mut().zip(Output::BOTH) {
             let Some(partial) = slot.take_if(|partial| columns.fits(partial.message.len())) else { continue };
@@ -357,17 +382,7 @@ impl Engine {
             columns.push(Head { position, time: partial.time, output, kind }, &partial.message, &[]);
         }
         container.flush = container.has_partial();
-        if columns.is_empty() {
-            return None;
-        }
-        if !container.cuts.contains(&cut) {
-            container.cuts.push(cut);
-            self.dirty = true;
-            if let Err(error) = self.save_with(Some(container)) {
-                tracing::error!(error = format!("{error:#}"), "cannot write the checkpoint");
-            }
-        }
-        Some(self.send(container, columns, generation, attempt, false))
+        (!columns.is_empty()).then(|| self.send(container, columns, cut.generation, attempt, false))
     }
 
     /// A loss that nothing follows. Its generation is made up, from the place where it happened.
