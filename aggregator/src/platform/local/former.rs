@@ -8,8 +8,8 @@ use crate::environment::EnvironmentKey;
 use crate::inventory::{Pod, Presence};
 use skpr_proto::{Label, NodeName, PodUid, Source};
 use std::collections::{HashMap, HashSet};
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -35,8 +35,12 @@ impl Directories {
         fs::create_dir_all(&self.notes)?;
         let (note, temporary) =
             (self.notes.join(format!("{pod}.json")), self.notes.join(format!("{pod}.tmp")));
-        fs::write(&temporary, serde_json::to_vec(environment)?)?;
+        // Durable before there is a line: without its note, what a pod wrote before a crash would never be read.
+        let mut file = File::create(&temporary)?;
+        file.write_all(&serde_json::to_vec(environment)?)?;
+        file.sync_all()?;
         fs::rename(&temporary, &note)?;
+        File::open(&self.notes)?.sync_all()?;
         let logs = self.pods.join(pod).join(container);
         fs::create_dir_all(&logs)?;
         Ok(logs)

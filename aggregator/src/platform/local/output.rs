@@ -6,10 +6,11 @@
 //! * A disk that is full or failing costs records, counted and noted in the output, and never stops the site.
 
 use flate2::{Compression, write::GzEncoder};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 /// The longest piece of a line: containerd's default.
 const MAX_PIECE: usize = 16 << 10;
@@ -17,8 +18,13 @@ const MAX_PIECE: usize = 16 << 10;
 pub(super) const ROTATE_AT: u64 = 10 << 20;
 /// How many rotated files are kept (kubelet's default of five files, one of them in use).
 const KEEP_ROTATED: usize = 4;
-/// How many starts of an instance keep their files beside the current one.
+/// The files of so many earlier starts of an instance are kept, and those that were written so lately: within that
+/// time the agent, which reads a file within moments, has come to them unless it never will.
 const KEEP_STARTS: u32 = 4;
+const KEEP_LATELY: Duration = Duration::from_secs(3600);
+/// The files of starts before so many are removed all the same. An instance that ends at once is started about seventy
+/// times an hour; and the files of all these starts are less than the agent looks at in one directory.
+const MOST_STARTS: u32 = 200;
 
 /// Cuts one stream's bytes into lines of the log format. Holds at most [`MAX_PIECE`] bytes.
 pub(super) struct Cutter {
@@ -80,22 +86,13 @@ pub(super) struct LogFile {
     /// The last write stopped inside a line.
     torn: bool,
     dropped: u64,
-    /// The time in the name of the newest rotated file, and how many before it had the same.
-    rotated: (String, u32),
+    /// The time in the name of the newest rotated file.
+    rotated: Option<Timestamp>,
 }
 
 impl LogFile {
     pub(super) fn new(directory: PathBuf, start: u32, rotate_at: u64) -> Self {
-        LogFile {
-            directory,
-            start,
-            rotate_at,
-            file: None,
-            length: 0,
-            torn: false,
-            dropped: 0,
-            rotated: (String::new(), 0),
-        }
+        LogFile { directory, start, rotate_at, file: None, length: 0, torn: false, dropped: 0, rotated: None }
     }
 
     /// The directory and the number of the start, for [`tidy`].
@@ -169,11 +166,12 @@ impl LogFile {
 
     fn rotate(&mut self, now: Timestamp) -> bool {
         let current = self.directory.join(format!("{}.log", self.start));
-        let stem = format!("{}.log.{}", self.start, now.strftime("%Y%m%d-%H%M%S"));
-        // Never a number again that was used in the same second: names must sort as the files were made.
-        let again = if self.rotated.0 == stem { self.rotated.1 + 1 } else { 0 };
-        let name = if again == 0 { stem.clone() } else { format!("{stem}-{again}") };
-        self.rotated = (stem, again);
+        // One name a second, in the only form that there is: whoever rotates more often is ahead of the clock. Names
+        // sort as the files were made, also when the clock steps back.
+        let next = self.rotated.and_then(|last| last.checked_add(SignedDuration::from_secs(1)).ok());
+        let stamp = next.map_or(now, |next| next.max(now));
+        self.rotated = Some(stamp);
+        let name = format!("{}.log.{}", self.start, stamp.strftime("%Y%m%d-%H%M%S"));
         match fs::rename(&current, self.directory.join(name)) {
             Ok(()) => {
                 self.file = None;
@@ -187,17 +185,28 @@ impl LogFile {
     }
 }
 
-/// Compresses the rotated files but the newest, which readers are likely still in, and removes what is too old.
-pub(super) fn tidy(directory: &Path, start: u32) -> io::Result<()> {
+/// Compresses the rotated files but the newest, which readers are likely still in, and removes what is too old. Needed
+/// after each rotation and at each start.
+pub(super) fn tidy(directory: &Path, start: u32, now: SystemTime) -> io::Result<()> {
     let mut rotated = Vec::new();
-    for entry in fs::read_dir(directory)? {
-        let name = entry?.file_name().to_string_lossy().into_owned();
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
         let Some((number, rest)) = name.split_once(".log") else { continue };
         let Ok(number) = number.parse::<u32>() else { continue };
-        if number + KEEP_STARTS < start || rest.ends_with(".tmp") {
+        let is_late = || {
+            let modified = entry.metadata().and_then(|metadata| metadata.modified());
+            modified.is_ok_and(|modified| now.duration_since(modified).is_ok_and(|age| age > KEEP_LATELY))
+        };
+        let is_old = number + MOST_STARTS < start || (number + KEEP_STARTS < start && is_late());
+        if is_old || rest.ends_with(".tmp") {
             fs::remove_file(directory.join(&name))?;
         } else if let Some(stamp) = rest.strip_prefix('.').filter(|_| number == start) {
-            rotated.push((order_of(stamp), name));
+            rotated.push((stamp.trim_end_matches(".gz").to_owned(), name));
         }
     }
     rotated.sort();
@@ -210,14 +219,6 @@ pub(super) fn tidy(directory: &Path, start: u32) -> io::Result<()> {
         compress(&directory.join(name))?;
     }
     Ok(())
-}
-
-/// The time and the number of a rotated file's name, which sort as the files were made.
-fn order_of(stamp: &str) -> (String, u32) {
-    let stamp = stamp.trim_end_matches(".gz");
-    let mut parts = stamp.splitn(3, '-');
-    let time = format!("{}-{}", parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-    (time, parts.next().and_then(|number| number.parse().ok()).unwrap_or(0))
 }
 
 fn compress(path: &Path) -> io::Result<()> {
@@ -308,24 +309,45 @@ mod tests {
         let app = directory.path().join("app");
         for n in 0..4 {
             assert!(log.write(format!("{n}{}\n", "x".repeat(120)).as_bytes(), now()));
-            tidy(&app, 3).unwrap();
+            tidy(&app, 3, SystemTime::now()).unwrap();
         }
-        let stem = "3.log.20261123-100000";
+        let stem = "3.log.20261123-10000";
         assert_eq!(
             names(&app),
-            [format!("{stem}-1.gz"), format!("{stem}-2.gz"), format!("{stem}-3"), format!("{stem}.gz")]
+            [format!("{stem}0.gz"), format!("{stem}1.gz"), format!("{stem}2.gz"), format!("{stem}3")]
         );
         let mut text = String::new();
-        GzDecoder::new(File::open(app.join(format!("{stem}-1.gz"))).unwrap())
+        GzDecoder::new(File::open(app.join(format!("{stem}1.gz"))).unwrap())
             .read_to_string(&mut text)
             .unwrap();
         assert!(text.starts_with("1xxx") && text.ends_with("x\n"));
         for n in 4..15 {
             assert!(log.write(format!("{n}{}\n", "x".repeat(120)).as_bytes(), now()));
-            tidy(&app, 3).unwrap();
+            tidy(&app, 3, SystemTime::now()).unwrap();
         }
         assert_eq!(names(&app).len(), KEEP_ROTATED);
-        assert!(names(&app).contains(&format!("{stem}-14")));
+        assert!(names(&app).contains(&"3.log.20261123-100014".to_owned()));
+    }
+
+    #[test]
+    fn two_rotations_within_one_second_have_names_that_the_agent_reads() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut log = LogFile::new(directory.path().to_owned(), 0, 1);
+        let back = now() - SignedDuration::from_secs(60);
+        let mut made = Vec::new();
+        for time in [now(), now(), now(), back, now()] {
+            assert!(log.write(b"line\n", time));
+            made.extend(
+                names(directory.path()).into_iter().filter(|name| !made.contains(name)).collect::<Vec<_>>(),
+            );
+        }
+        assert_eq!(made.len(), 5);
+        assert!(made.is_sorted(), "{made:?}");
+        for name in &made {
+            assert!(skpr_agent::tail::is_log_file(name), "{name}");
+        }
+        tidy(directory.path(), 0, SystemTime::now()).unwrap();
+        assert!(names(directory.path()).iter().all(|name| skpr_agent::tail::is_log_file(name)));
     }
 
     #[test]
@@ -336,8 +358,20 @@ mod tests {
         {
             fs::write(directory.path().join(name), "x").unwrap();
         }
-        tidy(directory.path(), 6).unwrap();
+        tidy(directory.path(), 6, SystemTime::now() + KEEP_LATELY * 2).unwrap();
         assert_eq!(names(directory.path()), ["2.log", "6.log", "other"]);
+    }
+
+    #[test]
+    fn a_crash_loop_keeps_what_may_still_be_unread_and_no_more() {
+        let directory = tempfile::tempdir().unwrap();
+        for start in 0..1000 {
+            tidy(directory.path(), start, SystemTime::now()).unwrap();
+            fs::write(directory.path().join(format!("{start}.log")), "x").unwrap();
+        }
+        assert_eq!(names(directory.path()).len(), MOST_STARTS as usize + 1);
+        tidy(directory.path(), 1000, SystemTime::now() + KEEP_LATELY * 2).unwrap();
+        assert_eq!(names(directory.path()).len(), KEEP_STARTS as usize);
     }
 
     #[test]

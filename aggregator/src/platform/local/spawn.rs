@@ -3,29 +3,28 @@
 //! "End with your parent" means the parent *thread* to Linux, and the runtime's threads come and go.
 
 use anyhow::Context as _;
-use std::sync::mpsc;
 use tokio::process::{Child, Command};
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
-/// Requests that may wait: each instance has at most one, and waiting is harmless.
-const WAITING: usize = 128;
+/// Requests that may wait in the queue: each instance has at most one, and those beyond wait for a place.
+const WAITING: usize = 16;
 
 type Request = (Command, oneshot::Sender<std::io::Result<Child>>);
 
 /// The thread ends when the last clone is dropped.
 #[derive(Clone)]
-pub(super) struct Spawner(mpsc::SyncSender<Request>);
+pub(super) struct Spawner(mpsc::Sender<Request>);
 
 impl Spawner {
     pub(super) fn start() -> anyhow::Result<Spawner> {
-        let (requests, inbox) = mpsc::sync_channel::<Request>(WAITING);
+        let (requests, mut inbox) = mpsc::channel::<Request>(WAITING);
         let runtime = Handle::current();
         std::thread::Builder::new()
             .name("spawner".into())
             .spawn(move || {
                 let _inside = runtime.enter();
-                for (mut command, reply) in inbox {
+                while let Some((mut command, reply)) = inbox.blocking_recv() {
                     // Nobody waits any more: the child was dropped with the reply, and that kills it.
                     drop(reply.send(command.spawn()));
                 }
@@ -37,7 +36,26 @@ impl Spawner {
     pub(super) async fn spawn(&self, command: Command) -> std::io::Result<Child> {
         let (reply, child) = oneshot::channel();
         let gone = || std::io::Error::other("the thread that starts processes has ended");
-        self.0.try_send((command, reply)).map_err(|_| gone())?;
+        self.0.send((command, reply)).await.map_err(|_| gone())?;
         child.await.map_err(|_| gone())?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::task::JoinSet;
+
+    #[tokio::test]
+    async fn more_requests_than_places_wait_their_turn() {
+        let spawner = Spawner::start().unwrap();
+        let mut started = JoinSet::new();
+        for _ in 0..WAITING * 10 {
+            let spawner = spawner.clone();
+            started.spawn(async move { spawner.spawn(Command::new("true")).await });
+        }
+        while let Some(child) = started.join_next().await {
+            assert!(child.unwrap().unwrap().wait().await.unwrap().success());
+        }
     }
 }

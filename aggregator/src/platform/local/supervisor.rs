@@ -9,12 +9,14 @@ use super::health::Probe;
 use super::output::{Cutter, LogFile, ROTATE_AT, tidy};
 use super::spawn::Spawner;
 use jiff::Timestamp;
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use skpr_proto::PodUid;
-use std::path::PathBuf;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt as _};
+use std::time::{Duration, SystemTime};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, AsyncReadExt as _, Interest};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -99,6 +101,9 @@ impl Run<'_> {
     async fn once(mut self, start: u32, spawner: &Spawner) {
         let instance = self.instance;
         let mut log = LogFile::new(instance.logs.clone(), start, ROTATE_AT);
+        let (directory, _) = log.place();
+        // Each start leaves a file, and one that ends soon never rotates it.
+        blocking(move || tidy_up(&directory, start)).await;
         let mut child = match spawner.spawn(self.command()).await {
             Ok(child) => child,
             Err(error) => {
@@ -116,9 +121,10 @@ impl Run<'_> {
         if let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) {
             output.spawn(capture(stdout, stderr, log));
         }
-        let status = self.watch(&mut child, group).await;
+        let mut program = Program::new(child, group);
+        let status = self.watch(&mut program).await;
         self.report(false).await;
-        self.end_rest(group).await;
+        self.end_rest(&program).await;
         if timeout(DRAIN_WITHIN, output.join_next()).await.is_err() {
             tracing::warn!(
                 instance = instance.name,
@@ -154,12 +160,12 @@ impl Run<'_> {
     }
 
     /// Until the program has ended, or been ended because of `stop`.
-    async fn watch(&mut self, child: &mut Child, group: Option<Pid>) -> std::io::Result<ExitStatus> {
+    async fn watch(&mut self, program: &mut Program) -> std::io::Result<ExitStatus> {
         let mut failed = 0;
         loop {
             let pause = if self.ready { PROBE_READY } else { PROBE_STARTING };
             tokio::select! {
-                status = child.wait() => return status,
+                status = program.ended() => return status,
                 () = self.stop.cancelled() => break,
                 passes = probe_after(self.instance.probe.as_ref(), if self.ready || failed > 0 { pause } else { Duration::ZERO }) => {
                     failed = if passes { 0 } else { failed + 1 };
@@ -170,18 +176,21 @@ impl Run<'_> {
             }
         }
         self.report(false).await;
-        signal(group, Signal::TERM);
-        if let Ok(status) = timeout(TERMINATE_WITHIN, child.wait()).await {
+        signal(program.group, Signal::TERM);
+        if let Ok(status) = timeout(TERMINATE_WITHIN, program.ended()).await {
             return status;
         }
         tracing::warn!(instance = self.instance.name, "instance did not stop when asked, killing it");
-        signal(group, Signal::KILL);
-        child.wait().await
+        signal(program.group, Signal::KILL);
+        program.ended().await
     }
 
     /// The program has ended; what it started has to go with it.
-    async fn end_rest(&self, group: Option<Pid>) {
-        signal(group, Signal::KILL);
+    async fn end_rest(&self, program: &Program) {
+        if self.instance.cgroup.is_none() && program.exit.is_none() {
+            // The number may be another group's by now, but nothing else names this one's.
+            signal(program.group, Signal::KILL);
+        }
         if let Some(cgroup) = self.instance.cgroup.clone() {
             blocking(move || cgroup.kill()).await;
         }
@@ -193,6 +202,34 @@ impl Run<'_> {
             // The platform stops listening only after it has asked us to stop.
             drop(self.readiness.send(Readiness { uid: self.instance.uid.clone(), ready }).await);
         }
+    }
+}
+
+/// The running program, which leads a process group.
+struct Program {
+    child: Child,
+    group: Option<Pid>,
+    /// Readable from the program's end on, before the end is collected.
+    exit: Option<AsyncFd<OwnedFd>>,
+}
+
+impl Program {
+    fn new(child: Child, group: Option<Pid>) -> Program {
+        let exit = group.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        #[expect(deprecated, reason = "sound for an `OwnedFd`, and the constructor for all else needs unsafe")]
+        let exit = exit.and_then(|exit| AsyncFd::with_interest(exit, Interest::READABLE).ok());
+        Program { child, group, exit }
+    }
+
+    /// Waits for its end, and kills the rest of its group before that end is collected: until then the group's number
+    /// cannot become another's. Cancel-safe.
+    async fn ended(&mut self) -> std::io::Result<ExitStatus> {
+        if let Some(exit) = &self.exit
+            && exit.readable().await.is_ok()
+        {
+            signal(self.group, Signal::KILL);
+        }
+        self.child.wait().await
     }
 }
 
@@ -236,14 +273,16 @@ async fn capture(mut stdout: ChildStdout, mut stderr: ChildStderr, mut log: LogF
         while tidying.try_join_next().is_some() {}
         if rotated && tidying.is_empty() {
             let (directory, start) = log.place();
-            tidying.spawn_blocking(move || {
-                if let Err(error) = tidy(&directory, start) {
-                    tracing::warn!(directory = %directory.display(), error = %error, "rotated output cannot be tidied");
-                }
-            });
+            tidying.spawn_blocking(move || tidy_up(&directory, start));
         }
     }
     while tidying.join_next().await.is_some() {}
+}
+
+fn tidy_up(directory: &Path, start: u32) {
+    if let Err(error) = tidy(directory, start, SystemTime::now()) {
+        tracing::warn!(directory = %directory.display(), error = %error, "earlier output cannot be tidied");
+    }
 }
 
 struct Pipe {

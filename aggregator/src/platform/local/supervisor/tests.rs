@@ -1,8 +1,6 @@
 //! Real processes: restarts, groups, signals, and what becomes of their output.
 
 use super::*;
-use std::path::Path;
-use std::time::Duration;
 
 struct Started {
     directory: tempfile::TempDir,
@@ -55,6 +53,16 @@ fn running(pid_file: &Path) -> bool {
     !state.is_empty() && !state.contains(") Z ")
 }
 
+/// A process that was killed is gone as soon as the kernel comes to it.
+async fn ends(pid_file: &Path) {
+    let gone = async {
+        while running(pid_file) {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(20), gone).await.unwrap();
+}
+
 #[tokio::test]
 async fn output_is_captured_with_its_stream_and_tag() {
     let mut started = start("echo $GREETING; echo oops >&2; printf 'no end'; exec sleep 0.2");
@@ -90,7 +98,7 @@ async fn a_stop_asks_first_and_leaves_nobody() {
     assert!(running(&child));
     let directory = started.stop().await;
     assert_eq!(lines(directory.path(), "0.log"), ["stdout F up", "stdout F bye"]);
-    assert!(!running(&directory.path().join("child")));
+    ends(&directory.path().join("child")).await;
 }
 
 #[tokio::test]
@@ -103,7 +111,7 @@ async fn a_program_that_leaves_children_loses_them() {
         started.directory.path().join("logs").exists() || started.directory.path().join("child").exists()
     );
     let directory = started.stop().await;
-    assert!(!running(&directory.path().join("child")));
+    ends(&directory.path().join("child")).await;
 }
 
 #[tokio::test]
@@ -126,4 +134,31 @@ async fn a_program_that_is_not_there_is_said_in_the_log() {
     run.once(0, &Spawner::start().unwrap()).await;
     let lines = lines(directory.path(), "0.log");
     assert!(lines[0].starts_with("stderr F skpr: cannot start `/nowhere/serve`: "), "{lines:?}");
+}
+
+#[tokio::test]
+async fn files_of_earlier_starts_are_tidied_without_a_rotation() {
+    let directory = tempfile::tempdir().unwrap();
+    let logs = directory.path().join("logs");
+    std::fs::create_dir(&logs).unwrap();
+    for start in 0..1000 {
+        std::fs::write(logs.join(format!("{start}.log")), "x").unwrap();
+    }
+    let instance = Instance {
+        name: "shop-dev-0".into(),
+        uid: PodUid::parse("u1").unwrap(),
+        program: "true".into(),
+        arguments: vec![],
+        directory: directory.path().to_owned(),
+        variables: vec![],
+        logs: logs.clone(),
+        probe: None,
+        cgroup: None,
+    };
+    let (sender, _readiness) = mpsc::channel(16);
+    let stop = CancellationToken::new();
+    let run = Run { instance: &instance, readiness: &sender, stop: &stop, ready: false };
+    run.once(1000, &Spawner::start().unwrap()).await;
+    assert!(std::fs::read_dir(&logs).unwrap().count() < 250);
+    assert!(logs.join("999.log").exists());
 }
