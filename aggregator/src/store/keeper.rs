@@ -231,18 +231,27 @@ impl Keeper {
     fn housekeep(&mut self, jobs: &Receiver<Job>) -> Result<(), Arc<str>> {
         self.housekept = Instant::now();
         self.expire();
-        let mut result = Ok(());
+        let mut result = self.remove_abandoned();
         for table in self.shared.tables() {
+            // While no manifest can be written, merging would only fill the disk.
+            if !self.abandoned.is_empty() {
+                break;
+            }
             while let Some(merged) = self.compact(&table).transpose() {
                 if let Err(error) = merged {
-                    result = Err(Arc::from(format!("{error:#}")));
+                    result = Err(error);
                     break;
                 }
                 self.attend(jobs);
             }
         }
+        let result = result.map_err(|error| Arc::from(format!("{error:#}")));
         self.note_compaction(result.as_ref().err());
         result
+    }
+
+    fn remove_abandoned(&mut self) -> anyhow::Result<()> {
+        if self.abandoned.is_empty() { Ok(()) } else { self.put_manifest(self.manifest.clone()) }
     }
 
     /// What cannot wait for the end of the housekeeping.
@@ -328,6 +337,9 @@ impl Keeper {
             files.iter().filter(|file| !contains(expired, file)).map(Arc::clone)
         });
         let oldest = retention::oldest(kept, shortage);
+        if oldest.is_empty() {
+            return;
+        }
         let records: u64 = oldest.iter().map(|sealed| sealed.file.rows).sum();
         tracing::warn!(
             free,

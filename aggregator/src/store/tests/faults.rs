@@ -225,6 +225,25 @@ async fn a_damaged_small_file_does_not_stop_merging() {
     assert_eq!(store.statistics().fault, None);
 }
 
+/// The writer waits for it when memory is full, and through it all agents.
+#[tokio::test(flavor = "multi_thread")]
+async fn sealing_does_not_wait_for_the_end_of_merging() {
+    const HOURS: i64 = 30;
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    small_files(&store, 0, HOURS, 2).await;
+    append(&store, 3, 0, 1).await.unwrap();
+    let merging = store.clone();
+    let merging = tokio::spawn(async move { merging.housekeep().await });
+    while store.statistics().compactions == 0 {
+        tokio::task::yield_now().await;
+    }
+    store.seal().await.unwrap();
+    assert!(store.statistics().compactions < HOURS as u64);
+    merging.await.unwrap().unwrap();
+    assert_eq!(store.statistics().compactions, HOURS as u64);
+}
+
 fn flip(path: &std::path::Path, at: usize) {
     let mut content = std::fs::read(path).unwrap();
     let at = at % content.len();
