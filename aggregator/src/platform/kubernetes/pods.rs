@@ -41,6 +41,7 @@ impl Pods {
                 let metadata = metadata_of(&pod);
                 self.refused.remove(metadata.uid.as_deref().unwrap_or_default());
                 let known = uid_of(metadata, node_of(&pod)).ok().and_then(|uid| self.known.get_mut(&uid));
+                let known = known.filter(|known| known.is_of(metadata));
                 known.is_some_and(|known| known.leave(now))
             }
             Event::InitDone => {
@@ -71,6 +72,10 @@ impl Pods {
                 }
                 let known = Known { pod, gone_since: None };
                 let before = self.known.get(&uid);
+                // Only a static pod's hash can be written by hand; whoever does comes too late.
+                if before.is_some_and(|before| before.gone_since.is_none() && !before.is_of(metadata)) {
+                    return self.refuse(watched, "another pod has its UID");
+                }
                 let changed = before.is_none_or(|before| before.pod != known.pod);
                 self.known.insert(uid, known);
                 changed
@@ -110,6 +115,11 @@ impl Pods {
 }
 
 impl Known {
+    fn is_of(&self, metadata: &kube::core::ObjectMeta) -> bool {
+        metadata.namespace.as_deref() == Some(self.pod.environment.namespace.as_str())
+            && metadata.name.as_deref() == Some(&*self.pod.instance)
+    }
+
     fn leave(&mut self, now: Instant) -> bool {
         let leaves = self.gone_since.is_none();
         if leaves {

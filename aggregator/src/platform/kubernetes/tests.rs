@@ -208,3 +208,27 @@ async fn a_watch_that_stays_broken_is_stale_until_it_is_whole() {
     }
     panic!("nothing was listed again");
 }
+
+#[tokio::test(start_paused = true)]
+async fn no_pod_takes_over_or_ends_another_ones_place() {
+    let mut server = start();
+    let hash = "0123456789abcdef0123456789abcdef";
+    let mirror = |name: &str, uid: &str, namespace: &str| {
+        let mut pod = pod(name, uid, "shop");
+        pod["metadata"]["namespace"] = json!(namespace);
+        pod["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": hash});
+        pod["metadata"]["ownerReferences"] =
+            json!([{"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": "node"}]);
+        pod
+    };
+    let lines = server.list(&[mirror("static-n1", "u1", "sites")]).await;
+    server.until(|inventory| inventory.heard).await;
+    let forged = mirror("mine", "u2", "mallory");
+    send(&lines, "ADDED", forged.clone()).await;
+    send(&lines, "DELETED", forged).await;
+    send(&lines, "ADDED", pod("b", "u3", "shop")).await;
+    let inventory = server.until(|inventory| inventory.pods.len() == 2).await;
+    let held = &inventory.pods[&skpr_proto::PodUid::parse(hash).unwrap()];
+    assert_eq!((&*held.instance, held.presence), ("static-n1", Presence::Present));
+    assert_eq!(held.environment, key("sites", "shop", "prod"));
+}
