@@ -148,6 +148,44 @@ fn a_cut_connection_loses_and_repeats_nothing() {
 }
 
 #[test]
+fn the_namespace_is_asked_for_and_kept_after_a_cut() {
+    let namespaces = |environment: Option<&str>, arguments: &[&str]| {
+        let gate = Arc::new(Notify::new());
+        let fake = Fake::start(State {
+            records: numbered(30),
+            batch: 10,
+            cuts: [1].into(),
+            gate: Some(Arc::clone(&gate)),
+            ..State::default()
+        });
+        let home = Home::new();
+        let mut command = home.with(&fake, &logs(arguments));
+        command.envs(environment.map(|value| ("SKPR_NAMESPACE", value))).stdout(Stdio::piped());
+        let mut child = command.stderr(Stdio::null()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        // The link is cut when the first answer has come.
+        let shown = lines
+            .enumerate()
+            .inspect(|(index, _)| {
+                if *index == 9 {
+                    gate.notify_one()
+                }
+            })
+            .count();
+        assert!(child.wait().unwrap().success());
+        assert_eq!(shown, 30);
+        let requests = fake.requests().into_iter();
+        requests.map(|request| request.environment.unwrap().namespace).collect::<Vec<_>>()
+    };
+    let some = |name: &str| Some(name.to_owned());
+    // The fake says that it is of `sites`, whatever it was asked.
+    assert_eq!(namespaces(None, &WINDOW), [None, some("sites")]);
+    assert_eq!(namespaces(Some("other"), &WINDOW)[0], some("other"));
+    let flag: Vec<&str> = WINDOW.into_iter().chain(["--namespace", "flag"]).collect();
+    assert_eq!(namespaces(Some("other"), &flag)[0], some("flag"));
+}
+
+#[test]
 fn following_goes_on_after_a_cut_and_ends_with_ctrl_c() {
     let gate = Arc::new(Notify::new());
     let fake = Fake::start(State {

@@ -66,3 +66,16 @@ async fn a_stop_ends_open_streams_in_time_and_tells_agents_to_come_back() {
     soon(world.running.join_next()).await.unwrap().unwrap().unwrap();
     assert!(begun.elapsed() < Duration::from_secs(8));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silent_connections_to_the_plain_port_keep_no_probe_out() {
+    let world = World::start().await;
+    let mut silent = vec![];
+    for _ in 0..200 {
+        silent.push(TcpStream::connect(world.http).await.unwrap());
+    }
+    assert!(get(&world, "/livez").await.starts_with("HTTP/1.1 200"));
+    // The oldest had to go.
+    assert_eq!(soon(silent[0].read(&mut [0; 1])).await.unwrap_or(0), 0);
+    world.end().await;
+}
