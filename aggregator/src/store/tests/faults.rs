@@ -234,13 +234,14 @@ async fn sealing_does_not_wait_for_the_end_of_merging() {
     small_files(&store, 0, HOURS, 2).await;
     append(&store, 3, 0, 1).await.unwrap();
     let merging = store.clone();
-    let merging = tokio::spawn(async move { merging.housekeep().await });
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(async move { merging.housekeep().await.unwrap() });
     while store.statistics().compactions == 0 {
         tokio::task::yield_now().await;
     }
     store.seal().await.unwrap();
     assert!(store.statistics().compactions < HOURS as u64);
-    merging.await.unwrap().unwrap();
+    tasks.join_all().await;
     assert_eq!(store.statistics().compactions, HOURS as u64);
 }
 
