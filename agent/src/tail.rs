@@ -41,7 +41,7 @@ pub use watch::Waker;
 use skpr_proto::ids::PodUid;
 use skpr_proto::v1;
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// Whether the engine reads a file of this name: for whoever writes files for it.
@@ -66,6 +66,8 @@ pub struct Limits {
     pub partial_timeout: Duration,
     /// How long files of a pod that a complete set of claims lacks are held.
     pub claim_grace: Duration,
+    /// Below these a link in a log directory may lead; other links are left alone.
+    pub link_targets: Vec<PathBuf>,
     /// Watch by the kernel's notifications. Without, only `reconcile` finds changes.
     pub watch: bool,
 }
@@ -76,9 +78,10 @@ impl Default for Limits {
             window_bytes: 4 << 20,
             partial_bytes: 4 << 20,
             open_files: 4096,
-            held_files: 512,
+            held_files: 4096,
             partial_timeout: Duration::from_secs(30),
             claim_grace: Duration::from_secs(60),
+            link_targets: vec![PathBuf::from("/var/lib/docker/containers")],
             watch: true,
         }
     }

@@ -72,6 +72,7 @@ pub(crate) struct Shared {
     pub(crate) strangers: Sparing,
     /// A permit a byte of the batches that wait for the disk.
     pub(crate) in_flight: Arc<Semaphore>,
+    pub(crate) seats: api::Seats,
     pub(crate) metrics: Metrics,
     pub(crate) gate: Gate,
     pub(crate) stopping: Stopping,
@@ -177,6 +178,7 @@ async fn run_with(parts: Parts, audit: Audit, stop: CancellationToken) -> anyhow
         audit,
         strangers: Sparing::default(),
         in_flight: Arc::new(Semaphore::new(ALL_IN_FLIGHT_BYTES)),
+        seats: api::Seats::default(),
         gate: Gate::default(),
         stopping: Stopping::default(),
     });

@@ -13,7 +13,7 @@ use crate::platform::local::{self, LocalConfig, NODE};
 use crate::{aggregator, private_file};
 use anyhow::{Context as _, anyhow};
 use lock::Lock;
-use skpr_proto::{Failure, NodeName};
+use skpr_proto::NodeName;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,8 +22,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-/// The agent's share of a stop: it only puts down where it has read to.
-const AGENT_STOPS_WITHIN: Duration = Duration::from_secs(5);
+/// What a part may take beyond its own limit before it counts as stuck.
+const SLACK: Duration = Duration::from_secs(1);
 
 /// How long open calls are waited for before they are ended.
 const GRACE: Duration = Duration::from_millis(500);
@@ -36,7 +36,7 @@ pub async fn run(mut config: config::Standalone, stop: CancellationToken) -> any
     private_file::create_directory(&config.data)?;
     let _lock = Lock::take(&config.data)?;
     let wrapper = std::env::current_exe().ok();
-    let local = LocalConfig::load(&config.manifests, &config.data, wrapper).map_err(with_hint)?;
+    let local = LocalConfig::load(&config.manifests, &config.data, wrapper)?;
     // The agent connects to the address that is listened on, which the certificate therefore has to name.
     let reachable = reachable(config.listen);
     config.tls.names.push(reachable.ip().to_string());
@@ -75,8 +75,8 @@ pub async fn run(mut config: config::Standalone, stop: CancellationToken) -> any
     let within = config.stop.timeout;
     let stopped = [
         platform.stop(within).await,
-        agent.stop(AGENT_STOPS_WITHIN).await,
-        aggregator.stop(within + Duration::from_secs(1)).await,
+        agent.stop(skpr_agent::STOPS_WITHIN + SLACK).await,
+        aggregator.stop(within + SLACK).await,
     ];
     result.and(stopped.into_iter().collect())
 }
@@ -127,13 +127,6 @@ fn reachable(address: SocketAddr) -> SocketAddr {
         ip => ip,
     };
     SocketAddr::new(ip, address.port())
-}
-
-fn with_hint(failure: Failure) -> anyhow::Error {
-    match &failure.hint {
-        Some(hint) => anyhow!("{failure}\nhint: {hint}"),
-        None => anyhow!(failure),
-    }
 }
 
 #[cfg(test)]

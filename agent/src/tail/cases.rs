@@ -563,10 +563,16 @@ fn without_a_watch_polling_finds_everything() {
 
 #[test]
 fn links_are_followed_once_and_tricks_are_ignored() {
-    let mut node = Node::new();
+    let runtime = tempfile::tempdir().unwrap();
+    let allowed = fs::canonicalize(runtime.path()).unwrap();
+    let mut node = Node::with(Limits { watch: false, link_targets: vec![allowed.clone()], ..Limits::default() });
     let mut log = node.log("php");
-    let target = node.logs.parent().unwrap().join("docker.log");
+    let target = allowed.join("docker.log");
     fs::write(&target, "2026-11-22T10:00:00Z stdout F linked\n").unwrap();
+    // Somebody else's file, which happens to be readable for the agent.
+    let secret = node.logs.parent().unwrap().join("secret");
+    fs::write(&secret, "2026-11-22T10:00:00Z stdout F secret\n").unwrap();
+    symlink(&secret, log.directory.join("6.log")).unwrap();
     fs::remove_file(log.live()).unwrap();
     symlink(&target, log.live()).unwrap();
     symlink(&target, log.directory.join("1.log")).unwrap();

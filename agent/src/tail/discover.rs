@@ -39,11 +39,11 @@ pub(super) struct Listing {
 }
 
 /// The log files in a directory in the order in which they were written, each once.
-pub(super) fn list(directory: &Path) -> io::Result<Listing> {
+pub(super) fn list(directory: &Path, link_targets: &[PathBuf]) -> io::Result<Listing> {
     let mut modified = fs::metadata(directory)?.modified()?;
     let (mut found, mut left_out) = (Vec::new(), 0);
     for _ in 0..LISTINGS {
-        (found, left_out) = list_once(directory)?;
+        (found, left_out) = list_once(directory, link_targets)?;
         let after = fs::metadata(directory)?.modified()?;
         if after == modified {
             break;
@@ -54,12 +54,13 @@ pub(super) fn list(directory: &Path) -> io::Result<Listing> {
 }
 
 /// The files, and how many names are not among them because there are too many.
-fn list_once(directory: &Path) -> io::Result<(Vec<Found>, usize)> {
+fn list_once(directory: &Path, link_targets: &[PathBuf]) -> io::Result<(Vec<Found>, usize)> {
     let (mut newest, mut left_out) = (BTreeMap::new(), 0);
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         let Some(name) = entry.file_name().to_str().and_then(names::parse) else { continue };
-        newest.insert((name.key, name.gzip, entry.file_name()), (name, entry.path()));
+        let Some(path) = resolve(&entry, link_targets) else { continue };
+        newest.insert((name.key, name.gzip, entry.file_name()), (name, path));
         if newest.len() > MOST_NAMES {
             newest.pop_first();
             left_out += 1;
@@ -67,8 +68,7 @@ fn list_once(directory: &Path) -> io::Result<(Vec<Found>, usize)> {
     }
     let mut found = Vec::new();
     for (name, path) in newest.into_values() {
-        // Follows links, as some runtimes put them here. What dangles, loops, or is no file is left alone.
-        let Ok(metadata) = fs::metadata(&path) else { continue };
+        let Ok(metadata) = fs::symlink_metadata(&path) else { continue };
         if metadata.is_file() {
             let modified =
                 metadata.mtime().saturating_mul(1_000_000_000).saturating_add(metadata.mtime_nsec());
@@ -83,10 +83,21 @@ fn list_once(directory: &Path) -> io::Result<(Vec<Found>, usize)> {
     Ok((found, left_out))
 }
 
-/// Opens what must be a regular file, without ever waiting for it.
+/// Where the file is: some runtimes put a link here, which is followed to their own directory and nowhere else. Who may
+/// write here could otherwise have any file of the node read to them.
+fn resolve(entry: &fs::DirEntry, link_targets: &[PathBuf]) -> Option<PathBuf> {
+    if !entry.file_type().ok()?.is_symlink() {
+        return Some(entry.path());
+    }
+    let target = fs::canonicalize(entry.path()).ok()?;
+    link_targets.iter().any(|allowed| target.starts_with(allowed)).then_some(target)
+}
+
+/// Opens what must be a regular file, without ever waiting for it, and not if it has become a link.
 pub(super) fn open(path: &Path) -> io::Result<File> {
-    let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
-    OpenOptions::new().read(true).custom_flags(nonblocking).open(path)
+    let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOFOLLOW;
+    let flags = i32::try_from(flags.bits()).unwrap_or_default();
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
 }
 
 /// A directory's subdirectories whose names can be shown. Links are not followed: no loops.
@@ -113,7 +124,7 @@ pub(super) fn is_stale(directory: &Path, known: Option<SystemTime>) -> io::Resul
 impl Engine {
     /// Reads a container's directory and brings its chain up to date.
     pub(super) fn relist(&mut self, container: &mut Container, now: Instant) {
-        let listing = match list(&container.directory) {
+        let listing = match list(&container.directory, &self.limits.link_targets) {
             Ok(listing) => listing,
             Err(error)
                 if error.kind() == io::ErrorKind::NotFound
@@ -389,7 +400,7 @@ mod tests {
         for attempt in 0..MOST_NAMES + 4 {
             fs::write(directory.path().join(format!("{attempt}.log")), "").unwrap();
         }
-        let listing = list(directory.path()).unwrap();
+        let listing = list(directory.path(), &[]).unwrap();
         assert_eq!((listing.found.len(), listing.left_out), (MOST_NAMES, 4));
         assert_eq!(listing.found[0].name.key.attempt, 4);
     }

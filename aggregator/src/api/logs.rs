@@ -2,6 +2,7 @@
 //!
 //! The read is made from a [`Grant`]; there is no other way to one. While it follows, the right is asked for again.
 
+use super::seats::Seat;
 use crate::agents::stopping;
 use crate::aggregator::Shared;
 use crate::audit::Access;
@@ -34,6 +35,8 @@ pub(super) struct Opened {
     reader: Reader,
     follow: bool,
     first: LogsResponse,
+    /// Given back when the stream ends.
+    _seat: Seat,
 }
 
 pub(super) async fn open(
@@ -54,6 +57,7 @@ pub(super) async fn open(
     let candidates = candidates(shared, &name, namespace.as_ref());
     let grant = shared.auth.grant_logs(&user, &name, &candidates).await?;
     access.allowed(Some(grant.environment()));
+    let seat = shared.seats.take(&user.name)?;
     let (follow, asked) = (request.follow, request.cursor.clone());
     let mut read = plan(&grant, request)?;
     if read.follow && read.last == Some(0) && read.cursor.is_none() {
@@ -68,7 +72,7 @@ pub(super) async fn open(
         ..LogsResponse::default()
     };
     let reader = shared.store.read(read);
-    Ok(Opened { shared: Arc::clone(shared), grant, reader, follow, first })
+    Ok(Opened { shared: Arc::clone(shared), grant, reader, follow, first, _seat: seat })
 }
 
 /// The environments of that name, in that namespace if one is asked for, that run now or that have records.
