@@ -11,6 +11,14 @@ async fn until(
     found.unwrap().unwrap().clone()
 }
 
+/// What is in the instances' first files, as far as they are there.
+fn logs(data: &Path) -> Vec<String> {
+    fs::read_dir(data.join("pods"))
+        .unwrap()
+        .filter_map(|pod| fs::read_to_string(pod.unwrap().path().join("app/0.log")).ok())
+        .collect()
+}
+
 #[tokio::test]
 async fn environments_run_and_are_published() {
     let directory = tempfile::tempdir().unwrap();
@@ -55,16 +63,20 @@ async fn environments_run_and_are_published() {
         }
         earlier = Some(Source::parse(NAMESPACE, &pod.instance, uid.as_str(), CONTAINER).unwrap());
 
+        // Ready without a probe means started; only what has also said something is of use here.
+        let spoken = async {
+            while logs(&data).iter().filter(|text| text.contains(" stdout F ")).count() != claims.len() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), spoken).await.unwrap();
         stop.cancel();
         let ended = tokio::time::timeout(Duration::from_secs(20), tasks.join_next()).await.unwrap();
         ended.unwrap().unwrap().unwrap();
     }
 
-    let mut logs: Vec<_> = fs::read_dir(data.join("pods"))
-        .unwrap()
-        .map(|pod| fs::read_to_string(pod.unwrap().path().join("app/0.log")).unwrap())
-        .map(|text| text.split_once(" stdout F ").unwrap().1.trim().to_owned())
-        .collect();
+    let mut logs: Vec<_> =
+        logs(&data).iter().map(|text| text.split_once(" stdout F ").unwrap().1.trim().to_owned()).collect();
     logs.sort();
     assert_eq!(
         logs,

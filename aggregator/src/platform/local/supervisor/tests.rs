@@ -47,10 +47,13 @@ fn lines(directory: &Path, file: &str) -> Vec<String> {
     text.lines().map(|line| line.split_once(' ').unwrap().1.to_owned()).collect()
 }
 
+/// Whether any of the processes whose numbers are in the file is still there.
 fn running(pid_file: &Path) -> bool {
-    let pid = std::fs::read_to_string(pid_file).unwrap();
-    let state = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
-    !state.is_empty() && !state.contains(") Z ")
+    let text = std::fs::read_to_string(pid_file).unwrap();
+    text.lines().any(|pid| {
+        let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        !state.is_empty() && !state.contains(") Z ")
+    })
 }
 
 /// A process that was killed is gone as soon as the kernel comes to it.
@@ -103,7 +106,7 @@ async fn a_stop_asks_first_and_leaves_nobody() {
 
 #[tokio::test]
 async fn a_program_that_leaves_children_loses_them() {
-    let mut started = start("sleep 1000 & echo $! > child; exit 0");
+    let mut started = start("sleep 1000 & echo $! >> child; exit 0");
     assert!(started.ready().await);
     assert!(!started.ready().await);
     assert!(started.ready().await); // the second start comes only after the first was cleared away
