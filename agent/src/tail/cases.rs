@@ -565,7 +565,8 @@ fn without_a_watch_polling_finds_everything() {
 fn links_are_followed_once_and_tricks_are_ignored() {
     let runtime = tempfile::tempdir().unwrap();
     let allowed = fs::canonicalize(runtime.path()).unwrap();
-    let mut node = Node::with(Limits { watch: false, link_targets: vec![allowed.clone()], ..Limits::default() });
+    let mut node =
+        Node::with(Limits { watch: false, link_targets: vec![allowed.clone()], ..Limits::default() });
     let mut log = node.log("php");
     let target = allowed.join("docker.log");
     fs::write(&target, "2026-11-22T10:00:00Z stdout F linked\n").unwrap();

@@ -378,7 +378,9 @@ impl Engine {
 /// Whether an error is about the process or the machine and not about the file: it passes.
 fn is_exhausted(error: &io::Error) -> bool {
     use rustix::io::Errno;
-    [Errno::MFILE, Errno::NFILE, Errno::NOMEM].iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+    [Errno::MFILE, Errno::NFILE, Errno::NOMEM]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
 fn head_generation(descriptor: &Arc<File>, compressed: bool) -> Option<u64> {

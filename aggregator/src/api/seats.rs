@@ -25,7 +25,9 @@ impl Seats {
         let count = taken.entry(user.to_owned()).or_default();
         if *count >= SEATS {
             let message = format!("`{user}` has {SEATS} log streams open already");
-            return Err(Failure::new(ErrorKind::Unavailable, message).with_hint("end some of them, then try again"));
+            return Err(
+                Failure::new(ErrorKind::Unavailable, message).with_hint("end some of them, then try again")
+            );
         }
         *count += 1;
         Ok(Seat { seats: self.clone(), user: user.to_owned() })

@@ -198,6 +198,11 @@ fn register_store(registry: &mut Registry, statistics: &Statistics) {
         ("store_sealed_bytes", "Bytes of files written", statistics.sealed_bytes),
         ("store_compactions", "Files merged", statistics.compactions),
         ("store_expired_records", "Records removed by age or size", statistics.expired_records),
+        (
+            "store_expired_for_space_records",
+            "Records removed because the disk was nearly full",
+            statistics.expired_for_space,
+        ),
         ("store_damage", "Files or parts of files that could not be read", statistics.damage),
     ];
     for (name, help, value) in counters {

@@ -216,7 +216,10 @@ struct Program {
 impl Program {
     fn new(child: Child, group: Option<Pid>) -> Program {
         let exit = group.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-        #[expect(deprecated, reason = "sound for an `OwnedFd`, and the constructor for all else needs unsafe")]
+        #[expect(
+            deprecated,
+            reason = "sound for an `OwnedFd`, and the constructor for all else needs unsafe"
+        )]
         let exit = exit.and_then(|exit| AsyncFd::with_interest(exit, Interest::READABLE).ok());
         Program { child, group, exit }
     }
