@@ -154,6 +154,9 @@ pub(super) struct Container {
     pub(super) since: Instant,
     /// Where to go on, until the directory has been looked at.
     pub(super) resume: Option<Position>,
+    /// The checkpoint's place at the start. It stands until the first file has begun: an empty one says nothing, and what is
+    /// not remembered cannot be missed.
+    began: Option<Position>,
     pub(super) directory_modified: Option<SystemTime>,
     pub(super) listed_at: Option<Instant>,
     /// The directory does not exist any more.
@@ -188,6 +191,7 @@ impl Container {
             claim,
             since: now,
             resume: None,
+            began: None,
             directory_modified: None,
             listed_at: None,
             gone: false,
@@ -210,6 +214,7 @@ impl Container {
         let finished = position.finished.iter();
         self.ignored =
             finished.map(|&generation| Ignored { device: 0, inode: 0, key: None, generation }).collect();
+        self.began = Some(position.clone());
         self.resume = Some(position);
     }
 
@@ -345,7 +350,7 @@ impl Container {
     pub(super) fn position(&self) -> Option<Position> {
         let first = self.files.first().filter(|_| self.wanted && self.resume.is_none());
         let Some((first, generation)) = first.and_then(|first| Some((first, first.generation?))) else {
-            return self.resume.clone();
+            return self.resume.as_ref().or(self.began.as_ref()).cloned();
         };
         let mut finished: Vec<u64> = self.ignored.iter().map(|ignored| ignored.generation).collect();
         finished.sort_unstable();

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 const SEEDS: u64 = 30;
 const STEPS: usize = 120;
+/// Seeds that found something once. 136: a checkpoint forgot a container whose first file was empty, and so a loss after it.
+const FOUND: [u64; 1] = [136];
 
 struct Random(u64);
 
@@ -318,7 +320,7 @@ fn the_store_has_what_was_written() {
     if let Some(seed) = number("SKPR_SEED") {
         return run(seed);
     }
-    for seed in 0..number("SKPR_SEEDS").unwrap_or(SEEDS) {
+    for seed in (0..number("SKPR_SEEDS").unwrap_or(SEEDS)).chain(FOUND) {
         let result = std::panic::catch_unwind(|| run(seed));
         assert!(result.is_ok(), "failed: SKPR_SEED={seed}");
     }
