@@ -79,7 +79,7 @@ pub struct Read {
 /// The most records that `last` keeps.
 pub const MAX_LAST: usize = 100_000;
 /// The most message bytes that `last` keeps.
-pub const MAX_LAST_BYTES: usize = 32 << 20;
+pub const MAX_LAST_BYTES: usize = 16 << 20;
 
 /// A piece of a reader's answer, in order.
 #[derive(Clone, Debug)]
