@@ -18,6 +18,7 @@ mod engine;
 mod follow;
 mod gap;
 mod gzip;
+mod look;
 mod names;
 mod outbox;
 mod parse;

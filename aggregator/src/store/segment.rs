@@ -29,7 +29,7 @@ use std::path::{Component, Path, PathBuf};
 
 pub(in crate::store) use checksum::sidecar;
 pub use range::Range;
-pub use scan::Scan;
+pub use scan::{Scan, count_files};
 
 /// What the manifest knows about one published segment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,18 +140,7 @@ pub fn scan(root: &Path, file: &SegmentFile, range: &Range, filter: &Filter) -> 
 
 /// How many records [`scan`] would give, without making them.
 pub fn count(root: &Path, file: &SegmentFile, range: &Range, filter: &Filter) -> Result<u64, ScanError> {
-    scan::count_files(root, std::slice::from_ref(file), range, filter, 1)
-}
-
-/// [`count`] over many files, shared out among `threads` threads.
-pub fn count_files(
-    root: &Path,
-    files: &[SegmentFile],
-    range: &Range,
-    filter: &Filter,
-    threads: usize,
-) -> Result<u64, ScanError> {
-    scan::count_files(root, files, range, filter, threads)
+    count_files(root, std::slice::from_ref(file), range, filter, 1)
 }
 
 /// Reads the whole file and compares it with what the manifest says: checksums, schema, order, counts.

@@ -142,8 +142,8 @@ impl PageHits {
     }
 }
 
-/// How many records of `files` are asked for. Row groups are shared out among `threads` threads.
-pub(super) fn count_files(
+/// How many records of `files` are in `range` and pass `filter`. Row groups are shared out among `threads` threads.
+pub fn count_files(
     root: &Path,
     files: &[SegmentFile],
     range: &Range,
