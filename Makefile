@@ -4,7 +4,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 PROFILE ?= release
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo lint fmt test test-kubernetes images cluster-up cluster-down bench-logs
+.PHONY: help setup build demo lint fmt test test-kubernetes images cluster-up cluster-down bench-logs bench-environments bench-usage fuzz-manifest
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  */\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-16s %s\n' "$$name" "$$text"; done
@@ -49,3 +49,16 @@ bench-logs: setup  ## speed and memory of the log path, measured here: a table, 
 	@scripts/setup bench
 	cargo build --locked --release --workspace --bins
 	"$${CARGO_TARGET_DIR:-target}/release/bench-logs"
+
+bench-environments: setup  ## 2,000 environments and 10,000 pods on a real API server, as root: a table, and target/bench/environments.json
+	@scripts/setup cluster
+	cargo build --locked --release --workspace --bins
+	@scripts/bench-environments
+
+bench-usage: setup  ## what samples of CPU and memory cost, measured here, as root: a table, and target/bench/usage.json
+	@scripts/setup bench-usage
+	cargo build --locked --release --workspace --bins
+	"$${CARGO_TARGET_DIR:-target}/release/bench-usage"
+
+fuzz-manifest: setup  ## give the parser of .skpr.yml what nobody would write (FUZZ_SECONDS=60)
+	@scripts/fuzz-manifest

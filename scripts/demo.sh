@@ -46,11 +46,12 @@ trap 'exit 143' TERM HUP
 for program in skpr skpr-aggregator; do
   [ -x "$bin/$program" ] || fail "no $program in $bin: build first (make build)"
 done
-if ! command -v python3 >/dev/null; then
-  if ! command -v apt-get >/dev/null || [ "$(id -u)" != 0 ]; then fail "the example site needs python3: install it first"; fi
-  say "Installing python3 for the example site"
-  apt-get update -qq && apt-get install -y -qq --no-install-recommends python3 >/dev/null
-fi
+for program in python3 git; do
+  command -v "$program" >/dev/null && continue
+  if ! command -v apt-get >/dev/null || [ "$(id -u)" != 0 ]; then fail "the example site needs $program: install it first"; fi
+  say "Installing $program for the example site"
+  apt-get update -qq && apt-get install -y -qq --no-install-recommends "$program" >/dev/null
+done
 
 # Ports in a row on which nothing answers.
 free_ports() {
@@ -65,19 +66,26 @@ free_ports() {
   done
   return 1
 }
-first_port=$(free_ports 4) || fail "no free ports found"
+first_port=$(free_ports 3) || fail "no free ports found"
 listen_port=$first_port dev_port=$((first_port + 1)) prod_port=$((first_port + 2))
 
-# A project as a developer has it: the site in git, with a tag that is its version.
+# A project as a developer has it: the site in git, with a tag for each version. The last one is broken.
 site=$work/commit-weather
 cp -R "$root/examples/site" "$site"
 sed -i -e "s/port: 8080/port: $dev_port/" -e "s/port: 8090/port: $prod_port/" "$site/.skpr.yml"
-if command -v git >/dev/null; then
-  git -C "$site" init -q
-  git -C "$site" add -A
-  git -C "$site" -c user.name=demo -c user.email=demo@example.com -c commit.gpgsign=false commit -qm "Forecast the weather"
-  git -C "$site" -c user.name=demo -c user.email=demo@example.com -c tag.gpgsign=false tag v1.4.0
-fi
+in_git() { git -C "$site" -c user.name=demo -c user.email=demo@example.com -c commit.gpgsign=false -c tag.gpgsign=false "$@"; }
+version() {
+  in_git commit -qam "$2"
+  in_git tag "$1"
+}
+in_git init -q
+in_git add -A
+version v1.4.0 "Forecast the weather"
+sed -i 's/sunny, no conflicts/sunny, with a chance of merges/' "$site/serve"
+version v1.5.0 "See merges coming"
+sed -i 's/^def main():/def main():\n    raise SystemExit("the barometer is broken")/' "$site/serve"
+version v1.6.0 "Calibrate the barometer"
+in_git checkout -q v1.4.0
 
 say "Starting skpr on a copy of examples/site: one instance of dev, two of prod"
 printf '$ skpr-aggregator standalone --data DIR --config commit-weather/.skpr.yml --listen 127.0.0.1:%s\n' "$listen_port"
@@ -100,7 +108,7 @@ ready() { [ "$(grep -cE '^(address|ca|token): ' "$work/ready")" = 3 ]; }
 answers() { [ "$(get "$1" /healthz 2>/dev/null)" = 200 ]; }
 for try in $(seq 300); do
   kill -0 "$skpr_pid" 2>/dev/null || fail "the aggregator has ended"
-  if ready && answers "$dev_port" && answers "$prod_port" && answers $((prod_port + 1)); then break; fi
+  if ready && answers "$dev_port" && answers "$prod_port"; then break; fi
   [ "$try" -lt 300 ] || fail "not ready after 60 seconds"
   sleep 0.2
 done
@@ -109,7 +117,7 @@ value() { sed -n "s/^$1: //p" "$work/ready"; }
 
 traffic() {
   local port path
-  for port in "$dev_port" "$prod_port" $((prod_port + 1)); do
+  for port in "$dev_port" "$prod_port" "$prod_port"; do
     for path in / /forecast/main /forecast/release /forecast/moon; do get "$port" "$path" >/dev/null; done
   done
   get "$prod_port" /storm >/dev/null
@@ -124,14 +132,14 @@ unset SKPR_PROJECT
 printf '$ export SKPR_CLUSTER=%s SKPR_CA=%s\n' "$SKPR_CLUSTER" "$SKPR_CA"
 printf "\$ export SKPR_TOKEN=\"\$(cat %s)\"\n" "$(value token)"
 
-# Runs a command as a user would and insists that it works and shows something.
+# Runs a command as a user would and insists that it works and shows something; with SAYS=N, that it ends with N.
 show() {
   printf '\n$ '
   printf '%q ' "$@" | sed 's/ $/\n/'
   local status=0
   "$@" | tee "$work/shown" || status=$?
-  [ "$status" = 0 ] || fail "\`$*\` failed with exit code $status"
-  [ -s "$work/shown" ] || fail "\`$*\` showed nothing"
+  [ "$status" = "${SAYS:-0}" ] || fail "\`$*\` ended with exit code $status instead of ${SAYS:-0}"
+  [ -s "$work/shown" ] || [ -n "${SAYS:-}" ] || fail "\`$*\` showed nothing"
 }
 
 # Records are shown once they are on disk: waits until a search finds one.
@@ -181,6 +189,71 @@ show skpr logs prod --since "$since" --stream stderr --grep 'KeyError|storm' -n 
 
 say "For scripts: one object per line"
 show skpr logs prod --since "$since" --grep GET -o json -n 3
+
+# What the site says on a path, whoever of its instances.
+page() {
+  exec 3<>"/dev/tcp/127.0.0.1/$1" || return 1
+  printf 'GET %s HTTP/1.0\r\nHost: localhost\r\n\r\n' "$2" >&3
+  sed '1,/^\r$/d' <&3
+  exec 3<&- 3>&-
+}
+runs() {
+  printf '\n$ curl http://127.0.0.1:%s/version\n' "$dev_port"
+  page "$dev_port" /version | tee "$work/shown"
+  [ "$(cat "$work/shown")" = "$1" ] || fail "dev does not run $1"
+}
+
+# Old instances leave once their connections have ended, a moment after the new ones serve.
+settled() {
+  local try
+  for try in $(seq 100); do
+    if skpr list 2>/dev/null | grep -qE "/$1 .* $2/$2 .* ok\$"; then return; fi
+    sleep 0.1
+  done
+  fail "$1 does not have $2 instances"
+}
+
+say "A deploy, while somebody asks for pages all the time"
+(
+  while [ ! -e "$work/asked-enough" ]; do
+    answers "$dev_port" || echo refused >>"$work/refused"
+    sleep 0.05
+  done
+) &
+traffic_pid=$!
+show skpr deploy dev v1.5.0
+runs v1.5.0
+settled dev 1
+show skpr list
+show skpr releases dev
+
+say "A version that is broken: the deploy fails (exit code 6), and nobody notices"
+SAYS=6 show skpr deploy dev v1.6.0
+runs v1.5.0
+
+say "Back to the release before, and more instances"
+show skpr rollback dev -y
+runs v1.4.0
+show skpr scale dev --min 2 --max 2
+settled dev 2
+show skpr list
+touch "$work/asked-enough"
+wait "$traffic_pid" || true
+traffic_pid=
+[ ! -e "$work/refused" ] || fail "$(wc -l <"$work/refused") requests were refused during the changes"
+printf '\nNo request was refused meanwhile.\n'
+
+say "What prod uses, now and over the last minute"
+# Rates take two samples, five seconds apart.
+for try in $(seq 100); do
+  if skpr metrics prod -o json 2>/dev/null | grep -q '"cpuMillicores": [0-9]'; then break; fi
+  [ "$try" -lt 100 ] || fail "prod is not sampled"
+  sleep 0.2
+done
+show skpr metrics prod --since 1m --per-instance
+
+say "What happened to dev"
+show skpr events dev --since "$since"
 
 done_well=1
 say "That was skpr."

@@ -3,9 +3,11 @@
 //! ```text
 //! node's files ─► tail thread ─► Tap (wanted batches) ─► ship ═ Ship ═► aggregator
 //!      ▲ checkpoint ◄─ tail thread ◄─ Tap (orders) ◄──────── acknowledgements, claims
+//! node's cgroups ─► usage (latest round, claims) ─► report ═ Report ═► aggregator
 //! ```
 //!
-//! Two things run: the tail thread, and the caller's task (connection, heartbeat). What bounds the memory: the tail
+//! Three things run: the tail thread, the caller's task (connection, heartbeat), and for some milliseconds of each round a
+//! thread that reads cgroups. What bounds the memory: the tail
 //! engine's [`Limits`], four batches between the two sides ([`ship::tap`]), the connection's send buffer, and a few
 //! KiB for each followed file.
 
@@ -15,6 +17,7 @@ use crate::link::Link;
 use crate::ship::pump::Pump;
 use crate::ship::{WIND_DOWN, tap, window};
 use crate::tail::{Counters, Limits, Tail};
+use crate::usage::{self, Claims, Round};
 use anyhow::Context as _;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -47,16 +50,24 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let (counted, counters) = watch::channel(Counters::default());
     let mut pump = Pump::start(tail, spout, counted, Heartbeat::new(&config.state, Loop::Tail))?;
     let heartbeat = beat(Heartbeat::new(&config.state, Loop::Link));
-    let link = Link { config, tap, counters }.run(&stop);
+    let (claims, claimed) = Claims::pair();
+    let (sampled, rounds) = watch::channel(Round::default());
+    let sampling =
+        usage::run(config.usage.clone(), claimed, sampled, Heartbeat::new(&config.state, Loop::Usage));
+    let link = Link { config, tap, counters, claims, rounds }.run(&stop);
 
     let failed = tokio::select! {
-        () = link => false,
-        () = heartbeat => false,
-        () = pump.ended() => true,
+        () = link => None,
+        () = heartbeat => None,
+        error = sampling => Some(error),
+        () = pump.ended() => Some(anyhow::anyhow!("the tail thread ended by itself")),
     };
     teller.stop();
     pump.join(JOIN_LIMIT).await?;
-    if failed || !stop.is_cancelled() {
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    if !stop.is_cancelled() {
         anyhow::bail!("the tail thread ended by itself");
     }
     tracing::info!("stopped");

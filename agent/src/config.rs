@@ -2,16 +2,19 @@
 //!
 //! There are no tuning knobs here: what bounds memory and time is a constant beside the code that it bounds.
 
+use crate::usage::{self, Sources};
 use clap::{Parser, Subcommand, ValueEnum};
+use jiff::SignedDuration;
 use rustls_pki_types::ServerName;
 use skpr_proto::NodeName;
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Ships the logs of this node's pods to the aggregator.
 ///
 /// The agent follows the log files of the pods that belong to an environment, as the aggregator tells it, and sends
-/// each line until the aggregator has acknowledged it. It listens on nothing and needs no Kubernetes permission.
+/// each line until the aggregator has acknowledged it. It also sends what these pods use of CPU and memory. It listens on nothing and needs no Kubernetes permission.
 #[derive(Debug, Parser)]
 #[command(name = "skpr-agent", version)]
 pub struct Args {
@@ -45,6 +48,14 @@ pub struct Args {
     )]
     pub state: PathBuf,
 
+    /// Where the node's cgroups are mounted, of version 1 or 2.
+    #[arg(long, env = "SKPR_CGROUPS", value_name = "DIR", default_value = "/sys/fs/cgroup")]
+    cgroups: PathBuf,
+
+    /// How often the pods' use of CPU and memory is sampled, from 1s to 5m; 0 for never.
+    #[arg(long, env = "SKPR_USAGE_INTERVAL", value_name = "DURATION", default_value = "5s")]
+    usage_interval: String,
+
     /// How the agent's own log on stderr is written. SKPR_LOG filters it, for example `SKPR_LOG=debug`.
     #[arg(long, env = "SKPR_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
@@ -76,6 +87,7 @@ pub struct Config {
     pub node: NodeName,
     pub logs: PathBuf,
     pub state: PathBuf,
+    pub usage: usage::Settings,
 }
 
 /// A host (a name or an address, without brackets) and a port.
@@ -133,14 +145,16 @@ impl Args {
                 problems.push(format!("{flag}: `{}` is a directory, not a file", path.display()));
             }
         }
-        for (flag, path) in [("--logs", &self.logs), ("--state", &self.state)] {
+        for (flag, path) in [("--logs", &self.logs), ("--state", &self.state), ("--cgroups", &self.cgroups)] {
             if path.is_file() {
                 problems.push(format!("{flag}: `{}` is a file, not a directory", path.display()));
             }
         }
+        let interval = keep(interval(&self.usage_interval), "--usage-interval", &mut problems).flatten();
+        let usage = usage::Settings { interval, sources: Sources::Cgroups(self.cgroups) };
         match (aggregator, ca, token, node) {
             (Some(aggregator), Some(ca), Some(token), Some(node)) if problems.is_empty() => {
-                Ok(Config { aggregator, ca, token, node, logs: self.logs, state: self.state })
+                Ok(Config { aggregator, ca, token, node, logs: self.logs, state: self.state, usage })
             }
             _ => Err(InvalidConfig(problems)),
         }
@@ -154,6 +168,21 @@ fn required<T>(value: Option<T>, flag: &str, variable: &str, problems: &mut Vec<
     value
 }
 
+/// Reads `5s`, `1m`, or `0` for never.
+fn interval(text: &str) -> Result<Option<Duration>, String> {
+    if text == "0" {
+        return Ok(None);
+    }
+    let allowed = usage::SHORTEST_INTERVAL..=usage::LONGEST_INTERVAL;
+    let duration = text.parse::<SignedDuration>().ok().and_then(|duration| Duration::try_from(duration).ok());
+    match duration {
+        Some(duration) if duration.is_zero() => Ok(None),
+        Some(duration) if allowed.contains(&duration) => Ok(Some(duration)),
+        Some(_) => Err(format!("`{text}` is not between 1s and 5m; 0 turns it off")),
+        None => Err(format!("`{text}` is not a duration, for example `5s`")),
+    }
+}
+
 fn keep<T>(parsed: Result<T, String>, flag: &str, problems: &mut Vec<String>) -> Option<T> {
     parsed.map_err(|problem| problems.push(format!("{flag}: {problem}"))).ok()
 }
@@ -162,6 +191,7 @@ fn keep<T>(parsed: Result<T, String>, flag: &str, problems: &mut Vec<String>) ->
 mod tests {
     use super::*;
     use clap::CommandFactory as _;
+    use std::path::Path;
 
     fn validate(arguments: &[&str]) -> Result<Config, InvalidConfig> {
         let all = std::iter::once("skpr-agent").chain(arguments.iter().copied());
@@ -187,16 +217,44 @@ mod tests {
         assert_eq!(config.node.as_str(), "node-1");
         assert_eq!(config.logs, PathBuf::from("/var/log/pods"));
         assert_eq!(config.state, PathBuf::from("/s"));
+        assert_eq!(config.usage.interval, Some(usage::INTERVAL));
+        assert!(
+            matches!(config.usage.sources, Sources::Cgroups(root) if root == Path::new("/sys/fs/cgroup"))
+        );
     }
 
     #[test]
     fn every_problem_is_reported() {
-        let InvalidConfig(problems) =
-            validate(&["--aggregator=https://x", "--node=NODE_1", "--token=/", "--logs=/proc/version"])
-                .unwrap_err();
-        assert_eq!(problems.len(), 5, "{problems:#?}");
-        for (problem, flag) in problems.iter().zip(["--aggregator", "--node", "--ca", "--token", "--logs"]) {
+        let InvalidConfig(problems) = validate(&[
+            "--aggregator=https://x",
+            "--node=NODE_1",
+            "--token=/",
+            "--logs=/proc/version",
+            "--cgroups=/proc/version",
+            "--usage-interval=1h",
+        ])
+        .unwrap_err();
+        let flags = ["--aggregator", "--node", "--ca", "--token", "--logs", "--cgroups", "--usage-interval"];
+        assert_eq!(problems.len(), flags.len(), "{problems:#?}");
+        for (problem, flag) in problems.iter().zip(flags) {
             assert!(problem.starts_with(flag), "{problem}");
+        }
+    }
+
+    #[test]
+    fn intervals() {
+        for (good, expected) in [
+            ("5s", Some(5)),
+            ("1s", Some(1)),
+            ("5m", Some(300)),
+            ("0", None),
+            ("0s", None),
+            ("1m 30s", Some(90)),
+        ] {
+            assert_eq!(interval(good), Ok(expected.map(Duration::from_secs)), "{good}");
+        }
+        for bad in ["", "5", "999ms", "301s", "-5s", "often", "99999999999999999999h"] {
+            assert!(interval(bad).is_err(), "{bad}");
         }
     }
 

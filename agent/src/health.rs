@@ -1,7 +1,7 @@
-//! A sign of life without a port: files that the agent's two loops touch, and the probe that looks at their age.
+//! A sign of life without a port: files that the agent's loops touch, and the probe that looks at their age.
 //!
 //! The agent listens on nothing, so Kubernetes runs `skpr-agent health` in its container. A loop that hangs stops
-//! touching its file, and the probe fails whatever the other loop does. Being disconnected is not being dead: restarting
+//! touching its file, and the probe fails whatever the other loops do. Being disconnected is not being dead: restarting
 //! an agent does not bring an aggregator back.
 
 use anyhow::{Context as _, bail};
@@ -13,20 +13,22 @@ pub(crate) const INTERVAL: Duration = Duration::from_secs(5);
 /// A loop that has not touched its file for so long hangs.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// The two loops that must be alive.
+/// The loops that must be alive.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Loop {
     Tail,
     Link,
+    Usage,
 }
 
 impl Loop {
-    const ALL: [Loop; 2] = [Loop::Tail, Loop::Link];
+    const ALL: [Loop; 3] = [Loop::Tail, Loop::Link, Loop::Usage];
 
     fn file(self) -> &'static str {
         match self {
             Loop::Tail => "alive.tail",
             Loop::Link => "alive.link",
+            Loop::Usage => "alive.usage",
         }
     }
 }
@@ -84,12 +86,14 @@ mod tests {
     use std::fs::File;
 
     #[test]
-    fn both_loops_must_be_alive() {
+    fn all_loops_must_be_alive() {
         let state = tempfile::tempdir().unwrap();
         assert!(check(state.path()).is_err());
         Heartbeat::new(state.path(), Loop::Tail).beat();
         assert!(check(state.path()).is_err());
         Heartbeat::new(state.path(), Loop::Link).beat();
+        assert!(check(state.path()).is_err());
+        Heartbeat::new(state.path(), Loop::Usage).beat();
         check(state.path()).unwrap();
 
         let old = SystemTime::now() - LIMIT - Duration::from_secs(1);

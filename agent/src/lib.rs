@@ -1,5 +1,5 @@
 //! The agent of one node: follows the log files of the pods that the aggregator claims, and ships each line until it is
-//! acknowledged. The files on the node are the only buffer.
+//! acknowledged. The files on the node are the only buffer. It also samples what these pods use.
 //!
 //! [`run`] is the whole agent; `main` adds logging and signals, and the standalone aggregator runs it in-process.
 
@@ -12,6 +12,7 @@ mod link;
 mod report;
 mod ship;
 pub mod tail;
+pub mod usage;
 
 pub use agent::{STOPS_WITHIN, run};
 pub use config::{Address, Config};

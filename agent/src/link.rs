@@ -16,6 +16,7 @@ use crate::report;
 use crate::ship;
 use crate::ship::tap::Tap;
 use crate::tail::Counters;
+use crate::usage::{Claims, Round};
 use backoff::{Backoff, fraction};
 use connect::Connection;
 use control::{Control, Next};
@@ -45,6 +46,9 @@ pub(crate) struct Link {
     pub(crate) config: Config,
     pub(crate) tap: Tap,
     pub(crate) counters: watch::Receiver<Counters>,
+    /// Where the sampler learns of the claims, and its latest round.
+    pub(crate) claims: Claims,
+    pub(crate) rounds: watch::Receiver<Round>,
 }
 
 /// What one connection has shown so far.
@@ -109,7 +113,8 @@ impl Link {
     ) -> Result<Ended, LinkError> {
         let opening = async {
             let connection = Connection::open(&self.config).await?;
-            let control = Control::open(&connection, &self.config.node, self.tap.teller()).await?;
+            let control =
+                Control::open(&connection, &self.config.node, self.tap.teller(), self.claims.clone()).await?;
             Ok::<_, LinkError>((connection, control))
         };
         let (connection, mut control) = tokio::select! {
@@ -131,7 +136,7 @@ impl Link {
         }
 
         let wind_down = stop.child_token();
-        let report = report::run(&connection, self.counters.clone(), connections);
+        let report = report::run(&connection, self.counters.clone(), self.rounds.clone(), connections);
         let shipping = ship::run(&mut self.tap, &connection, &wind_down, || {
             if !proof.acknowledged && !complaints.is_empty() {
                 complaints.forget();

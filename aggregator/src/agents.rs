@@ -152,7 +152,12 @@ impl Agents for AgentsService {
                 message = reports.message() => message,
             };
             match message {
-                Ok(Some(report)) => call.shared.metrics.report(&call.agent.node, report),
+                Ok(Some(mut report)) => {
+                    if let Some(usage) = report.usage.take() {
+                        call.shared.usage.take(&call.agent.node, usage);
+                    }
+                    call.shared.metrics.report(&call.agent.node, report);
+                }
                 Ok(None) => {
                     call.completed();
                     return Ok(Response::new(ReportSummary {}));

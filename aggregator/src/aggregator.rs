@@ -5,31 +5,38 @@
 
 mod stop;
 
+pub use crate::web::{Described, Family, Kind, Monitoring, families};
+
 use crate::agents::AgentsService;
 use crate::api;
 use crate::audit::{Audit, Sparing};
-use crate::auth::{AgentAccount, Auth, Reviews, TokenFile};
+use crate::auth::{self, AgentAccount, Auth, Reviews, TokenFile};
 use crate::config;
+use crate::event::{self, Event};
 use crate::gate::Gate;
 use crate::health;
 use crate::inventory::Inventory;
-use crate::platform;
+use crate::platform::Platform;
+use crate::platform::kubernetes::{self, MetricsApi};
 use crate::private_file;
 use crate::store::{self, Store};
-use crate::tls::{Acceptor, CaPlace, Tls};
+use crate::tls::{Acceptor, AskForCertificate, CaPlace, Tls};
+use crate::usage::{self, Usage};
 use crate::web::{self, Metrics};
 use anyhow::{Context as _, anyhow};
+use rustls::server::danger::ClientCertVerifier;
 use skpr_proto::MAX_FRAME;
 use skpr_proto::v1::agents_server::AgentsServer;
 use skpr_proto::v1::environments_server::EnvironmentsServer;
 use skpr_proto::v1::logs_server::LogsServer;
+use skpr_proto::v1::metrics_server::MetricsServer;
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
@@ -52,14 +59,22 @@ const MAX_HEADERS: u32 = 64 << 10;
 /// What the CLI asks is small.
 const MAX_REQUEST: usize = 1 << 20;
 
+/// A request or two; what has not ended by then is left to the lease's own end.
+const LEASE_GIVEN_BACK_WITHIN: Duration = Duration::from_secs(4);
+
 /// What a running aggregator consists of.
 pub struct Parts {
     pub store: Store,
     pub inventory: watch::Receiver<Arc<Inventory>>,
+    pub platform: Arc<dyn Platform>,
+    pub usage: Usage,
+    /// What the platform tells of.
+    pub events: mpsc::Receiver<Event>,
     pub auth: Auth,
     pub tls: Tls,
     pub listener: TcpListener,
     pub http_listener: Option<TcpListener>,
+    pub monitoring: Option<Monitoring>,
     pub stop: config::StopTimes,
 }
 
@@ -67,12 +82,16 @@ pub struct Parts {
 pub(crate) struct Shared {
     pub(crate) store: Store,
     pub(crate) inventory: watch::Receiver<Arc<Inventory>>,
+    pub(crate) platform: Arc<dyn Platform>,
+    pub(crate) usage: Usage,
     pub(crate) auth: Auth,
     pub(crate) audit: Audit,
     pub(crate) strangers: Sparing,
     /// A permit a byte of the batches that wait for the disk.
     pub(crate) in_flight: Arc<Semaphore>,
     pub(crate) seats: api::Seats,
+    /// Carries out the calls that change something.
+    pub(crate) lasting: api::Lasting,
     pub(crate) metrics: Metrics,
     pub(crate) gate: Gate,
     pub(crate) stopping: Stopping,
@@ -94,32 +113,64 @@ pub struct LocalFiles {
     pub ca: PathBuf,
     pub admin_token: PathBuf,
     pub agent_token: PathBuf,
+    pub monitoring: Option<SocketAddr>,
 }
 
 /// Runs in a Kubernetes cluster.
 pub async fn serve(config: config::Serve, stop: CancellationToken) -> anyhow::Result<()> {
+    // Each node holds a connection open, and 1,024 are the usual limit.
+    skpr_agent::raise_file_limit();
     private_file::create_directory(&config.data)?;
     let client = kube::Client::try_default().await.context("find the Kubernetes API server")?;
     let store = open_store(config.store).await?;
     let (publish, inventory) = watch::channel(Arc::default());
+    let usage = open_usage(config.usage, inventory.clone()).await?;
     let account = AgentAccount { namespace: config.namespace.clone(), name: config.agent_service_account };
     let place =
         CaPlace::Secret { client: client.clone(), namespace: config.namespace, name: config.ca_secret };
+    let (tell, events) = mpsc::channel(event::QUEUE);
+    let metrics_api = config.kubernetes.metrics_api;
+    let (platform, runner) = kubernetes::prepare(client.clone(), config.kubernetes, publish, tell);
+    let (tell_front_proxies, front_proxies) = watch::channel(None);
+    let tls = Tls::new(&config.tls, place).await.context("prepare the certificate")?;
+    let authority = tls.authority();
+    // Without the API there is nobody to ask for a certificate, and none to believe.
+    let clients = (metrics_api != MetricsApi::Never)
+        .then(|| Arc::new(AskForCertificate::new()) as Arc<dyn ClientCertVerifier>);
+    let reviews = Reviews::new(client.clone(), account)?.believing(front_proxies.clone());
     let parts = Parts {
         store,
         inventory,
-        auth: Auth::Kubernetes(Box::new(Reviews::new(client.clone(), account)?)),
-        tls: Tls::new(&config.tls, place).await.context("prepare the certificate")?,
+        usage,
+        platform: Arc::new(platform),
+        events,
+        auth: Auth::Kubernetes(Box::new(reviews)),
+        tls,
         listener: listen(config.listen).await?,
         http_listener: Some(listen(config.http_listen).await?),
+        monitoring: Some(Monitoring { listener: listen(config.monitoring_listen).await?, clients }),
         stop: config.stop,
     };
     // The watch ends with the aggregator, not with the stop: late records of new pods still find their claim.
     let watching = CancellationToken::new();
-    let watch = platform::kubernetes::watch_pods(client, publish, watching.clone());
+    let mut watch = std::pin::pin!(async {
+        tokio::select! {
+            result = runner.run(authority, front_proxies, watching.clone()) => result,
+            () = auth::keep_front_proxies(client, tell_front_proxies), if metrics_api != MetricsApi::Never => {
+                Err(anyhow!("the watch of the front proxy ended"))
+            }
+        }
+    });
     tokio::select! {
-        result = run(parts, stop) => result,
-        result = watch => Err(result.err().unwrap_or_else(|| anyhow!("the watch of pods ended"))),
+        result = run(parts, stop) => {
+            watching.cancel();
+            // Another aggregator need not wait for a lease that is given back.
+            if tokio::time::timeout(LEASE_GIVEN_BACK_WITHIN, watch).await.is_err() {
+                tracing::warn!("the lease was not given back in time");
+            }
+            result
+        }
+        result = &mut watch => Err(result.err().unwrap_or_else(|| anyhow!("the watch of the cluster ended"))),
     }
 }
 
@@ -127,15 +178,22 @@ pub async fn serve(config: config::Serve, stop: CancellationToken) -> anyhow::Re
 pub async fn prepare_local(
     config: &config::Standalone,
     inventory: watch::Receiver<Arc<Inventory>>,
+    platform: Arc<dyn Platform>,
+    events: mpsc::Receiver<Event>,
 ) -> anyhow::Result<(Parts, LocalFiles)> {
     private_file::create_directory(&config.data)?;
     let store = open_store(config.store.clone()).await?;
+    let usage = open_usage(config.usage.clone(), inventory.clone()).await?;
     let auth = Auth::Tokens(TokenFile::open(&config.data)?);
     let place = CaPlace::Directory(config.data.clone());
     let tls = Tls::new(&config.tls, place).await.context("prepare the certificate")?;
     let listener = listen(config.listen).await?;
     let http_listener = match config.http_listen {
         Some(address) => Some(listen(address).await?),
+        None => None,
+    };
+    let monitoring = match config.monitoring_listen {
+        Some(address) => Some(Monitoring { listener: listen(address).await?, clients: None }),
         None => None,
     };
     let own_ca = CaPlace::certificate_file(&config.data);
@@ -148,8 +206,28 @@ pub async fn prepare_local(
         ca,
         admin_token: TokenFile::admin_token(&config.data),
         agent_token: TokenFile::agent_token(&config.data),
+        monitoring: match &monitoring {
+            Some(monitoring) => {
+                Some(monitoring.listener.local_addr().context("read the listener's address")?)
+            }
+            None => None,
+        },
     };
-    Ok((Parts { store, inventory, auth, tls, listener, http_listener, stop: config.stop }, files))
+    let stop = config.stop;
+    let parts = Parts {
+        store,
+        inventory,
+        usage,
+        platform,
+        events,
+        auth,
+        tls,
+        listener,
+        http_listener,
+        monitoring,
+        stop,
+    };
+    Ok((parts, files))
 }
 
 impl LocalFiles {
@@ -159,6 +237,9 @@ impl LocalFiles {
         writeln!(out, "address: {}", self.address)?;
         writeln!(out, "ca: {}", self.ca.display())?;
         writeln!(out, "token: {}", self.admin_token.display())?;
+        if let Some(address) = self.monitoring {
+            writeln!(out, "monitoring: {address}")?;
+        }
         out.flush()
     }
 }
@@ -170,15 +251,19 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> anyhow::Result<()> {
 }
 
 async fn run_with(parts: Parts, audit: Audit, stop: CancellationToken) -> anyhow::Result<()> {
+    let (lasting, carrier) = api::lasting();
     let shared = Arc::new(Shared {
         metrics: Metrics::new(),
         store: parts.store,
         inventory: parts.inventory,
+        platform: parts.platform,
+        usage: parts.usage,
         auth: parts.auth,
         audit,
         strangers: Sparing::default(),
         in_flight: Arc::new(Semaphore::new(ALL_IN_FLIGHT_BYTES)),
         seats: api::Seats::default(),
+        lasting,
         gate: Gate::default(),
         stopping: Stopping::default(),
     });
@@ -189,6 +274,11 @@ async fn run_with(parts: Parts, audit: Audit, stop: CancellationToken) -> anyhow
     let (acceptor, connections) = Acceptor::new(parts.listener, parts.tls.server_config());
     let (accepting, current) = (ending.clone(), ending.clone());
     tasks.spawn(infallible("accept", acceptor.run(accepting)));
+    if let Some(monitoring) = parts.monitoring {
+        let (listener, connections) = monitoring.accept(&parts.tls)?;
+        tasks.spawn(infallible("accept monitoring", listener.run(ending.clone())));
+        tasks.spawn(infallible("monitoring", web::monitor(connections, Arc::clone(&shared))));
+    }
     tasks.spawn(infallible("certificate", parts.tls.keep_current(current)));
 
     let (reporter, health_service) = tonic_health::server::health_reporter();
@@ -197,7 +287,8 @@ async fn run_with(parts: Parts, audit: Audit, stop: CancellationToken) -> anyhow
         .add_service(
             EnvironmentsServer::new(api::Environments::new(&shared)).max_decoding_message_size(MAX_REQUEST),
         )
-        .add_service(LogsServer::new(api::Logs::new(&shared)).max_decoding_message_size(MAX_REQUEST));
+        .add_service(LogsServer::new(api::Logs::new(&shared)).max_decoding_message_size(MAX_REQUEST))
+        .add_service(MetricsServer::new(api::Metrics::new(&shared)).max_decoding_message_size(MAX_REQUEST));
     let server = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
@@ -209,11 +300,14 @@ async fn run_with(parts: Parts, audit: Audit, stop: CancellationToken) -> anyhow
         .serve_with_incoming_shutdown(connections, ending.clone().cancelled_owned());
     tasks.spawn(async { ("server", server.await.context("serve")) });
 
+    tasks.spawn(infallible("changes", carrier.run(ending.clone())));
+    let events = event::Writer::new(shared.store.clone(), shared.metrics.events.clone())?;
+    tasks.spawn(infallible("events", events.run(parts.events, ending.clone())));
+    tasks.spawn(infallible("usage", shared.usage.clone().prune(ending)));
     let readiness = health::publish(Arc::clone(&shared), reporter);
     tasks.spawn(infallible("health", readiness));
     if let Some(listener) = parts.http_listener {
-        let web = web::serve(listener, Arc::clone(&shared));
-        tasks.spawn(async { ("web", web.await.context("serve HTTP")) });
+        tasks.spawn(infallible("probes", web::answer_probes(listener, Arc::clone(&shared))));
     }
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "ready to take connections");
 
@@ -222,6 +316,7 @@ async fn run_with(parts: Parts, audit: Audit, stop: CancellationToken) -> anyhow
         Some(ended) = tasks.join_next() => Some(ended),
         // Starting again helps, and nothing else does.
         () = shared.store.failed() => Some(Ok(("store", Err(anyhow!("a thread of it panicked"))))),
+        () = shared.usage.history().failed() => Some(Ok(("usage", Err(anyhow!("a thread of it panicked"))))),
     };
     let stopped = stop::stop(&shared, &mut tasks, parts.stop).await;
     match failed {
@@ -246,6 +341,14 @@ async fn infallible(
 async fn open_store(options: store::Options) -> anyhow::Result<Store> {
     let opened = tokio::task::spawn_blocking(move || Store::open(options)).await;
     opened.context("open the store")?.context("open the store")
+}
+
+async fn open_usage(
+    options: usage::Options,
+    inventory: watch::Receiver<Arc<Inventory>>,
+) -> anyhow::Result<Usage> {
+    let opened = tokio::task::spawn_blocking(move || Usage::open(options, inventory)).await;
+    opened.context("open usage history")?.context("open usage history")
 }
 
 async fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {

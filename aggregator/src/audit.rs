@@ -34,6 +34,9 @@ pub(crate) struct Line {
     pub(crate) namespace: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) environment: Option<String>,
+    /// The release that was begun or followed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) release: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) peer: Option<SocketAddr>,
     pub(crate) duration_seconds: f64,
@@ -60,6 +63,7 @@ impl Line {
             groups: Vec::new(),
             namespace: None,
             environment: None,
+            release: None,
             peer: None,
             duration_seconds: 0.0,
             records: 0,
@@ -75,6 +79,7 @@ pub(crate) struct Access {
     shared: Arc<Shared>,
     held: Held,
     method: &'static str,
+    is_call: bool,
     started: Instant,
     line: Line,
     code: Code,
@@ -89,10 +94,18 @@ impl Access {
             shared: Arc::clone(shared),
             held,
             method,
+            is_call: true,
             started: Instant::now(),
             line,
             code: Code::Cancelled,
         }
+    }
+
+    /// The same for a request of monitoring, which is none of gRPC's calls.
+    pub(crate) fn scrape(shared: &Arc<Shared>, name: &'static str, peer: Option<SocketAddr>) -> Access {
+        let mut access = Access::begin(shared, name, peer);
+        access.is_call = false;
+        access
     }
 
     pub(crate) fn user(&mut self, user: &User) {
@@ -114,6 +127,10 @@ impl Access {
         }
     }
 
+    pub(crate) fn release(&mut self, number: u64) {
+        self.line.release = Some(number);
+    }
+
     pub(crate) fn sent(&mut self, records: usize, bytes: usize) {
         self.line.records += records as u64;
         self.line.bytes += bytes as u64;
@@ -125,6 +142,12 @@ impl Access {
     }
 
     pub(crate) fn failed(&mut self, failure: Failure) -> Status {
+        self.refused(&failure);
+        failure.into()
+    }
+
+    /// Notes how it failed, for callers that no [`Status`] is for.
+    pub(crate) fn refused(&mut self, failure: &Failure) {
         let denied =
             matches!(failure.kind, ErrorKind::NotAllowed | ErrorKind::NotLoggedIn | ErrorKind::NotFound);
         if denied {
@@ -132,14 +155,15 @@ impl Access {
         }
         self.line.ended = failure.kind.name();
         self.code = failure.kind.code();
-        failure.into()
     }
 }
 
 impl Drop for Access {
     fn drop(&mut self) {
         self.line.duration_seconds = self.started.elapsed().as_secs_f64();
-        self.shared.metrics.handled(self.method, self.code);
+        if self.is_call {
+            self.shared.metrics.handled(self.method, self.code);
+        }
         if self.line.user.is_empty() {
             let Some(unsaid) = self.shared.strangers.say() else { return };
             self.line.unsaid = unsaid;

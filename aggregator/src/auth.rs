@@ -1,21 +1,28 @@
 //! Who calls, and what they may do.
 //!
-//! - A [`Grant`] is made here and nowhere else; what reads an environment's logs asks for one.
+//! - A [`Grant`] is made here and nowhere else; what reads or changes an environment asks for one.
 //! - Whatever is unknown, broken or unreachable means no: there is no path from an error to a grant.
-//! - An environment that does not exist and one that the caller may not see give the same answer, except to a caller
-//!   who may list everything.
 //!
 //! Deliberately not here: any list of users or roles of our own. In Kubernetes, RBAC is the only source of rights.
 
 mod cache;
+mod front_proxy;
+mod grant;
 mod kubernetes;
+mod monitor;
+mod resource;
 mod tokens;
 
+pub use front_proxy::{FrontProxies, FrontProxy, keep_current as keep_front_proxies};
+pub use grant::{Candidates, Change, Delete, Grant, Permission, ReadLogs, ReadMetrics, Right, See, Standing};
 pub use kubernetes::{AgentAccount, Reviews};
+pub use monitor::Monitor;
+pub use resource::{ResourceGrant, Resources};
 pub(crate) use tokens::random_below;
 pub use tokens::{TokenFile, create_token};
 
 use crate::environment::EnvironmentKey;
+use http::HeaderMap;
 use skpr_proto::{EnvironmentName, ErrorKind, Failure, NodeName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -48,26 +55,6 @@ pub struct Agent {
     bearer: Bearer,
 }
 
-/// Proof that a user may read the logs of one environment.
-#[derive(Clone, Debug)]
-pub struct Grant {
-    user: Arc<User>,
-    environment: EnvironmentKey,
-}
-
-/// The environments of one name, each with whether it has instances now.
-pub type Candidates = BTreeMap<EnvironmentKey, bool>;
-
-impl Grant {
-    pub fn user(&self) -> &User {
-        &self.user
-    }
-
-    pub fn environment(&self) -> &EnvironmentKey {
-        &self.environment
-    }
-}
-
 /// A token as it was sent. Its `Debug` shows nothing of it.
 #[derive(Clone, PartialEq, Eq)]
 struct Bearer(String);
@@ -85,12 +72,16 @@ enum Question<'a> {
     ListAll,
     /// May the user see every environment of the namespace?
     ListNamespace(&'a str),
-    /// May the user see this environment?
-    See(&'a EnvironmentKey),
-    /// May the user read this environment's logs?
-    ReadLogs(&'a EnvironmentKey),
-    /// May the user read the logs of an environment of this name wherever it may be?
-    ReadLogsAnywhere(&'a EnvironmentName),
+    /// May the user do this to this environment?
+    May(Right, &'a EnvironmentKey),
+    /// May the user do this to an environment of this name wherever it may be?
+    Anywhere(Right, &'a EnvironmentName),
+    /// May the user make namespaces?
+    CreateNamespaces,
+    /// May the user read metrics?
+    Monitor,
+    /// May the user read what these use?
+    Resources(&'a Resources),
 }
 
 impl Auth {
@@ -134,36 +125,11 @@ impl Auth {
         }
     }
 
-    /// A grant to read the logs of the one environment called `name` among `candidates` (which have that name). Of
-    /// several that the caller may read, the only one that runs is meant: history of the others has no say in that.
-    pub async fn grant_logs(
-        &self,
-        user: &Arc<User>,
-        name: &EnvironmentName,
-        candidates: &Candidates,
-    ) -> Result<Grant, Failure> {
-        let mut allowed = Candidates::new();
-        for (candidate, runs) in candidates {
-            if self.allows(user, Question::ReadLogs(candidate)).await? {
-                allowed.insert(candidate.clone(), *runs);
-            }
-        }
-        if candidates.is_empty() {
-            // As many questions as for one that exists, so that the time an answer takes tells nothing either.
-            self.allows(user, Question::ReadLogsAnywhere(name)).await?;
-        }
-        let sees_all = allowed.is_empty() && self.allows(user, Question::ListAll).await?;
-        let environment = choose(name, allowed, Known { exists: !candidates.is_empty(), sees_all })?;
-        Ok(Grant { user: Arc::clone(user), environment })
-    }
-
-    /// Whether a grant still holds: a follower outlives changes of rights. The token is not asked for again, so that
-    /// following goes on when a short-lived token runs out, as it does with `kubectl logs -f`.
-    pub async fn recheck_grant(&self, grant: &Grant) -> Result<(), Failure> {
-        if self.allows(&grant.user, Question::ReadLogs(&grant.environment)).await? {
-            Ok(())
-        } else {
-            Err(not_allowed(&grant.environment.name))
+    /// What the user may do, as the token file says it. Kubernetes tells nobody all that somebody may do.
+    pub fn rights(&self, user: &User) -> Result<Vec<String>, Failure> {
+        match self {
+            Auth::Kubernetes(_) => Ok(Vec::new()),
+            Auth::Tokens(tokens) => tokens.rights(user),
         }
     }
 
@@ -177,7 +143,11 @@ impl Auth {
 
 impl Bearer {
     fn from_metadata(metadata: &MetadataMap) -> Result<Bearer, Failure> {
-        let value = metadata.get("authorization").ok_or_else(|| {
+        Bearer::from_headers(metadata.as_ref())
+    }
+
+    fn from_headers(headers: &HeaderMap) -> Result<Bearer, Failure> {
+        let value = headers.get("authorization").ok_or_else(|| {
             Failure::new(ErrorKind::NotLoggedIn, "no token was sent").with_hint("skpr login CLUSTER")
         })?;
         let token = value.to_str().ok().and_then(|value| {
@@ -191,42 +161,6 @@ impl Bearer {
     }
 }
 
-/// What is known about a name when none of its environments is allowed.
-#[derive(Clone, Copy)]
-struct Known {
-    exists: bool,
-    sees_all: bool,
-}
-
-fn choose(name: &EnvironmentName, allowed: Candidates, known: Known) -> Result<EnvironmentKey, Failure> {
-    let mut running = allowed.iter().filter(|(_, runs)| **runs).map(|(key, _)| key);
-    let mut all = allowed.keys();
-    match (running.next(), running.next(), all.next(), all.next()) {
-        (Some(only), None, _, _) | (None, None, Some(only), None) => Ok(only.clone()),
-        (_, _, None, _) if known.sees_all && !known.exists => {
-            Err(Failure::new(ErrorKind::NotFound, format!("there is no environment `{name}`"))
-                .with_hint("skpr list"))
-        }
-        (_, _, None, _) => Err(not_allowed(name)),
-        (_, _, Some(first), _) => {
-            let namespaces: Vec<_> = allowed.keys().map(|key| format!("`{}`", key.namespace)).collect();
-            Err(Failure::new(
-                ErrorKind::Usage,
-                format!("`{name}` is ambiguous: it exists in the namespaces {}", namespaces.join(", ")),
-            )
-            .with_hint(format!("say which: skpr logs {name} --namespace {}", first.namespace)))
-        }
-    }
-}
-
-fn not_allowed(name: &EnvironmentName) -> Failure {
-    Failure::new(
-        ErrorKind::NotAllowed,
-        format!("there is no environment `{name}` that you may read the logs of"),
-    )
-    .with_hint("skpr list")
-}
-
 fn not_accepted() -> Failure {
     Failure::new(
         ErrorKind::NotLoggedIn,
@@ -234,6 +168,11 @@ fn not_accepted() -> Failure {
     )
     .with_hint("skpr login CLUSTER")
 }
+
+#[cfg(test)]
+pub(crate) use front_proxy::tests as front_proxy_tests;
+#[cfg(test)]
+pub(crate) use grant::tests::granted;
 
 #[cfg(test)]
 pub(crate) mod tests {
@@ -264,42 +203,5 @@ pub(crate) mod tests {
         }
         let failure = Bearer::from_metadata(&MetadataMap::new()).unwrap_err();
         assert!(failure.hint.unwrap().starts_with("skpr login"));
-    }
-
-    #[test]
-    fn unknown_and_forbidden_look_alike_but_to_who_sees_all() {
-        let name = EnvironmentName::parse("web", "prod").unwrap();
-        let answer =
-            |exists, sees_all| choose(&name, Candidates::new(), Known { exists, sees_all }).unwrap_err();
-        assert_eq!(answer(true, false), answer(false, false));
-        assert_eq!(answer(true, false).kind, ErrorKind::NotAllowed);
-        assert_eq!(answer(false, true).kind, ErrorKind::NotFound);
-        assert_eq!(answer(true, true).kind, ErrorKind::NotAllowed);
-    }
-
-    #[test]
-    fn one_allowed_is_chosen_and_two_are_named() {
-        let name = EnvironmentName::parse("web", "prod").unwrap();
-        let known = Known { exists: true, sees_all: false };
-        let (a, b) = (key("a", "web", "prod"), key("b", "web", "prod"));
-        let choice = |allowed: &[(&EnvironmentKey, bool)]| {
-            choose(&name, allowed.iter().map(|(key, runs)| ((*key).clone(), *runs)).collect(), known)
-        };
-        for runs in [true, false] {
-            assert_eq!(choice(&[(&a, runs)]), Ok(a.clone()));
-            let failure = choice(&[(&a, runs), (&b, runs)]).unwrap_err();
-            assert_eq!(failure.kind, ErrorKind::Usage);
-            assert!(failure.message.contains("`a`, `b`"), "{failure}");
-            assert!(failure.hint.unwrap().contains("skpr logs web/prod --namespace a"));
-        }
-    }
-
-    #[test]
-    fn a_foreign_label_that_is_only_history_locks_nobody_out() {
-        let name = EnvironmentName::parse("web", "prod").unwrap();
-        let known = Known { exists: true, sees_all: false };
-        let (ours, foreign) = (key("sites", "web", "prod"), key("mallory", "web", "prod"));
-        let allowed = Candidates::from([(foreign, false), (ours.clone(), true)]);
-        assert_eq!(choose(&name, allowed, known), Ok(ours));
     }
 }

@@ -3,7 +3,7 @@
 //! Hostile input: whatever the message holds, validation returns; it allocates no more than the message's own size.
 
 use bytes::Bytes;
-use skpr_proto::{InvalidId, MAX_BATCH_RECORDS, MAX_MESSAGE, Source, v1};
+use skpr_proto::{InvalidId, MAX_BATCH_RECORDS, MAX_MESSAGE, Source, UnixNanos, v1};
 
 use crate::record::RecordKind;
 
@@ -89,6 +89,20 @@ impl Batch {
         Ok(Batch { source, generation, positions: position, times: time, ends, flags, messages })
     }
 
+    /// Records of the aggregator's own: positions, which increase, times and messages.
+    pub(crate) fn own(source: Source, generation: u64, records: Vec<(u64, UnixNanos, Bytes)>) -> Batch {
+        let mut messages = Vec::new();
+        let (mut positions, mut times, mut ends) = (Vec::new(), Vec::new(), Vec::new());
+        for (position, time, message) in records {
+            messages.extend_from_slice(&message);
+            positions.push(position);
+            times.push(in_range(time).0);
+            ends.push(u32::try_from(messages.len()).unwrap_or(u32::MAX));
+        }
+        let flags = vec![0; positions.len()].into();
+        Batch { source, generation, positions, times, ends, flags, messages: messages.into() }
+    }
+
     /// Where the records come from.
     pub fn source(&self) -> &Source {
         &self.source
@@ -103,6 +117,11 @@ impl Batch {
     pub fn message_bytes(&self) -> usize {
         self.messages.len()
     }
+}
+
+/// The time, or the nearer end of what is kept.
+pub(crate) fn in_range(time: UnixNanos) -> UnixNanos {
+    UnixNanos(time.0.clamp(EARLIEST, LATEST))
 }
 
 fn positions_from_differences(column: &mut [u64]) -> Result<(), InvalidBatch> {
@@ -121,7 +140,7 @@ fn times_from_differences(column: &mut [i64]) {
     let mut absolute = 0i64;
     for time in column {
         absolute = absolute.saturating_add(*time);
-        *time = absolute.clamp(EARLIEST, LATEST);
+        *time = in_range(UnixNanos(absolute)).0;
     }
 }
 

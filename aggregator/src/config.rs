@@ -5,10 +5,13 @@
 
 mod units;
 
+use crate::platform::kubernetes;
 use crate::platform::local::RunInstance;
 use crate::store;
+use crate::usage;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use skpr_proto::Label;
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -37,9 +40,9 @@ pub enum LogFormat {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run in a Kubernetes cluster.
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Run everything on this machine: aggregator, agent, and the instances of `.skpr.yml` files.
-    Standalone(StandaloneArgs),
+    Standalone(Box<StandaloneArgs>),
     /// Look after the store.
     #[command(subcommand)]
     Store(StoreCommand),
@@ -72,7 +75,9 @@ enum TokenCommand {
         data: PathBuf,
         /// Whose token it is, for `whoami` and the audit lines.
         name: String,
-        /// `*`, or a comma list of `project/environment:list+logs`; the environment may be `*`.
+        /// `*`, or a comma list of `project/environment:right+right`; the environment may be `*`, the rights are `list`,
+        /// `logs`, `metrics`, `deploy` and `delete` (of which the latter two bring `list`). `metrics` alone in the list is
+        /// for monitoring. Who may deploy runs programs as the user that this aggregator runs as.
         rights: String,
     },
 }
@@ -85,13 +90,16 @@ struct ServeArgs {
     /// Where agents and the CLI connect (gRPC over TLS).
     #[arg(long, default_value = "0.0.0.0:8443")]
     listen: String,
-    /// Where probes and /metrics are served (plain HTTP).
+    /// Where probes are answered (plain HTTP): /livez and /readyz.
     #[arg(long, default_value = "0.0.0.0:8080")]
     http_listen: String,
+    /// Where monitoring reads /metrics and /metrics/containers (HTTPS, with a token).
+    #[arg(long, default_value = "0.0.0.0:8444")]
+    monitoring_listen: String,
     /// The namespace this aggregator runs in.
     #[arg(long, env = "POD_NAMESPACE", default_value = "skpr")]
     namespace: String,
-    /// The Service's name, which the certificate is made for.
+    /// The Service's name, which the certificate is made for; with -metrics after it, monitoring's.
     #[arg(long, default_value = "skpr-aggregator")]
     service: String,
     /// The Secret that holds the CA made by this aggregator.
@@ -100,6 +108,36 @@ struct ServeArgs {
     /// The ServiceAccount of the agents, in the aggregator's namespace.
     #[arg(long, default_value = "skpr-agent")]
     agent_service_account: String,
+    /// The namespace of a new environment; {project} and {environment} are replaced.
+    #[arg(long, default_value = "{project}-{environment}")]
+    environment_namespace: String,
+    /// Do not make that namespace, also for users who may make namespaces.
+    #[arg(long)]
+    no_namespaces: bool,
+    /// The IngressClass of environments with domains; the cluster's default unless given.
+    #[arg(long)]
+    ingress_class: Option<String>,
+    /// An annotation of these Ingresses as NAME=VALUE; may be given more than once.
+    #[arg(long = "ingress-annotation")]
+    ingress_annotations: Vec<String>,
+    /// Serve domains over TLS with the Secret PROJECT-ENVIRONMENT-tls.
+    #[arg(long)]
+    ingress_tls: bool,
+    /// The StorageClass of environments' volumes; the cluster's default unless given.
+    #[arg(long)]
+    storage_class: Option<String>,
+    /// How environments' volumes are mounted.
+    #[arg(long, default_value = "ReadWriteOnce")]
+    volume_access_mode: String,
+    /// Serve metrics.k8s.io, which `kubectl top` and autoscalers read: while nobody else does, in any case, or not.
+    #[arg(long, value_enum, default_value = "auto")]
+    metrics_api: MetricsApiMode,
+    /// The Lease, in the aggregator's namespace, whose holder looks after environments.
+    #[arg(long, default_value = "skpr-controller")]
+    lease: String,
+    /// Who this aggregator is to the Lease; the same after a restart.
+    #[arg(long, env = "POD_NAME", default_value = "skpr-aggregator")]
+    identity: String,
     #[command(flatten)]
     common: CommonArgs,
 }
@@ -107,6 +145,13 @@ struct ServeArgs {
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum PlatformName {
     Kubernetes,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum MetricsApiMode {
+    Auto,
+    True,
+    False,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -117,9 +162,13 @@ struct StandaloneArgs {
     /// Where the CLI connects (gRPC over TLS).
     #[arg(long, default_value = "127.0.0.1:7443")]
     listen: String,
-    /// Where probes and /metrics are served (plain HTTP); nowhere unless given.
+    /// Where probes are answered (plain HTTP), /livez and /readyz; nowhere unless given.
     #[arg(long)]
     http_listen: Option<String>,
+    /// Where monitoring reads /metrics and /metrics/containers (HTTPS, with a token that has the right `metrics`); nowhere
+    /// unless given.
+    #[arg(long)]
+    monitoring_listen: Option<String>,
     #[command(flatten)]
     common: CommonArgs,
 }
@@ -141,12 +190,15 @@ struct CommonArgs {
     /// The CA (PEM) that --tls-cert was issued by, sent along so that `skpr login` can pin it.
     #[arg(long)]
     tls_ca: Option<PathBuf>,
-    /// How long records are kept, such as 30d.
+    /// How long records and samples of usage are kept, such as 30d.
     #[arg(long)]
     keep: Option<String>,
-    /// How many bytes each environment may keep, such as 10Gi.
+    /// How many bytes of records each environment may keep, such as 10Gi.
     #[arg(long)]
     keep_bytes: Option<String>,
+    /// How many bytes of samples of usage each environment may keep, such as 2Gi.
+    #[arg(long)]
+    keep_usage_bytes: Option<String>,
     /// Write a file when this much of an environment is in memory, such as 64Mi.
     #[arg(long)]
     seal_bytes: Option<String>,
@@ -177,10 +229,13 @@ pub struct Serve {
     pub data: PathBuf,
     pub listen: SocketAddr,
     pub http_listen: SocketAddr,
+    pub monitoring_listen: SocketAddr,
     pub namespace: Label,
     pub ca_secret: String,
     pub agent_service_account: String,
+    pub kubernetes: kubernetes::Options,
     pub store: store::Options,
+    pub usage: usage::Options,
     pub tls: Tls,
     pub stop: StopTimes,
 }
@@ -191,7 +246,9 @@ pub struct Standalone {
     pub manifests: Vec<PathBuf>,
     pub listen: SocketAddr,
     pub http_listen: Option<SocketAddr>,
+    pub monitoring_listen: Option<SocketAddr>,
     pub store: store::Options,
+    pub usage: usage::Options,
     pub tls: Tls,
     pub stop: StopTimes,
 }
@@ -226,9 +283,9 @@ impl Args {
     pub fn validate(self) -> Result<Config, InvalidArgs> {
         let mut problems = Problems::default();
         let config = match self.command {
-            Command::Serve(args) => problems.serve(args).map(|serve| Config::Serve(Box::new(serve))),
+            Command::Serve(args) => problems.serve(*args).map(|serve| Config::Serve(Box::new(serve))),
             Command::Standalone(args) => {
-                problems.standalone(args).map(|standalone| Config::Standalone(Box::new(standalone)))
+                problems.standalone(*args).map(|standalone| Config::Standalone(Box::new(standalone)))
             }
             Command::Store(StoreCommand::Check { data }) => Some(Config::StoreCheck { data }),
             Command::Token(TokenCommand::Create { data, name, rights }) => {
@@ -250,6 +307,7 @@ struct Problems(Vec<String>);
 
 struct Common {
     store: store::Options,
+    usage: usage::Options,
     tls: Tls,
     stop: StopTimes,
 }
@@ -269,48 +327,92 @@ impl Problems {
         let PlatformName::Kubernetes = args.platform;
         let listen = self.address("listen", &args.listen);
         let http_listen = self.address("http-listen", &args.http_listen);
+        let monitoring_listen = self.address("monitoring-listen", &args.monitoring_listen);
         let namespace = self.ok("namespace", &args.namespace, Label::parse("namespace", &args.namespace));
         let service = self.ok("service", &args.service, Label::parse("service", &args.service));
         let mut names = vec![];
         if let (Some(namespace), Some(service)) = (&namespace, &service) {
-            names.push(service.to_string());
-            names.push(format!("{service}.{namespace}"));
-            names.push(format!("{service}.{namespace}.svc"));
-            names.push(format!("{service}.{namespace}.svc.cluster.local"));
+            for service in [service.to_string(), format!("{service}-metrics")] {
+                let full = format!("{service}.{namespace}");
+                names.extend([format!("{full}.svc"), format!("{full}.svc.cluster.local"), full, service]);
+            }
         }
         let common = self.common(&args.common, names);
+        let kubernetes = self.kubernetes(&args, namespace.as_ref());
         let common = common?;
         Some(Serve {
+            kubernetes: kubernetes?,
             data: args.common.data,
             listen: listen?,
             http_listen: http_listen?,
+            monitoring_listen: monitoring_listen?,
             namespace: namespace?,
             ca_secret: args.ca_secret,
             agent_service_account: args.agent_service_account,
             store: common.store,
+            usage: common.usage,
             tls: common.tls,
             stop: common.stop,
         })
     }
 
+    fn kubernetes(&mut self, args: &ServeArgs, namespace: Option<&Label>) -> Option<kubernetes::Options> {
+        let template = &args.environment_namespace;
+        let example = template.replace("{project}", "p").replace("{environment}", "e");
+        self.ok("environment-namespace", template, Label::parse("namespace", &example))?;
+        let pair = |text: &String| {
+            let (name, value) = text.split_once('=').ok_or("is not NAME=VALUE")?;
+            Ok::<_, &str>((name.to_owned(), value.to_owned()))
+        };
+        let mut annotations = BTreeMap::new();
+        for text in &args.ingress_annotations {
+            annotations.extend(self.ok("ingress-annotation", text, pair(text)));
+        }
+        let metrics_api = match args.metrics_api {
+            MetricsApiMode::Auto => kubernetes::MetricsApi::Auto,
+            MetricsApiMode::True => kubernetes::MetricsApi::Always,
+            MetricsApiMode::False => kubernetes::MetricsApi::Never,
+        };
+        let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        Some(kubernetes::Options {
+            namespace: namespace?.clone(),
+            lease: args.lease.clone(),
+            identity: args.identity.clone(),
+            home: template.clone(),
+            create_namespaces: !args.no_namespaces,
+            cluster: kubernetes::ClusterOptions {
+                ingress_class: given(&args.ingress_class),
+                ingress_annotations: annotations,
+                ingress_tls: args.ingress_tls,
+                storage_class: given(&args.storage_class),
+                volume_access_mode: args.volume_access_mode.clone(),
+            },
+            metrics_api,
+            monitoring_service: format!("{}-metrics", args.service),
+        })
+    }
+
     fn standalone(&mut self, args: StandaloneArgs) -> Option<Standalone> {
         let listen = self.address("listen", &args.listen);
-        let http_listen = args.http_listen.map(|value| self.address("http-listen", &value));
-        let common = self.common(&args.common, vec![]);
-        let common = common?;
-        let http_listen = match http_listen {
-            Some(address) => Some(address?),
-            None => None,
-        };
+        let http_listen = self.optional_address("http-listen", args.http_listen.as_deref());
+        let monitoring_listen = self.optional_address("monitoring-listen", args.monitoring_listen.as_deref());
+        let common = self.common(&args.common, vec![])?;
         Some(Standalone {
             data: args.common.data,
             manifests: args.config,
             listen: listen?,
-            http_listen,
+            http_listen: http_listen?,
+            monitoring_listen: monitoring_listen?,
             store: common.store,
+            usage: common.usage,
             tls: common.tls,
             stop: common.stop,
         })
+    }
+
+    /// None when it is wrong; `Some(None)` when there is none.
+    fn optional_address(&mut self, flag: &str, value: Option<&str>) -> Option<Option<SocketAddr>> {
+        value.map_or(Some(None), |value| self.address(flag, value).map(Some))
     }
 
     fn address(&mut self, flag: &str, value: &str) -> Option<SocketAddr> {
@@ -355,6 +457,16 @@ impl Problems {
         {
             store.keep_bytes_per_environment = bytes;
         }
+        let mut usage = usage::Options {
+            directory: args.data.join("usage"),
+            keep_age: store.keep_age,
+            ..usage::Options::default()
+        };
+        if let Some(value) = &args.keep_usage_bytes
+            && let Some(bytes) = self.ok("keep-usage-bytes", value, units::bytes(value))
+        {
+            usage.keep_bytes_per_environment = bytes;
+        }
         if let Some(value) = &args.seal_bytes
             && let Some(bytes) = self.ok("seal-bytes", value, units::bytes(value))
         {
@@ -369,7 +481,7 @@ impl Problems {
                 args.stop_grace, args.stop_timeout
             ));
         }
-        Some(Common { store, tls: Tls { names, files }, stop })
+        Some(Common { store, usage, tls: Tls { names, files }, stop })
     }
 }
 
@@ -390,7 +502,14 @@ mod tests {
         };
         assert_eq!(serve.listen.to_string(), "0.0.0.0:8443");
         assert_eq!(serve.stop.timeout, Duration::from_secs(25));
-        for name in ["skpr-aggregator.ops.svc", "localhost", "::1", "logs.example.com"] {
+        assert_eq!(serve.monitoring_listen.to_string(), "0.0.0.0:8444");
+        for name in [
+            "skpr-aggregator.ops.svc",
+            "skpr-aggregator-metrics.ops.svc",
+            "localhost",
+            "::1",
+            "logs.example.com",
+        ] {
             assert!(serve.tls.names.iter().any(|known| known == name), "{name}");
         }
         assert_eq!(serve.store.directory, PathBuf::from("/d/store"));
@@ -399,15 +518,18 @@ mod tests {
     #[test]
     fn standalone_listens_on_this_machine_only() {
         let Ok(Config::Standalone(standalone)) = parse(
-            "skpr-aggregator standalone --data /d --config a/.skpr.yml --config b/.skpr.yml --keep 2d --keep-bytes 1Gi",
+            "skpr-aggregator standalone --data /d --config a/.skpr.yml --config b/.skpr.yml --keep 2d --keep-bytes 1Gi --keep-usage-bytes 64Mi",
         ) else {
             panic!("not standalone")
         };
         assert!(standalone.listen.ip().is_loopback());
-        assert!(standalone.http_listen.is_none());
+        assert!(standalone.http_listen.is_none() && standalone.monitoring_listen.is_none());
         assert_eq!(standalone.manifests.len(), 2);
         assert_eq!(standalone.store.keep_age, Duration::from_secs(2 * 86_400));
         assert_eq!(standalone.store.keep_bytes_per_environment, 1 << 30);
+        assert_eq!(standalone.usage.keep_age, standalone.store.keep_age);
+        assert_eq!(standalone.usage.keep_bytes_per_environment, 64 << 20);
+        assert_eq!(standalone.usage.directory, PathBuf::from("/d/usage"));
     }
 
     #[test]

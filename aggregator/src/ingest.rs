@@ -15,6 +15,7 @@ use crate::aggregator::ALL_IN_FLIGHT_BYTES;
 use crate::audit::Line;
 use crate::batch::Batch;
 use crate::environment::Claim;
+use crate::event;
 use crate::store::{AppendError, Appended, Lane};
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, FuturesOrdered, StreamExt as _};
@@ -233,6 +234,10 @@ impl Shipment {
 
     /// Whose records these are: as the platform says now, or as it once said of a pod that is gone.
     fn claim(&self, source: &Source) -> Result<Result<Claim, Refusal>, Status> {
+        // What the aggregator writes itself, nobody else does: the store knows this claim, and no pod has it.
+        if event::is_source(source) {
+            return Ok(Err(Refusal::Unclaimed));
+        }
         let shared = &self.call.shared;
         let (current, heard) = {
             let inventory = shared.inventory.borrow();

@@ -6,7 +6,9 @@
 //! * A pod that is gone is still claimed for a while, because its last lines are still being read.
 
 use crate::environment::{Claim, EnvironmentKey};
-use skpr_proto::{Label, NodeName, PodUid, Source};
+use crate::release::Release;
+use jiff::Timestamp;
+use skpr_proto::{Label, NodeName, PodUid, Source, manifest};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -15,6 +17,8 @@ use std::sync::Arc;
 pub struct Inventory {
     pub environments: BTreeMap<EnvironmentKey, EnvironmentState>,
     pub pods: HashMap<PodUid, Pod>,
+    /// The same by node: every node asks at every change.
+    pub(crate) nodes: HashMap<NodeName, BTreeSet<PodUid>>,
     /// The first full list has arrived. Until then an absent pod means nothing.
     pub heard: bool,
     /// The platform has not answered for a while: what is here may be old.
@@ -36,15 +40,74 @@ pub struct Wanted {
 pub struct EnvironmentState {
     pub wanted: Wanted,
     pub instances: BTreeMap<Arc<str>, InstanceState>,
+    /// What was deployed through skpr; none when somebody else looks after the environment.
+    pub managed: Option<Arc<Managed>>,
 }
 
-/// An instance as `skpr list` shows it.
+/// An environment that skpr looks after: what is asked for, and how it goes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Managed {
+    pub image: Option<String>,
+    pub version: String,
+    /// As wanted now: the newest release's, and what was changed since.
+    pub settings: manifest::Environment,
+    /// Oldest first, at most [`KEPT`](crate::release::KEPT).
+    pub releases: Vec<Release>,
+    /// Why the platform does not do what is asked, in one sentence.
+    pub trouble: Option<String>,
+    /// What the open release waits for, in one sentence.
+    pub waiting_for: Option<String>,
+    /// Instances that are to run now: between minimum and maximum.
+    pub target: u32,
+    pub deleting: bool,
+    /// When it was made, and the domains that lead to it: where the platform knows.
+    pub created: Option<Timestamp>,
+    pub serves: Vec<manifest::Domain>,
+}
+
+/// An instance as `skpr list` and `skpr info` show it, and as a release is judged by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InstanceState {
     pub version: Arc<str>,
     pub ready: bool,
     pub node: Option<NodeName>,
+    pub detail: Detail,
 }
+
+/// How an instance is, beyond being ready.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Detail {
+    /// The release that it belongs to.
+    pub release: Option<u64>,
+    pub created: Option<Timestamp>,
+    /// When its process was started last.
+    pub started: Option<Timestamp>,
+    pub restarts: u32,
+    pub out_of_memory_kills: u32,
+    /// It was asked to end.
+    pub leaving: bool,
+    /// What keeps it from running, as the platform calls it: `CrashLoopBackOff`, `ImagePullBackOff`.
+    pub waiting: Option<Arc<str>>,
+    /// What the platform says to it.
+    pub message: Option<Arc<str>>,
+    /// How its process ended last.
+    pub end: Option<End>,
+    /// The digest of the image that it runs, or its commit.
+    pub digest: Option<Arc<str>>,
+}
+
+/// How a process ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct End {
+    pub at: Option<Timestamp>,
+    /// 128 + N for signal N.
+    pub exit_code: i32,
+    /// `Error`, `OOMKilled`, `Completed`.
+    pub reason: Option<Arc<str>>,
+}
+
+/// A pod's labels in Kubernetes.
+pub type Labels = BTreeMap<String, String>;
 
 /// One pod, as far as records and `skpr list` need it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,10 +119,22 @@ pub struct Pod {
     pub instance: Arc<str>,
     /// The container whose outputs are simply `stdout` and `stderr`.
     pub main_container: Label,
+    /// What it is selected by; pods that are alike share one map. Empty when it is not known.
+    pub labels: Arc<Labels>,
+    /// Its containers, by the runtime's id. Empty when the pod is all that is told apart.
+    pub containers: BTreeMap<Arc<str>, Container>,
     pub version: Arc<str>,
     pub ready: bool,
     pub production: bool,
     pub presence: Presence,
+    pub detail: Detail,
+}
+
+/// A container of a pod, as the platform last heard of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Container {
+    pub name: Label,
+    pub running: bool,
 }
 
 /// Whether a pod counts as an instance. Its records are accepted in each of these.
@@ -74,42 +149,61 @@ pub enum Presence {
 }
 
 impl EnvironmentState {
+    /// Those that were not asked to end: an old one on its way out makes nothing of the new.
+    pub fn staying(&self) -> impl Iterator<Item = &InstanceState> {
+        self.instances.values().filter(|instance| !instance.detail.leaving)
+    }
+
     pub fn ready(&self) -> usize {
-        self.instances.values().filter(|instance| instance.ready).count()
+        self.staying().filter(|instance| instance.ready).count()
     }
 
     /// The versions that run; more than one while a new one is rolled out.
     pub fn versions(&self) -> BTreeSet<Arc<str>> {
-        self.instances.values().map(|instance| Arc::clone(&instance.version)).collect()
+        self.staying().map(|instance| Arc::clone(&instance.version)).collect()
     }
 }
 
 impl Inventory {
     /// Puts pods into their environments. `wanted` holds environments that exist even with no instance.
     pub fn of(pods: HashMap<PodUid, Pod>, wanted: &BTreeMap<EnvironmentKey, Wanted>) -> Inventory {
-        let mut environments: BTreeMap<EnvironmentKey, EnvironmentState> = wanted
+        let environments = wanted
             .iter()
             .map(|(key, wanted)| {
                 (key.clone(), EnvironmentState { wanted: *wanted, ..EnvironmentState::default() })
             })
             .collect();
+        Inventory::with(pods, environments)
+    }
+
+    /// Puts pods into their environments, of which these exist in any case.
+    pub fn with(
+        pods: HashMap<PodUid, Pod>,
+        mut environments: BTreeMap<EnvironmentKey, EnvironmentState>,
+    ) -> Inventory {
         for pod in pods.values().filter(|pod| pod.presence == Presence::Present) {
             let state = environments.entry(pod.environment.clone()).or_default();
             state.wanted.production |= pod.production;
-            let instance =
-                InstanceState { version: Arc::clone(&pod.version), ready: pod.ready, node: pod.node.clone() };
+            let instance = InstanceState {
+                version: Arc::clone(&pod.version),
+                ready: pod.ready,
+                node: pod.node.clone(),
+                detail: pod.detail.clone(),
+            };
             state.instances.insert(Arc::clone(&pod.instance), instance);
         }
-        Inventory { environments, pods, heard: true, stale: false }
+        let mut nodes: HashMap<NodeName, BTreeSet<PodUid>> = HashMap::new();
+        for (uid, pod) in &pods {
+            if let Some(node) = &pod.node {
+                nodes.entry(node.clone()).or_default().insert(uid.clone());
+            }
+        }
+        Inventory { environments, pods, nodes, heard: true, stale: false }
     }
 
     /// The pods whose records `node` is to send.
     pub fn claims_of(&self, node: &NodeName) -> BTreeSet<PodUid> {
-        self.pods
-            .iter()
-            .filter(|(_, pod)| pod.node.as_ref() == Some(node))
-            .map(|(uid, _)| uid.clone())
-            .collect()
+        self.nodes.get(node).cloned().unwrap_or_default()
     }
 
     /// Whose records a source holds; none when no pod here stands for it.
@@ -153,10 +247,13 @@ pub(crate) mod tests {
             node: node.map(|node| NodeName::parse(node).unwrap()),
             instance: instance.into(),
             main_container: Label::parse("container", "php").unwrap(),
+            labels: Default::default(),
+            containers: BTreeMap::new(),
             version: "1.0".into(),
             ready: true,
             production: false,
             presence: Presence::Present,
+            detail: Detail::default(),
         }
     }
 
@@ -200,12 +297,21 @@ pub(crate) mod tests {
         gone.presence = Presence::Gone;
         let mut starting = pod("d", Some("n1"));
         (starting.ready, starting.version, starting.production) = (false, "1.1".into(), true);
-        let inventory =
-            inventory(&[("u1", pod("a", Some("n1"))), ("u2", finished), ("u3", gone), ("u4", starting)]);
+        let mut leaving = pod("e", Some("n1"));
+        (leaving.version, leaving.detail.leaving) = ("0.9".into(), true);
+        let inventory = inventory(&[
+            ("u1", pod("a", Some("n1"))),
+            ("u2", finished),
+            ("u3", gone),
+            ("u4", starting),
+            ("u5", leaving),
+        ]);
         let state = &inventory.environments[&key("sites", "shop", "prod")];
-        assert_eq!(state.instances.keys().map(|name| &**name).collect::<Vec<_>>(), ["a", "d"]);
-        assert_eq!((state.ready(), state.versions().len(), state.wanted.production), (1, 2, true));
-        assert_eq!(inventory.claims_of(&NodeName::parse("n1").unwrap()).len(), 4);
+        assert_eq!(state.instances.keys().map(|name| &**name).collect::<Vec<_>>(), ["a", "d", "e"]);
+        // One that leaves is still looked at, and counts no more.
+        assert_eq!((state.ready(), state.staying().count()), (1, 2));
+        assert_eq!((state.versions().len(), state.wanted.production), (2, true));
+        assert_eq!(inventory.claims_of(&NodeName::parse("n1").unwrap()).len(), 5);
     }
 
     #[test]

@@ -79,9 +79,18 @@ async fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<ExitCode> {
     anyhow::bail!("aborted by a second signal")
 }
 
+/// Whoever calls Kubernetes says what has failed, once; the client would say it again for each attempt of each call.
+const QUIET: &str = "kube_client::client::builder=off";
+
 fn start_log(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("SKPR_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let wanted = std::env::var("SKPR_LOG").unwrap_or_else(|_| "info".to_owned());
+    let filter = EnvFilter::try_new(format!("{QUIET},{wanted}"))
+        .unwrap_or_else(|_| EnvFilter::new(format!("{QUIET},info")));
+    // A line that nobody can read any more is no reason to end, and there is nowhere to say so.
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .log_internal_errors(false);
     match format {
         LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
         LogFormat::Json => log.json().init(),

@@ -30,6 +30,8 @@ pub struct Record {
 pub struct Filter {
     pub instances: Vec<String>,
     pub streams: Vec<String>,
+    /// None of this stream.
+    pub except_stream: Option<&'static str>,
     /// The message matches each of these,
     pub grep: Vec<Regex>,
     /// and none of these.
@@ -41,6 +43,7 @@ impl Filter {
     pub fn is_empty(&self) -> bool {
         self.instances.is_empty()
             && self.streams.is_empty()
+            && self.except_stream.is_none()
             && self.grep.is_empty()
             && self.exclude.is_empty()
     }
@@ -48,7 +51,9 @@ impl Filter {
     /// Whether records of this instance and stream are wanted.
     pub fn accepts_labels(&self, instance: &str, stream: &str) -> bool {
         let wanted = |list: &[String], value: &str| list.is_empty() || list.iter().any(|item| item == value);
-        wanted(&self.instances, instance) && wanted(&self.streams, stream)
+        wanted(&self.instances, instance)
+            && wanted(&self.streams, stream)
+            && self.except_stream != Some(stream)
     }
 
     /// Whether a record with this message is wanted.

@@ -8,16 +8,21 @@
 mod lock;
 
 use crate::config;
+use crate::event;
 use crate::inventory::Inventory;
-use crate::platform::local::{self, LocalConfig, NODE};
+use crate::platform::local::{LocalConfig, Machine, NODE};
 use crate::{aggregator, private_file};
 use anyhow::{Context as _, anyhow};
 use lock::Lock;
-use skpr_proto::NodeName;
+use skpr_agent::usage;
+use skpr_proto::manifest::{FILE_NAME, Manifest};
+use skpr_proto::{ErrorKind, Failure, Label, NodeName};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -35,6 +40,7 @@ pub async fn run(mut config: config::Standalone, stop: CancellationToken) -> any
     config.stop.grace = config.stop.grace.min(GRACE);
     private_file::create_directory(&config.data)?;
     let _lock = Lock::take(&config.data)?;
+    each_project_once(&config.manifests)?;
     let wrapper = std::env::current_exe().ok();
     let local = LocalConfig::load(&config.manifests, &config.data, wrapper)?;
     // The agent connects to the address that is listened on, which the certificate therefore has to name.
@@ -42,14 +48,22 @@ pub async fn run(mut config: config::Standalone, stop: CancellationToken) -> any
     config.tls.names.push(reachable.ip().to_string());
 
     let (publish, mut inventory) = watch::channel(Arc::<Inventory>::default());
-    let (parts, files) = aggregator::prepare_local(&config, inventory.clone()).await?;
+    let (tell, events) = mpsc::channel(event::QUEUE);
+    let logs = local.logs();
+    let machine = Machine::open(local, publish, tell)?;
+    let (parts, files) =
+        aggregator::prepare_local(&config, inventory.clone(), machine.platform(), events).await?;
     let agent = skpr_agent::Config {
         aggregator: skpr_agent::Address { host: reachable.ip().to_string(), port: files.address.port() },
         ca: files.ca.clone(),
         token: files.agent_token.clone(),
         node: NodeName::parse(NODE)?,
-        logs: local.logs(),
+        logs,
         state: config.data.join("agent"),
+        usage: usage::Settings {
+            interval: Some(usage::INTERVAL),
+            sources: usage::Sources::Local(machine.whereabouts()),
+        },
     };
     // Both look at these before anything else has made them.
     std::fs::create_dir_all(&agent.logs).context("make the directory of the instances' logs")?;
@@ -57,7 +71,7 @@ pub async fn run(mut config: config::Standalone, stop: CancellationToken) -> any
 
     let mut aggregator = Stage::start("aggregator", |stop| aggregator::run(parts, stop));
     let mut agent = Stage::start("agent", |stop| skpr_agent::run(agent, stop));
-    let mut platform = Stage::start("platform", |stop| local::run(local, publish, stop));
+    let mut platform = Stage::start("platform", |stop| machine.run(stop));
     let announce = async {
         if inventory.wait_for(|inventory| inventory.heard).await.is_ok() {
             files.announce().context("say that it is ready")?;
@@ -79,6 +93,23 @@ pub async fn run(mut config: config::Standalone, stop: CancellationToken) -> any
         aggregator.stop(within + SLACK).await,
     ];
     result.and(stopped.into_iter().collect())
+}
+
+/// Two manifests of one project would be told apart by nothing. What else is wrong with one, its platform says.
+fn each_project_once(manifests: &[PathBuf]) -> Result<(), Failure> {
+    let mut known: BTreeMap<Label, &Path> = BTreeMap::new();
+    for path in manifests {
+        let file = if path.is_dir() { path.join(FILE_NAME) } else { path.clone() };
+        let Ok(manifest) = Manifest::load(&file) else { continue };
+        let project = manifest.project.clone();
+        let Some(other) = known.insert(manifest.project, path) else { continue };
+        let shown = |path: &Path| path.display().to_string().escape_debug().to_string();
+        let message =
+            format!("the project `{project}` is given twice: by `{}` and by `{}`", shown(other), shown(path));
+        return Err(Failure::new(ErrorKind::InvalidConfiguration, message)
+            .with_hint("name each project's .skpr.yml once, or give one of them another `project`"));
+    }
+    Ok(())
 }
 
 /// One part, with its own moment to stop. Dropping it ends it.
@@ -139,6 +170,25 @@ mod tests {
             [("0.0.0.0:7443", "127.0.0.1:7443"), ("[::]:1", "[::1]:1"), ("10.0.0.1:2", "10.0.0.1:2")]
         {
             assert_eq!(reachable(listen.parse().unwrap()).to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn a_project_that_is_given_twice_is_named_with_both_files() {
+        let directory = tempfile::tempdir().unwrap();
+        let write = |name: &str, project: &str| {
+            let path = directory.path().join(name);
+            std::fs::write(&path, format!("project: {project}\nenvironments: {{dev: {{port: 80}}}}\n"))
+                .unwrap();
+            path
+        };
+        let (manifest, other) = (write(".skpr.yml", "shop"), write("blog.yml", "blog"));
+        assert_eq!(each_project_once(&[manifest.clone(), other]), Ok(()));
+        for twice in [manifest.clone(), directory.path().to_owned(), write("again.yml", "shop")] {
+            let failure = each_project_once(&[manifest.clone(), twice.clone()]).unwrap_err();
+            let expected =
+                format!("`shop` is given twice: by `{}` and by `{}`", manifest.display(), twice.display());
+            assert!(failure.message.contains(&expected), "{failure}");
         }
     }
 

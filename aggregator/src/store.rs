@@ -8,9 +8,9 @@
 //!   owns the manifest. Readers only take snapshots, and hold none while their caller is slow.
 
 mod check;
-mod codec;
+pub(crate) mod codec;
 mod compact;
-mod disk;
+pub(crate) mod disk;
 mod history;
 mod keeper;
 mod lane;

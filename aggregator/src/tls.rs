@@ -5,20 +5,24 @@
 //! - There is no way to serve without TLS.
 
 mod accept;
+mod ask;
 mod ca;
 
-pub use accept::{Acceptor, Connections};
+pub(crate) use accept::HANDSHAKES;
+pub use accept::{Acceptor, Connection, Connections};
+pub(crate) use ask::AskForCertificate;
 pub use ca::{Ca, CaPlace};
 
 use crate::config;
 use anyhow::Context as _;
 use rustls::crypto::ring;
-use rustls::server::{ClientHello, ResolvesServerCert, ServerConfig};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientHello, ResolvesServerCert, ServerConfig, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 use tokio_util::sync::CancellationToken;
@@ -40,6 +44,15 @@ pub struct Tls {
 enum Origin {
     Own { ca: Box<Ca>, names: Vec<String>, renew_at: SystemTime },
     Files { files: config::TlsFiles, seen: Pem },
+}
+
+/// The certificates that this aggregator is recognised by.
+#[derive(Clone, Debug)]
+pub enum Authority {
+    /// Of the CA of our own, in PEM.
+    Own(Arc<str>),
+    /// In a file, which may be replaced.
+    File(PathBuf),
 }
 
 /// The contents of certificate files.
@@ -72,17 +85,30 @@ impl Tls {
 
     fn with(key: CertifiedKey, origin: Origin) -> anyhow::Result<Tls> {
         let current = Arc::new(Current(RwLock::new(Arc::new(key))));
-        let mut server = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .context("choose TLS versions")?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::clone(&current) as Arc<dyn ResolvesServerCert>);
-        server.alpn_protocols = vec![b"h2".to_vec()];
-        Ok(Tls { server: Arc::new(server), current, origin })
+        Ok(Tls { server: server(&current, None, &[b"h2"])?, current, origin })
     }
 
+    /// For agents and the CLI, who show tokens.
     pub fn server_config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.server)
+    }
+
+    /// For monitoring, in either version of HTTP. `clients` says whose certificates are good, where any are.
+    pub fn monitoring_config(
+        &self,
+        clients: Option<Arc<dyn ClientCertVerifier>>,
+    ) -> anyhow::Result<Arc<ServerConfig>> {
+        server(&self.current, clients, &[b"h2", b"http/1.1"])
+    }
+
+    /// What clients have to trust to recognise this aggregator.
+    pub fn authority(&self) -> Authority {
+        match &self.origin {
+            Origin::Own { ca, .. } => Authority::Own(ca.pem().into()),
+            Origin::Files { files, .. } => {
+                Authority::File(files.ca.as_ref().unwrap_or(&files.certificate).clone())
+            }
+        }
     }
 
     /// Renews or re-reads the certificate until told to stop.
@@ -128,6 +154,30 @@ impl Tls {
                 *seen = read;
                 Ok(Some(key))
             }
+        }
+    }
+}
+
+fn server(
+    current: &Arc<Current>,
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+    protocols: &[&[u8]],
+) -> anyhow::Result<Arc<ServerConfig>> {
+    let mut server = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .context("choose TLS versions")?
+        .with_client_cert_verifier(clients.unwrap_or_else(WebPkiClientVerifier::no_client_auth))
+        .with_cert_resolver(Arc::clone(current) as Arc<dyn ResolvesServerCert>);
+    server.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+    Ok(Arc::new(server))
+}
+
+impl Authority {
+    /// As it is now.
+    pub fn pem(&self) -> anyhow::Result<Vec<u8>> {
+        match self {
+            Authority::Own(pem) => Ok(pem.as_bytes().to_vec()),
+            Authority::File(path) => std::fs::read(path).with_context(|| format!("read {}", path.display())),
         }
     }
 }

@@ -1,94 +1,22 @@
-//! Plain HTTP for probes and monitoring: `/livez`, `/readyz`, `/metrics`. Nothing here shows a log line or needs a right.
-//!
-//! A connection is for one request and ends after [`CONNECTION_TIMEOUT`] whatever happens; when [`CONNECTIONS`] are open,
-//! the oldest makes room for a new one, so that no one who holds on to them keeps a probe out.
+//! HTTP: probes on a plain port, and what monitoring reads on a TLS port of its own.
 
+mod containers;
+mod counted;
 mod metrics;
+mod monitoring;
+mod probes;
+mod resource_metrics;
+mod scrape;
+mod text;
 
+pub(crate) use counted::Counted;
 pub(crate) use metrics::Metrics;
+pub use monitoring::Monitoring;
+pub(crate) use monitoring::monitor;
+pub(crate) use probes::answer_probes;
+pub use text::{Described, Family, Kind};
 
-use crate::aggregator::Shared;
-use crate::health;
-use axum::Router;
-use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
-use axum::routing::get;
-use hyper::server::conn::http1;
-use hyper_util::rt::TokioIo;
-use hyper_util::service::TowerToHyperService;
-use std::collections::VecDeque;
-use std::sync::Arc;
-use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::{AbortHandle, JoinSet};
-
-const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
-/// Open connections: a probe or two and a few scrapers, each some 100 KiB at most while it scrapes.
-const CONNECTIONS: usize = 64;
-/// From accept to the last byte. A scrape takes milliseconds, a probe less.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long answers under way may take at a stop.
-const FAREWELL: Duration = Duration::from_secs(1);
-/// After `accept` failed for want of files or memory, which passes; trying at once would only spin.
-const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
-
-/// Answers until streams end: a probe can see the stop.
-pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) -> std::io::Result<()> {
-    let ending = shared.stopping.ending.clone();
-    let router = Router::new()
-        .route("/livez", get(async || "ok\n"))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(scrape))
-        .with_state(shared);
-    let mut connections = JoinSet::new();
-    let mut oldest: VecDeque<AbortHandle> = VecDeque::new();
-    loop {
-        let accepted = tokio::select! {
-            () = ending.cancelled() => break,
-            accepted = listener.accept() => accepted,
-            Some(_) = connections.join_next() => {
-                oldest.retain(|connection| !connection.is_finished());
-                continue;
-            }
-        };
-        let Ok((stream, _)) = accepted else {
-            tokio::select! {
-                () = ending.cancelled() => break,
-                () = tokio::time::sleep(ACCEPT_PAUSE) => continue,
-            }
-        };
-        if oldest.len() >= CONNECTIONS
-            && let Some(connection) = oldest.pop_front()
-        {
-            connection.abort();
-        }
-        oldest.push_back(connections.spawn(connection(stream, router.clone())));
-    }
-    // What is being answered is answered; who has asked nothing by now is not waited for.
-    drop(tokio::time::timeout(FAREWELL, async { while connections.join_next().await.is_some() {} }).await);
-    Ok(())
-}
-
-async fn connection(stream: TcpStream, router: Router) {
-    let service = TowerToHyperService::new(router);
-    let mut http = http1::Builder::new();
-    let served = http.keep_alive(false).serve_connection(TokioIo::new(stream), service);
-    // Whoever hangs up early or dawdles is told nothing and is worth no word.
-    drop(tokio::time::timeout(CONNECTION_TIMEOUT, served).await);
-}
-
-async fn readyz(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
-    match health::unready(&shared) {
-        None => (StatusCode::OK, "ok\n".to_owned()),
-        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
-    }
-}
-
-async fn scrape(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
-    match shared.metrics.encode(&shared) {
-        Ok(text) => (StatusCode::OK, [(header::CONTENT_TYPE, OPENMETRICS)], text),
-        Err(_) => (StatusCode::INTERNAL_SERVER_ERROR, [(header::CONTENT_TYPE, "text/plain")], String::new()),
-    }
+/// Every family that monitoring can read: what documentation, alerts and dashboards may speak of.
+pub fn families() -> Vec<Described> {
+    [metrics::families(), containers::families()].concat()
 }

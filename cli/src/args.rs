@@ -1,5 +1,13 @@
 //! The command line as typed. Nothing is resolved here; see [`crate::settings`].
 
+mod environments;
+mod metrics;
+mod project;
+
+pub(crate) use environments::{Delete, Deploy, Events, Info, Releases, Rollback, Scale, Target, Waiting};
+pub(crate) use metrics::Metrics;
+pub(crate) use project::{Config, ConfigVerb, Validate};
+
 use crate::completion;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use clap_complete::engine::ArgValueCompleter;
@@ -10,6 +18,8 @@ const EXAMPLES: &str = "\
 Examples:
   skpr login skpr.example.com             store a token and pin the cluster's CA
   skpr list                               what runs
+  skpr deploy dev                         put the version of this working tree into dev
+  skpr rollback prod                      and back to the version before
   skpr logs prod -f                       follow all instances of prod
   skpr logs prod --since 'yesterday 15:40' --until 'yesterday 15:50' --grep error
 ";
@@ -23,6 +33,8 @@ Examples:
   skpr logs prod --since 'yesterday 15:40' --until 'yesterday 15:50' --timezone Australia/Sydney
   skpr logs prod --since 1d --stream stderr -o json | jq -r .message
 ";
+
+const EVENT_TIMES: &str = "Times are as those of `skpr logs`: see skpr logs --help\n";
 
 const TIMES: &str = "\
 Times are `15m`, `2h`, `1d`, `1w` or `1h30m` ago, `15:40`, `yesterday 15:40`, `today 09:00`, `2026-11-22`,
@@ -52,7 +64,7 @@ Examples:
   skpr completion fish > ~/.config/fish/completions/skpr.fish
 ";
 
-/// What runs in a project's environments, and its logs
+/// What runs in a project's environments: deploys, logs and events
 #[derive(Debug, Parser)]
 #[command(name = "skpr", version, before_help = EXAMPLES, disable_help_subcommand = true, max_term_width = 110)]
 pub(crate) struct Arguments {
@@ -114,9 +126,39 @@ pub(crate) enum Verb {
     /// The environments, what runs in them and how they are
     #[command(before_help = LIST_EXAMPLES)]
     List(List),
+    /// One environment: its instances, domains, tasks, last release and events
+    #[command(before_help = environments::INFO_EXAMPLES)]
+    Info(Info),
+    /// Put a version into an environment, with the settings of .skpr.yml
+    #[command(before_help = environments::DEPLOY_EXAMPLES, after_help = environments::DEPLOY_AFTER)]
+    Deploy(Deploy),
+    /// What was deployed to an environment, by whom, and how it went
+    #[command(before_help = environments::RELEASES_EXAMPLES)]
+    Releases(Releases),
+    /// Put an earlier release back: its version and its settings
+    #[command(before_help = environments::ROLLBACK_EXAMPLES)]
+    Rollback(Rollback),
+    /// How many instances run, until the next deploy
+    #[command(before_help = environments::SCALE_EXAMPLES)]
+    Scale(Scale),
+    /// Take an environment away
+    #[command(before_help = environments::DELETE_EXAMPLES)]
+    Delete(Delete),
+    /// What happened to an environment: deploys, scaling, restarts and why
+    #[command(before_help = environments::EVENTS_EXAMPLES, after_help = EVENT_TIMES)]
+    Events(Events),
     /// Log lines of an environment: all instances, in order of time
     #[command(before_help = LOGS_EXAMPLES, after_help = TIMES)]
     Logs(Logs),
+    /// What an environment uses: CPU, memory and instances, now and over time
+    #[command(before_help = metrics::EXAMPLES, after_help = metrics::AFTER)]
+    Metrics(Metrics),
+    /// Whether .skpr.yml is right, and what its environments resolve to; offline
+    #[command(before_help = project::VALIDATE_EXAMPLES)]
+    Validate(Validate),
+    /// The settings of an environment as .skpr.yml has them, and the schema of such files
+    #[command(before_help = project::CONFIG_EXAMPLES)]
+    Config(Config),
     /// The script that completes commands and environment names in your shell
     #[command(before_help = COMPLETION_EXAMPLES)]
     Completion(Completion),

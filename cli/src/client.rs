@@ -11,6 +11,7 @@ use crate::error::{Error, usage};
 use hyper_util::rt::TokioIo;
 use skpr_proto::v1::environments_client::EnvironmentsClient;
 use skpr_proto::v1::logs_client::LogsClient;
+use skpr_proto::v1::metrics_client::MetricsClient;
 use skpr_proto::{ErrorKind, Failure};
 use std::fmt;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Uri};
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status};
 
 const DEFAULT_PORT: &str = "443";
 /// For the name look-up, TCP and TLS together.
@@ -114,15 +115,16 @@ impl Client {
     pub(crate) async fn connect(access: &Access) -> Result<Client, Error> {
         let endpoint = &access.endpoint;
         let tls = tls::trusting(&access.ca_pem)?;
-        let failed = |error: &(dyn std::error::Error + 'static)| {
-            let failure = Failure::new(ErrorKind::Unavailable, format!("cannot connect to `{endpoint}`"));
-            Error::new(failure, error)
+        let failed = || {
+            let message = format!("cannot connect to `{endpoint}`: the connection ended before it was ready");
+            let hint = "check that the address and port are those of the skpr aggregator";
+            Failure::new(ErrorKind::Unavailable, message).with_hint(hint)
         };
         // TLS is ours, so tonic must not add its own; requests are to an https origin all the same.
-        let origin = Uri::try_from(format!("https://{endpoint}")).map_err(|error| failed(&error))?;
+        let origin = Uri::try_from(format!("https://{endpoint}")).map_err(|_| failed())?;
         let channel = tonic::transport::Endpoint::from_shared(format!("http://{endpoint}"))
             .and_then(|channel| channel.user_agent(concat!("skpr/", env!("CARGO_PKG_VERSION"))))
-            .map_err(|error| failed(&error))?
+            .map_err(|_| failed())?
             .origin(origin)
             .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
@@ -142,7 +144,7 @@ impl Client {
         let channel = channel.connect_with_connector(connector).await.map_err(|error| {
             match cause::<tls::ConnectError>(&error) {
                 Some(cause) => cause.explain(endpoint),
-                None => failed(&error),
+                None => failed().into(),
             }
         })?;
         Ok(Client { channel: InterceptedService::new(channel, access.token.clone()) })
@@ -155,13 +157,16 @@ impl Client {
     pub(crate) fn logs(&self) -> LogsClient<InterceptedService<Channel, Token>> {
         LogsClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
     }
+
+    pub(crate) fn metrics(&self) -> MetricsClient<InterceptedService<Channel, Token>> {
+        MetricsClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
+    }
 }
 
 /// The error of a call, with the hint that fits when the aggregator gave none.
 pub(crate) fn call_error(status: &Status, endpoint: &Endpoint) -> Error {
     let mut failure = Failure::from(status);
-    let lost = was_cut(status);
-    if lost {
+    if was_cut(status) {
         failure = Failure::new(ErrorKind::Unavailable, format!("the connection to `{endpoint}` was lost"));
     }
     if failure.message.is_empty() {
@@ -170,10 +175,18 @@ pub(crate) fn call_error(status: &Status, endpoint: &Endpoint) -> Error {
     if failure.kind == ErrorKind::NotLoggedIn && failure.hint.is_none() {
         failure.hint = Some(format!("skpr login {endpoint}"));
     }
-    match std::error::Error::source(status) {
-        Some(source) if lost => Error::new(failure, source),
-        _ => Error::from(failure),
+    if status.code() == Code::Unimplemented && failure.hint.is_none() {
+        failure.hint = Some("the cluster's skpr may be older than this one: skpr version -v".to_owned());
     }
+    // What stands between, such as a proxy, answers in HTTP alone.
+    if failure.message.starts_with("grpc-status header missing") {
+        let code: String = failure.message.chars().filter(char::is_ascii_digit).collect();
+        let message =
+            format!("`{endpoint}` is no skpr aggregator, or a proxy before it: it answered HTTP {code}");
+        failure = Failure { message, ..failure }
+            .with_hint("check that the address and port are those of the skpr aggregator");
+    }
+    Error::from(failure)
 }
 
 /// Whether a call ended because the connection did: such a status is made on this side and has a source.

@@ -1,10 +1,25 @@
 //! The verbs, one file each.
 
+mod call;
 mod completion;
+mod config;
+mod delete;
+mod deploy;
+mod events;
+mod info;
 mod list;
 mod login;
 mod logout;
 mod logs;
+mod metrics;
+mod reading;
+mod release;
+mod releases;
+mod rollback;
+mod scale;
+mod summary;
+mod usage;
+mod validate;
 mod version;
 mod whoami;
 
@@ -14,8 +29,15 @@ use crate::output::Output;
 use crate::settings::Settings;
 
 pub(crate) async fn run(arguments: Arguments, output: &Output) -> Result<(), Error> {
+    // These work offline, and without a home to keep settings in.
     if let Verb::Completion(verb) = &arguments.verb {
         return completion::run(verb, output);
+    }
+    if let Verb::Validate(verb) = &arguments.verb {
+        return validate::run(verb, output);
+    }
+    if let Verb::Config(verb) = &arguments.verb {
+        return config::run(verb, arguments.global.project.as_deref(), output);
     }
     let settings = Settings::new(arguments.global)?;
     match arguments.verb {
@@ -23,9 +45,17 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> Result<(), Err
         Verb::Logout(verb) => logout::run(&verb, &settings, output),
         Verb::Whoami => whoami::run(&settings, output).await,
         Verb::List(verb) => list::run(&verb, &settings, output).await,
+        Verb::Info(verb) => info::run(&verb, &settings, output).await,
+        Verb::Deploy(verb) => deploy::run(&verb, &settings, output).await,
+        Verb::Releases(verb) => releases::run(&verb, &settings, output).await,
+        Verb::Rollback(verb) => rollback::run(&verb, &settings, output).await,
+        Verb::Scale(verb) => scale::run(&verb, &settings, output).await,
+        Verb::Delete(verb) => delete::run(&verb, &settings, output).await,
+        Verb::Events(verb) => events::run(&verb, &settings, output).await,
         Verb::Logs(verb) => logs::run(verb, &settings, output).await,
+        Verb::Metrics(verb) => metrics::run(&verb, &settings, output).await,
         Verb::Version => version::run(&settings, output).await,
-        // Answered above: it must work without settings.
-        Verb::Completion(_) => Ok(()),
+        // Answered above.
+        Verb::Completion(_) | Verb::Validate(_) | Verb::Config(_) => Ok(()),
     }
 }

@@ -5,6 +5,7 @@
 
 use crate::args;
 use crate::credentials::{Directory, replace};
+use crate::project::Project;
 use crate::settings::Settings;
 use clap_complete::engine::CompletionCandidate;
 use serde::{Deserialize, Serialize};
@@ -51,6 +52,15 @@ pub(crate) fn environments(current: &OsStr) -> Vec<CompletionCandidate> {
     candidates(&names, project.as_ref().map(skpr_proto::Label::as_str), current)
         .map(CompletionCandidate::new)
         .collect()
+}
+
+/// The environments of the nearest .skpr.yml that `current` may become: no cluster is asked, and no login is needed.
+pub(crate) fn described(current: &OsStr) -> Vec<CompletionCandidate> {
+    let (Some(current), Ok(project)) = (current.to_str(), Project::here()) else { return Vec::new() };
+    let own = project.manifest.project.as_str();
+    let names: Vec<String> =
+        project.manifest.environments.keys().map(|environment| format!("{own}/{environment}")).collect();
+    candidates(&names, Some(own), current).map(CompletionCandidate::new).collect()
 }
 
 /// Within a project its environments go by their short names; every other is spelled out.

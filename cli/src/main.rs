@@ -1,4 +1,4 @@
-//! `skpr`: what runs in a project's environments, and its logs.
+//! `skpr`: what runs in a project's environments, deploys, and logs.
 //!
 //! Three steps: [`args`] as typed → [`settings`] resolved (flag, `SKPR_*`, `.skpr.yml`, login) → one file of
 //! [`commands`] runs. stdout carries data only; [`output`] owns both streams and nothing else writes to them.
@@ -10,7 +10,9 @@ mod completion;
 mod credentials;
 mod error;
 mod interrupt;
+mod link;
 mod output;
+mod project;
 mod settings;
 mod terminal;
 mod time;

@@ -120,7 +120,7 @@ fn read_line() -> io::Result<String> {
     Ok(line.trim_end_matches(['\n', '\r']).to_owned())
 }
 
-/// How the terminal was before typing was hidden; taken by whoever restores it, be it Ctrl-C.
+/// How the terminal was before typing was hidden or read by the key; taken by whoever restores it, be it Ctrl-C.
 #[cfg(unix)]
 static BEFORE: Mutex<Option<rustix::termios::Termios>> = Mutex::new(None);
 #[cfg(not(unix))]
@@ -144,7 +144,31 @@ fn hide_typing() -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::Unsupported, "typing cannot be hidden here: use --token-stdin"))
 }
 
-/// Undoes [`hide_typing`], if it is in force.
+/// From now on every key is read as it is typed, and none is shown. Ctrl-C stays what it is; Ctrl-Z would leave the
+/// view of a program that sleeps on the screen.
+#[cfg(unix)]
+pub(crate) fn read_keys() -> io::Result<()> {
+    use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, tcgetattr, tcsetattr};
+    const NONE: u8 = if cfg!(target_os = "linux") { 0 } else { 0xff };
+    let before = tcgetattr(io::stdin())?;
+    let mut keys = before.clone();
+    keys.local_modes.remove(LocalModes::ECHO | LocalModes::ICANON);
+    keys.special_codes[SpecialCodeIndex::VMIN] = 1;
+    keys.special_codes[SpecialCodeIndex::VTIME] = 0;
+    keys.special_codes[SpecialCodeIndex::VSUSP] = NONE;
+    if let Ok(mut slot) = BEFORE.lock() {
+        *slot = Some(before);
+    }
+    tcsetattr(io::stdin(), OptionalActions::Now, &keys)?;
+    Ok(())
+}
+
+#[cfg(not(unix))]
+pub(crate) fn read_keys() -> io::Result<()> {
+    Err(io::Error::new(io::ErrorKind::Unsupported, "keys cannot be read here"))
+}
+
+/// Undoes [`hide_typing`] and [`read_keys`], if it is in force.
 pub(crate) fn show_typing() {
     let before = BEFORE.lock().ok().and_then(|mut slot| slot.take());
     #[cfg(unix)]

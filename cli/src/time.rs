@@ -11,8 +11,6 @@ use skpr_proto::{Failure, UnixNanos};
 
 const ACCEPTED: &str = "accepted are `15m` `2h` `1d` `1w` `1h30m` (ago), `15:40`, `15:40:05`, `today 09:00`, \
     `yesterday 15:40`, `yesterday`, `2026-11-22`, `2026-11-22 15:40`, RFC 3339 as `2026-11-22T15:40:00+11:00`, and `now`";
-/// Without `--since`, this much is shown.
-const DEFAULT_WINDOW: SignedDuration = SignedDuration::from_mins(15);
 
 /// Which end of a range a time is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,13 +19,15 @@ pub(crate) enum Bound {
     Until,
 }
 
-/// The times of `skpr logs` as typed.
+/// The times of a command as typed.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Typed<'a> {
     pub since: Option<&'a str>,
     pub until: Option<&'a str>,
     pub follow: bool,
     pub last: bool,
+    /// How much is shown when nothing says since when.
+    pub window: SignedDuration,
 }
 
 /// A resolved range. An open start is the oldest kept, or now when following; an open end is now.
@@ -92,7 +92,7 @@ pub(crate) fn range(typed: Typed<'_>, now: Timestamp, zone: &TimeZone) -> Result
         .with_hint("swap them, or name the days"));
     }
     let since = match since {
-        None if !typed.follow && !typed.last => until.unwrap_or(now).checked_sub(DEFAULT_WINDOW).ok(),
+        None if !typed.follow && !typed.last => until.unwrap_or(now).checked_sub(typed.window).ok(),
         given => given,
     };
     Ok(Range { since, until, notes })
@@ -114,12 +114,12 @@ pub(crate) fn parse(
     }
     match local(text, zone.to_datetime(now).date()) {
         Some(local) => instant(local, bound, zone),
-        None => Some((rfc3339(text)?, None)),
+        None => Some((offset_time(text)?, None)),
     }
 }
 
 /// `1h30m`: numbers with units, exact lengths (a day is 24 hours, also when a clock change makes it 23 or 25).
-fn duration(text: &str) -> Option<SignedDuration> {
+pub(crate) fn duration(text: &str) -> Option<SignedDuration> {
     let mut total = SignedDuration::ZERO;
     let mut rest = text;
     while !rest.is_empty() {
@@ -192,7 +192,7 @@ fn clock(text: &str) -> Option<Time> {
 }
 
 /// A time with its offset, as other programs print it.
-fn rfc3339(text: &str) -> Option<Timestamp> {
+fn offset_time(text: &str) -> Option<Timestamp> {
     // jiff reads more forms than are promised here, durations and week dates among them.
     let dated = text.get(..10).is_some_and(|day| date(day).is_some());
     (dated && !text.contains('[')).then(|| text.parse().ok()).flatten()
@@ -253,10 +253,29 @@ pub(crate) fn describe(range: &Range, follow: bool, last: Option<u32>, zone: &Ti
     format!("from {since} to {until} ({name}){newest}")
 }
 
-/// On the wire. What lies outside of the years 1677–2262 is as good as the nearest that is inside.
-pub(crate) fn nanos(instant: Timestamp) -> UnixNanos {
-    let nanos = instant.as_nanosecond();
-    UnixNanos(i64::try_from(nanos).unwrap_or(if nanos < 0 { i64::MIN } else { i64::MAX }))
+/// How long ago, to one unit: `now`, `45s`, `12m`, `3h`, `4d`.
+pub(crate) fn ago(then: UnixNanos, now: Timestamp) -> String {
+    let seconds = UnixNanos::from(now).0.saturating_sub(then.0) / 1_000_000_000;
+    // A clock that is a little ahead of this one is no reason to speak of the future.
+    if seconds <= 0 { "now".to_owned() } else { format!("{} ago", span(seconds)) }
+}
+
+/// A length of time, to one unit.
+pub(crate) fn span(seconds: i64) -> String {
+    match seconds {
+        ..=119 => format!("{seconds}s"),
+        120..=7_199 => format!("{}m", seconds / 60),
+        7_200..=172_799 => format!("{}h", seconds / 3_600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+/// A point in time as programs read it.
+pub(crate) fn rfc3339(time: UnixNanos) -> String {
+    let instant = Timestamp::from_nanosecond(i128::from(time.0)).unwrap_or_default();
+    let pattern =
+        if instant.subsec_nanosecond() == 0 { "%Y-%m-%dT%H:%M:%SZ" } else { "%Y-%m-%dT%H:%M:%S.%3fZ" };
+    instant.to_zoned(TimeZone::UTC).strftime(pattern).to_string()
 }
 
 /// Writes the times of records; what stays the same within a second is made once a second.
@@ -432,7 +451,11 @@ mod tests {
         follow: bool,
         last: bool,
     ) -> Result<Range, Failure> {
-        range(Typed { since, until, follow, last }, NOW.parse().unwrap(), &sydney())
+        range(
+            Typed { since, until, follow, last, window: SignedDuration::from_mins(15) },
+            NOW.parse().unwrap(),
+            &sydney(),
+        )
     }
 
     fn described(since: Option<&str>, until: Option<&str>, follow: bool, last: Option<u32>) -> String {

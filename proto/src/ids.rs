@@ -47,6 +47,18 @@ impl Label {
     }
 }
 
+impl schemars::JsonSchema for Label {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Label".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "string", "minLength": 1, "maxLength": 63, "pattern": "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
+        })
+    }
+}
+
 impl TryFrom<String> for Label {
     type Error = InvalidId;
     fn try_from(value: String) -> Result<Self, InvalidId> {
@@ -213,6 +225,14 @@ pub struct UnixNanos(pub i64);
 impl From<UnixNanos> for v1::Instant {
     fn from(time: UnixNanos) -> Self {
         v1::Instant { unix_nanos: time.0 }
+    }
+}
+
+/// What lies outside of the years 1677–2262 is as good as the nearest that is inside.
+impl From<jiff::Timestamp> for UnixNanos {
+    fn from(time: jiff::Timestamp) -> Self {
+        let nanos = time.as_nanosecond();
+        UnixNanos(i64::try_from(nanos).unwrap_or(if nanos < 0 { i64::MIN } else { i64::MAX }))
     }
 }
 

@@ -6,6 +6,7 @@
 pub mod error;
 pub mod ids;
 pub mod manifest;
+mod version;
 
 /// The generated messages, clients and servers of `proto/skpr/v1/*.proto`.
 pub mod v1 {
@@ -15,11 +16,14 @@ pub mod v1 {
 
 pub use error::{ErrorKind, Failure};
 pub use ids::{EnvironmentName, InvalidId, Label, NodeName, PodUid, Source, UnixNanos};
+pub use version::Version;
 
 /// The audience of a user's token.
 pub const USER_AUDIENCE: &str = "skpr";
 /// The audience of an agent's token.
 pub const AGENT_AUDIENCE: &str = "skpr-aggregator";
+/// How the reason of a release begins that was not done in the time that it was given.
+pub const NOT_DONE_AFTER: &str = "it is not done after";
 /// The longest message kept, in bytes; the rest of a longer line is dropped and the record marked.
 pub const MAX_MESSAGE: usize = 1 << 20;
 /// The most message bytes in one `Batch`; one record may exceed it alone, up to [`MAX_MESSAGE`].

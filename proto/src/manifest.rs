@@ -1,27 +1,41 @@
 //! `.skpr.yml`: what a developer writes about a project's environments. One type for every program that reads it.
 //!
-//! * Strict: an unknown key is an error that names the nearest right one, with file, line and column.
+//! * Strict: an unknown key, a wrong unit, an impossible combination is an error with file, line and column that says
+//!   what to write instead.
 //! * Bounded: size, depth, nodes and aliases are limited before anything is built, so that a hostile file is an error.
-//! * What a value means for a platform is the platform's business: quantities, schedules and zones stay text here.
+//! * The types are the source of the file's schema ([`schema()`]), of what a deploy sends, and of the custom resource.
 
+mod check;
+mod environment;
 mod hint;
+mod quantity;
+mod read;
+mod schedule;
+mod schema;
+mod text;
+mod tree;
+
+pub use check::{Problem, check_image};
+pub use environment::{
+    Command, Cpu, Environment, Instances, MAX_INSTANCES, MAX_SETTINGS_BYTES, Memory, Overlap, Task, Volume,
+};
+pub use quantity::{CpuQuantity, MemoryQuantity, Percent};
+pub use schedule::{Schedule, TimeSpan, Zone};
+pub use schema::schema;
+pub use text::{Domain, HttpPath, Refusal, TaskCommand, VariableName, VariableValue, VolumePath};
+pub use tree::MAX_BYTES;
 
 use crate::error::{ErrorKind, Failure};
-use crate::ids::Label;
-use serde::de::{self, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use crate::ids::{EnvironmentName, Label};
+use read::{Fault, Reader};
+use serde::Deserialize;
 use std::collections::BTreeMap;
-use std::fmt;
 use std::io::Read as _;
-use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
+use tree::{Node, Place};
 
 /// The file's name; it is found walking up from the working directory.
 pub const FILE_NAME: &str = ".skpr.yml";
-/// The most bytes read of a manifest.
-pub const MAX_BYTES: usize = 1 << 20;
-/// The most instances an environment may ask for: far above any site, far below what overflows a product.
-pub const MAX_INSTANCES: u32 = 10_000;
 
 /// A project and its environments.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
@@ -29,159 +43,14 @@ pub const MAX_INSTANCES: u32 = 10_000;
 pub struct Manifest {
     pub project: Label,
     /// The image's repository; its tags are the versions.
+    #[serde(default, deserialize_with = "environment::given")]
     pub image: Option<String>,
     /// `host:port` of the aggregator.
+    #[serde(default, deserialize_with = "environment::given")]
     pub cluster: Option<String>,
     #[serde(default)]
     pub defaults: Environment,
     pub environments: BTreeMap<Label, Environment>,
-}
-
-/// One environment's settings; a key that is absent comes from `defaults`.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-pub struct Environment {
-    /// Listed last, and asked about before anything destructive.
-    pub production: Option<bool>,
-    pub cpu: Option<Cpu>,
-    pub memory: Option<Memory>,
-    pub instances: Option<Instances>,
-    pub env: Option<BTreeMap<VariableName, VariableValue>>,
-    pub volumes: Option<BTreeMap<Label, Volume>>,
-    pub domains: Option<Vec<String>>,
-    pub cron: Option<BTreeMap<Label, Task>>,
-    /// The program and its arguments; needed standalone, where there is no image to name one.
-    pub command: Option<Command>,
-    pub port: Option<NonZeroU16>,
-    pub health: Option<HttpPath>,
-}
-
-/// A share of CPU (`500m`), and perhaps a hard limit. Written as the share alone or as `{share, limit}`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cpu {
-    pub share: String,
-    pub limit: Option<String>,
-}
-
-/// What is kept free for it, and what it may not exceed.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Memory {
-    pub min: Option<String>,
-    pub max: Option<String>,
-}
-
-/// How many instances run; where `min` and `max` differ, `cpu` is the usage that more are started at.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "InstancesAsWritten")]
-pub struct Instances {
-    pub min: u32,
-    pub max: u32,
-    pub cpu: Option<String>,
-}
-
-/// A directory that outlives its instances.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Volume {
-    pub path: String,
-    pub size: String,
-}
-
-/// One cron entry.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Task {
-    pub schedule: String,
-    pub command: String,
-    pub timezone: Option<String>,
-    pub timeout: Option<String>,
-    #[serde(default)]
-    pub overlap: Overlap,
-}
-
-/// What happens when a run is due while the one before still runs.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Overlap {
-    /// The new run is skipped.
-    #[default]
-    Forbid,
-    /// Both run.
-    Allow,
-    /// The old run is ended.
-    Replace,
-}
-
-macro_rules! checked_text {
-    ($(#[$doc:meta])* $name:ident, $rule:literal, $check:expr) => {
-        $(#[$doc])*
-        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-        #[serde(try_from = "String")]
-        pub struct $name(String);
-
-        impl $name {
-            pub fn as_str(&self) -> &str {
-                &self.0
-            }
-        }
-
-        impl TryFrom<String> for $name {
-            type Error = &'static str;
-            fn try_from(text: String) -> Result<Self, &'static str> {
-                let check: fn(&str) -> bool = $check;
-                if check(&text) { Ok($name(text)) } else { Err($rule) }
-            }
-        }
-    };
-}
-checked_text!(
-    /// The name of an environment variable.
-    VariableName,
-    "a variable's name is letters, digits, `_`, `-` and `.`, with no digit first",
-    |text| {
-        let part = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
-        !text.is_empty() && !text.starts_with(|c: char| c.is_ascii_digit()) && text.bytes().all(part)
-    }
-);
-checked_text!(
-    /// The value of an environment variable.
-    VariableValue,
-    "a variable's value cannot hold a NUL",
-    |text| !text.contains('\0')
-);
-checked_text!(
-    /// The path of an HTTP request.
-    HttpPath,
-    "a path starts with `/` and holds no space or control character",
-    |text| text.starts_with('/') && text.chars().all(|c| !c.is_control() && !c.is_whitespace())
-);
-
-/// A program and its arguments: at least the program.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "Vec<String>")]
-pub struct Command(Vec<String>);
-
-impl Command {
-    pub fn program(&self) -> &str {
-        self.0.first().map_or("", String::as_str)
-    }
-    pub fn arguments(&self) -> &[String] {
-        self.0.get(1..).unwrap_or_default()
-    }
-}
-
-impl TryFrom<Vec<String>> for Command {
-    type Error = &'static str;
-    fn try_from(words: Vec<String>) -> Result<Self, &'static str> {
-        if words.first().is_none_or(String::is_empty) {
-            return Err("a command is a list of a program and its arguments");
-        }
-        if words.iter().any(|word| word.contains('\0')) {
-            return Err("a command cannot hold a NUL");
-        }
-        Ok(Command(words))
-    }
 }
 
 /// Why a manifest was refused: one sentence with file, line and column, and perhaps what to write instead.
@@ -192,6 +61,15 @@ pub struct ManifestError {
     pub hint: Option<String>,
 }
 
+impl ManifestError {
+    fn new(path: &Path, fault: Fault) -> ManifestError {
+        let place =
+            fault.place.map_or_else(String::new, |Place { line, column }| format!("{line}:{column}:"));
+        let path = path.display().to_string().escape_debug().to_string();
+        ManifestError { message: format!("{path}:{place} {}", fault.sentence), hint: fault.hint }
+    }
+}
+
 impl From<ManifestError> for Failure {
     fn from(error: ManifestError) -> Failure {
         Failure { kind: ErrorKind::InvalidConfiguration, message: error.message, hint: error.hint }
@@ -199,32 +77,72 @@ impl From<ManifestError> for Failure {
 }
 
 impl Manifest {
-    /// Reads `text`; `path` is only named in errors.
+    /// Reads `text`; `path` is only named in errors. Of several errors the first.
     pub fn parse(text: &str, path: &Path) -> Result<Manifest, ManifestError> {
-        let path = path.display();
-        if text.len() > MAX_BYTES {
-            let message = format!("{path}: is {} bytes long, at most {MAX_BYTES} are read", text.len());
-            return Err(ManifestError { message, hint: None });
-        }
-        serde_saphyr::from_str_with_options(text, options()).map_err(|error| {
-            let location = error.location();
-            let place = location.map_or_else(String::new, |at| format!("{}:{}:", at.line(), at.column()));
-            let (sentence, hint) = hint::explain(&error);
-            ManifestError { message: format!("{path}:{place} {sentence}"), hint }
-        })
+        Manifest::read(text).map_err(|faults| first(path, faults))
     }
 
-    /// Reads the file at `path`, never more than its bound.
+    /// Reads the file at `path`, never more than its bound. Of several errors the first.
     pub fn load(path: &Path) -> Result<Manifest, ManifestError> {
-        let failed = |error: &dyn fmt::Display| ManifestError {
-            message: format!("{}: cannot be read: {error}", path.display()),
-            hint: None,
+        text_of(path).and_then(|text| Manifest::read(&text)).map_err(|faults| first(path, faults))
+    }
+
+    /// Reads the file at `path`, and says everything that is wrong with it that can be known at once.
+    pub fn load_all(path: &Path) -> Result<Manifest, Vec<ManifestError>> {
+        let faults = text_of(path).and_then(|text| Manifest::read(&text));
+        faults.map_err(|faults| faults.into_iter().map(|fault| ManifestError::new(path, fault)).collect())
+    }
+
+    /// The faults are in order of their places; there is at least one.
+    fn read(text: &str) -> Result<Manifest, Vec<Fault>> {
+        if text.len() > MAX_BYTES {
+            return Err(vec![too_long()]);
+        }
+        let tree = Node::parse(text).map_err(|fault| vec![fault])?;
+        if tree.is_empty() {
+            let fault = Fault::new("the file is empty").at(tree.place);
+            let hint = "begin with `project: NAME` and `environments: {dev: {}}`".to_owned();
+            return Err(vec![fault.with_hint(hint)]);
+        }
+        let manifest =
+            Manifest::deserialize(Reader::of(&tree)).map_err(|fault| vec![fault.at(tree.place)])?;
+        let faults = manifest.faults(&tree);
+        if faults.is_empty() { Ok(manifest) } else { Err(faults) }
+    }
+
+    /// What the rules between keys have to say, each where it is to be mended.
+    fn faults(&self, tree: &Node) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        let mut add = |place: Place, problem: Problem| {
+            faults.push(Fault::new(problem.sentence).with_hint(problem.hint).at(place));
         };
-        let file = std::fs::File::open(path).map_err(|error| failed(&error))?;
-        let mut bytes = Vec::new();
-        file.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(|error| failed(&error))?;
-        let text = String::from_utf8(bytes).map_err(|error| failed(&error.utf8_error()))?;
-        Manifest::parse(&text, path)
+        for problem in check::project(self) {
+            add(tree.place_of(&problem.path), problem);
+        }
+        let mut domains = BTreeMap::new();
+        for name in self.environments.keys() {
+            let Some(settings) = self.resolve(name) else { continue };
+            let full = EnvironmentName { project: self.project.clone(), environment: name.clone() };
+            let mut problems = check::environment(&settings, &full);
+            problems.extend(check::shared_domains(name, &settings, &mut domains));
+            let all = tree.child("environments");
+            let own = all.and_then(|all| all.child(name.as_str()));
+            for problem in problems {
+                let place = match problem.path.first() {
+                    None => all.and_then(|all| all.key(name.as_str())),
+                    Some(key) if key == check::PROJECT => Some(tree.place_of(&problem.path)),
+                    Some(key) => own
+                        .filter(|own| own.child(key).is_some())
+                        .or_else(|| tree.child("defaults"))
+                        .map(|settings| settings.place_of(&problem.path)),
+                };
+                add(place.unwrap_or(tree.place), problem);
+            }
+        }
+        // What is wrong with a default is wrong once, however many environments take it.
+        faults.sort_by_key(|fault: &Fault| fault.place);
+        faults.dedup();
+        faults
     }
 
     /// The nearest manifest in `start` or a directory above it.
@@ -252,91 +170,35 @@ impl Manifest {
     }
 }
 
-/// A manifest of a few hundred environments stays far below each of these.
-fn options() -> serde_saphyr::Options {
-    serde_saphyr::options! {
-        budget: serde_saphyr::budget! {
-            max_reader_input_bytes: Some(MAX_BYTES),
-            max_events: 100_000,
-            max_nodes: 50_000,
-            max_depth: 32,
-            flow_nesting_limit: 32,
-            max_documents: 1,
-            max_aliases: 1_000,
-            max_anchors: 1_000,
-            max_recorded_anchor_events: 50_000,
-            max_recorded_anchor_bytes: MAX_BYTES,
-            max_total_scalar_bytes: MAX_BYTES,
-            max_total_comment_bytes: MAX_BYTES,
-            max_merge_keys: 1_000,
-        },
-        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::Error,
-        alias_limits: serde_saphyr::alias_limits! {
-            max_total_replayed_events: 50_000,
-            max_replay_stack_depth: 16,
-            max_alias_expansions_per_anchor: 1_000,
-        },
-        // `prod: {production: on}` reads the same everywhere or not at all.
-        strict_booleans: true,
-    }
+fn first(path: &Path, faults: Vec<Fault>) -> ManifestError {
+    let fault = faults.into_iter().next().unwrap_or_else(|| Fault::new("cannot be read"));
+    ManifestError::new(path, fault)
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct InstancesAsWritten {
-    min: u32,
-    max: u32,
-    cpu: Option<String>,
+fn too_long() -> Fault {
+    let hint = "a manifest is a few hundred lines of text: is this the right file?";
+    Fault::new("is larger than 1 MiB, which is the most that is read").with_hint(hint.to_owned())
 }
 
-impl TryFrom<InstancesAsWritten> for Instances {
-    type Error = String;
-    fn try_from(written: InstancesAsWritten) -> Result<Self, String> {
-        let InstancesAsWritten { min, max, cpu } = written;
-        if min > max {
-            return Err(format!("instances: min `{min}` is greater than max `{max}`"));
-        }
-        if max > MAX_INSTANCES {
-            return Err(format!("instances: max `{max}` is greater than {MAX_INSTANCES}"));
-        }
-        Ok(Instances { min, max, cpu })
+/// The text of a file.
+fn text_of(path: &Path) -> Result<String, Vec<Fault>> {
+    let failed = |error: std::io::Error| vec![Fault::new(format!("cannot be read: {error}"))];
+    let file = std::fs::File::open(path).map_err(failed)?;
+    let mut bytes = Vec::new();
+    file.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() > MAX_BYTES {
+        return Err(vec![too_long()]);
     }
-}
-
-/// Read by hand and not as an untagged enum, which would lose the place and the key of an error.
-impl<'de> Deserialize<'de> for Cpu {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Shape;
-
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Written {
-            share: String,
-            limit: Option<String>,
-        }
-
-        impl<'de> Visitor<'de> for Shape {
-            type Value = Cpu;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a CPU share such as `500m`, or {share, limit}")
-            }
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Cpu, E> {
-                Ok(Cpu { share: text.to_owned(), limit: None })
-            }
-            fn visit_u64<E: de::Error>(self, whole: u64) -> Result<Cpu, E> {
-                self.visit_str(&whole.to_string())
-            }
-            fn visit_f64<E: de::Error>(self, fraction: f64) -> Result<Cpu, E> {
-                self.visit_str(&fraction.to_string())
-            }
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Cpu, A::Error> {
-                let written = Written::deserialize(de::value::MapAccessDeserializer::new(map))?;
-                Ok(Cpu { share: written.share, limit: written.limit })
-            }
-        }
-
-        deserializer.deserialize_any(Shape)
-    }
+    String::from_utf8(bytes).map_err(|error| {
+        let before = String::from_utf8_lossy(
+            error.as_bytes().get(..error.utf8_error().valid_up_to()).unwrap_or_default(),
+        );
+        let line = before.matches('\n').count() as u64 + 1;
+        let column = before.rsplit('\n').next().unwrap_or_default().chars().count() as u64 + 1;
+        let fault =
+            Fault::new("is not UTF-8 text from here on").with_hint("save the file as UTF-8".to_owned());
+        vec![fault.at(Place { line, column })]
+    })
 }
 
 #[cfg(test)]

@@ -14,15 +14,22 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// Where cargo put a program of this workspace, beside the running test.
+/// Where cargo put a program of this workspace: beside this one, or above when this is a test.
 pub fn program(name: &str) -> Result<PathBuf> {
-    let test = std::env::current_exe().context("find the running test")?;
-    let folder = test.ancestors().nth(2).context("find cargo's output folder")?;
+    let own = std::env::current_exe().context("find this program")?;
+    let folder = own.parent().context("find cargo's output folder")?;
+    let folder = if folder.ends_with("deps") { folder.parent().unwrap_or(folder) } else { folder };
     let path = folder.join(name);
     if !path.is_file() {
         bail!("`{}` is not built\nhint: cargo build --workspace --bins", path.display());
     }
     Ok(path)
+}
+
+/// A program of a Debian package that is only unpacked, as `scripts/setup` does; else one that is installed.
+pub fn debian_program(name: &str) -> PathBuf {
+    let unpacked = std::env::var_os("SKPR_TEST_PROMETHEUS").map(|folder| PathBuf::from(folder).join(name));
+    unpacked.unwrap_or_else(|| name.into())
 }
 
 /// A user at a terminal: a configuration directory and the variables set in the shell.
@@ -186,9 +193,14 @@ impl Running {
     }
 
     /// Sends a signal, such as `TERM`, and waits for the end.
-    pub fn end(mut self, signal: &str, timeout: Duration) -> Result<Finished> {
+    pub fn end(self, signal: &str, timeout: Duration) -> Result<Finished> {
         let sent = Command::new("kill").args(["-s", signal, &self.child.id().to_string()]).status();
         sent.context("send a signal")?;
+        self.wait(timeout)
+    }
+
+    /// Waits for its end.
+    pub fn wait(mut self, timeout: Duration) -> Result<Finished> {
         let status = crate::eventually("the program ends", timeout, || {
             self.child.try_wait().context("wait for the program")
         })?;

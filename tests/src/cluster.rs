@@ -37,6 +37,8 @@ pub struct Namespace {
 pub struct Release {
     namespace: Namespace,
     name: String,
+    /// What installs it, for helm.
+    arguments: Vec<String>,
 }
 
 impl Cluster {
@@ -120,15 +122,18 @@ impl Namespace {
 
     /// Installs a chart here, waits until it is ready.
     pub fn install(self, name: &str, chart: &Path, values: &[String], timeout: Duration) -> Result<Release> {
-        let mut command = self.cluster.command("helm");
-        command.args(["upgrade", "--install", name]).arg(chart).args(["--namespace", &self.name]);
+        let mut arguments =
+            vec!["upgrade".to_owned(), "--install".to_owned(), name.to_owned(), chart.display().to_string()];
+        arguments.extend(["--namespace".to_owned(), self.name.clone()]);
+        // The custom resource outlives an uninstall, and still names the installation before.
+        arguments.push("--take-ownership".to_owned());
         for value in values {
-            command.args(["--set", value]);
+            arguments.extend(["--set".to_owned(), value.clone()]);
         }
-        command.args(["--wait", "--timeout", &format!("{}s", timeout.as_secs())]);
+        arguments.extend(["--wait".to_owned(), "--timeout".to_owned(), format!("{}s", timeout.as_secs())]);
         // Built before it is known whether this works, so that a failure shows the pods.
-        let release = Release { namespace: self, name: name.to_owned() };
-        run(&mut command)?;
+        let release = Release { namespace: self, name: name.to_owned(), arguments };
+        release.install()?;
         Ok(release)
     }
 
@@ -184,6 +189,25 @@ impl Release {
     pub fn namespace(&self) -> &Namespace {
         &self.namespace
     }
+
+    /// Installs it as it was; waits until it is ready.
+    pub fn install(&self) -> Result<()> {
+        self.namespace.cluster.helm(&self.arguments).map(drop)
+    }
+
+    /// Installs it with these values besides; waits until it is ready.
+    pub fn upgrade(&self, values: &[&str]) -> Result<()> {
+        let values = values.iter().flat_map(|value| ["--set", *value]);
+        let arguments: Vec<&str> = self.arguments.iter().map(String::as_str).chain(values).collect();
+        self.namespace.cluster.helm(&arguments).map(drop)
+    }
+
+    /// Uninstalls it, and waits until its pods are gone.
+    pub fn uninstall(&self) -> Result<()> {
+        let arguments = ["uninstall", &self.name, "--namespace", &self.namespace.name, "--wait"];
+        self.namespace.cluster.helm(&arguments)?;
+        self.namespace.kubectl(&["wait", "--for=delete", "pods", "--all", "--timeout=120s"]).map(drop)
+    }
 }
 
 impl Drop for Release {
@@ -195,6 +219,9 @@ impl Drop for Release {
             // Before the namespace goes: what the chart made outside of it.
             let arguments = ["uninstall", &self.name, "--namespace", &self.namespace.name, "--wait=false"];
             self.namespace.cluster.helm(&arguments).ok();
+            // Kept on purpose when the chart goes, and in the way of the next test, which installs in another namespace.
+            let crd = ["delete", "crd", "environments.skpr.io", "--ignore-not-found", "--timeout=60s"];
+            self.namespace.cluster.kubectl(&crd).ok();
         }
     }
 }
@@ -212,7 +239,17 @@ pub struct CutLink<'a> {
     node: String,
 }
 
+/// An API server that is away; it comes back when this is dropped.
+#[derive(Debug)]
+pub struct Away<'a>(Breakable<'a>);
+
 impl<'a> Breakable<'a> {
+    /// Kills the API server.
+    pub fn api_server_away(self) -> Result<Away<'a>> {
+        run(Command::new(self.script).arg("away"))?;
+        Ok(Away(self))
+    }
+
     /// Imports an image archive on every node.
     pub fn load(&self, image: &Path) -> Result<()> {
         run(Command::new(self.script).arg("load").arg(image)).map(drop)
@@ -238,6 +275,12 @@ impl<'a> Breakable<'a> {
 impl Drop for CutLink<'_> {
     fn drop(&mut self) {
         run(Command::new(self.cluster.script).args(["heal", number(&self.node)])).ok();
+    }
+}
+
+impl Drop for Away<'_> {
+    fn drop(&mut self) {
+        run(Command::new(self.0.script).arg("back")).ok();
     }
 }
 

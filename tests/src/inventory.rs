@@ -36,6 +36,9 @@ pub fn scan(logs: &Path, node: &str) -> anyhow::Result<Inventory> {
             ready: true,
             production: environment == "prod",
             presence: Presence::Present,
+            detail: Default::default(),
+            labels: Default::default(),
+            containers: Default::default(),
         };
         pods.insert(source.uid, pod);
     }

@@ -6,8 +6,11 @@
 pub mod cli;
 pub mod cluster;
 pub mod fault;
+pub mod fleet;
 pub mod inventory;
 pub mod node;
+pub mod report;
+pub mod scrape;
 
 use anyhow::{Result, bail};
 use std::time::{Duration, Instant};

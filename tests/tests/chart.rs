@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// Each set of values that changes which objects are made.
-const VARIANTS: [&[&str]; 4] = [
+const VARIANTS: [&[&str]; 7] = [
+    &["metricsApi.enabled=false", "networkPolicy.metricsFrom[0].podSelector.matchLabels.app=prometheus"],
     &[],
     &["tls.mode=existingSecret", "tls.existingSecret=mine"],
     &["tls.mode=cert-manager", "tls.issuerRef.name=ca", "tls.names={logs.example.com}"],
@@ -17,6 +18,21 @@ const VARIANTS: [&[&str]; 4] = [
         "agent.extraLogPaths={/var/lib/docker/containers}",
         "rbac.aggregateClusterRoles=false",
     ],
+    &[
+        "crds.enabled=false",
+        "environments.createNamespaces=false",
+        "environments.ingress.className=nginx",
+        "environments.ingress.tls=true",
+        "environments.volumes.storageClass=fast",
+    ],
+    MONITORED,
+];
+const MONITORED: &[&str] = &[
+    "monitoring.serviceMonitor.enabled=true",
+    "monitoring.serviceMonitor.tokenSecret.name=token",
+    "monitoring.prometheusRule.enabled=true",
+    "monitoring.prometheusRule.labels.release=stack",
+    "monitoring.dashboard.enabled=true",
 ];
 
 fn chart() -> PathBuf {
@@ -67,6 +83,13 @@ fn wrong_values_are_refused() {
         "tls.mode=existingSecret",
         "agent.tokenSeconds=60",
         "retention.age=30",
+        "environments.namespace=Sites",
+        "environments.volumes.accessMode=Some",
+        "crds.keep=maybe",
+        "monitoring.serviceMonitor.enabled=true",
+        "monitoring.serviceMonitor.interval=fast",
+        "monitoring.dashboard.enabled=perhaps",
+        "metricsApi.enabled=maybe",
     ] {
         assert!(!helm(&["template", "skpr"], &[wrong]).status.success(), "{wrong}");
     }
@@ -131,4 +154,161 @@ fn the_agent_listens_on_nothing_and_may_do_nothing() {
             .unwrap();
         assert_eq!(policy["spec"]["ingress"], serde_json::json!([]));
     }
+}
+
+#[test]
+#[ignore = "needs helm: make test-kubernetes"]
+fn an_uninstall_leaves_environments_unless_asked_otherwise() {
+    let definition = |values: &[&str]| {
+        let objects = objects(values);
+        objects.into_iter().find(|object| object["kind"] == "CustomResourceDefinition")
+    };
+    let policy = |values: &[&str]| {
+        definition(values).unwrap()["metadata"]["annotations"]["helm.sh/resource-policy"].clone()
+    };
+    assert_eq!(policy(&[]), "keep");
+    assert!(policy(&["crds.keep=false"]).is_null());
+    assert!(definition(&["crds.enabled=false"]).is_none());
+}
+
+#[test]
+#[ignore = "needs helm: make test-kubernetes"]
+fn the_metrics_api_is_one_object_by_name_and_open_to_the_api_server() {
+    for values in [&[][..], &["metricsApi.enabled=true"], &["metricsApi.enabled=false"]] {
+        let off = values == ["metricsApi.enabled=false"];
+        let objects = objects(
+            &[values, &["networkPolicy.metricsFrom[0].podSelector.matchLabels.app=prometheus"]].concat(),
+        );
+        let named = |kind: &str, name: &str, namespace: &str| {
+            objects.iter().find(|o| {
+                o["kind"] == kind
+                    && o["metadata"]["name"] == name
+                    && o["metadata"]["namespace"].as_str().unwrap_or("") == namespace
+            })
+        };
+        let role = named("ClusterRole", "skpr-aggregator.skpr", "").unwrap();
+        let rules = role["rules"].as_array().unwrap();
+        let rule = rules.iter().find(|rule| rule["resources"][0] == "apiservices").unwrap();
+        assert_eq!(rule["resourceNames"], serde_json::json!(["v1beta1.metrics.k8s.io"]));
+        assert_eq!(rule["verbs"].as_array().unwrap().iter().any(|verb| verb == "create"), !off);
+        let own = rules.iter().find(|rule| rule["resources"][0] == "clusterroles").unwrap();
+        assert_eq!(
+            (&own["resourceNames"], &own["verbs"]),
+            (&serde_json::json!(["skpr-aggregator.skpr"]), &serde_json::json!(["get"]))
+        );
+        assert_eq!(named("RoleBinding", "skpr-aggregator.skpr", "kube-system").is_none(), off);
+        let policy = named("NetworkPolicy", "skpr-aggregator", "skpr").unwrap();
+        let port = policy["spec"]["ingress"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|rule| rule["ports"][0]["port"] == 8444)
+            .unwrap();
+        assert_eq!(port["from"].is_null(), !off, "{port}");
+    }
+}
+
+#[test]
+#[ignore = "needs helm: make test-kubernetes"]
+fn the_aggregator_may_write_what_environments_are_made_into_and_nothing_more() {
+    for values in VARIANTS {
+        let objects = objects(values);
+        let role = objects
+            .iter()
+            .find(|o| o["kind"] == "ClusterRole" && o["metadata"]["name"] == "skpr-aggregator.skpr")
+            .unwrap();
+        let rules = role["rules"].as_array().unwrap();
+        let verbs = |resource: &str| -> Vec<&str> {
+            let about = |rule: &&Value| rule["resources"].as_array().unwrap().iter().any(|r| r == resource);
+            let verbs = rules.iter().filter(about).flat_map(|rule| rule["verbs"].as_array().unwrap());
+            verbs.map(|verb| verb.as_str().unwrap()).collect()
+        };
+        let writes =
+            |resource: &str| verbs(resource).iter().any(|verb| !matches!(*verb, "get" | "list" | "watch"));
+        for resource in ["deployments", "services", "persistentvolumeclaims", "ingresses", "environments"] {
+            assert!(writes(resource), "{resource}");
+        }
+        for resource in ["pods", "secrets", "configmaps", "nodes", "roles", "*", "pods/exec", "leases"] {
+            assert!(!writes(resource), "{values:?}: {resource}");
+        }
+        let makes = !values.contains(&"environments.createNamespaces=false");
+        assert_eq!(writes("namespaces"), makes, "{values:?}");
+        assert!(!verbs("namespaces").contains(&"delete"));
+        // Who may edit a namespace may deploy there; taking an environment away is for its administrators.
+        for object in objects.iter().filter(|o| o["metadata"]["name"] == "skpr-edit") {
+            assert!(!object.to_string().contains("delete"), "{object}");
+        }
+    }
+}
+
+fn of_kind<'a>(objects: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    objects.iter().filter(|object| object["kind"] == kind).collect()
+}
+
+#[test]
+#[ignore = "needs helm: make test-kubernetes"]
+fn nothing_reads_metrics_without_a_token() {
+    let namespace = "skpr-aggregator-metrics.skpr.svc";
+    for values in VARIANTS {
+        let objects = objects(values);
+        for object in &objects {
+            assert!(!object.to_string().contains("prometheus.io/"), "{object}");
+        }
+        let services = of_kind(&objects, "Service");
+        let service = services.iter().find(|it| it["metadata"]["name"] == "skpr-aggregator-metrics").unwrap();
+        let port = &service["spec"]["ports"][0];
+        assert_eq!((&port["port"], &port["appProtocol"]), (&443.into(), &"https".into()));
+        let role = of_kind(&objects, "ClusterRole");
+        let role = role.iter().find(|it| it["metadata"]["name"] == "skpr-metrics").unwrap();
+        let expected =
+            serde_json::json!([{"nonResourceURLs": ["/metrics", "/metrics/containers"], "verbs": ["get"]}]);
+        assert_eq!(role["rules"], expected);
+        for certificate in of_kind(&objects, "Certificate") {
+            let names = certificate["spec"]["dnsNames"].as_array().unwrap();
+            assert!(names.iter().any(|name| name == namespace), "{names:?}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs helm: make test-kubernetes"]
+fn the_operator_s_objects_are_there_when_they_are_asked_for() {
+    let kinds = ["ServiceMonitor", "PrometheusRule"];
+    let plain = objects(&[]);
+    assert!(kinds.iter().all(|kind| of_kind(&plain, kind).is_empty()));
+    assert!(of_kind(&plain, "ConfigMap").is_empty());
+
+    let all = objects(MONITORED);
+    let monitor = of_kind(&all, "ServiceMonitor")[0];
+    let endpoints = monitor["spec"]["endpoints"].as_array().unwrap();
+    let paths: Vec<_> = endpoints.iter().map(|endpoint| endpoint["path"].as_str().unwrap()).collect();
+    assert_eq!(paths, ["/metrics", "/metrics/containers"]);
+    for endpoint in endpoints {
+        assert_eq!(endpoint["scheme"], "https");
+        assert_eq!(endpoint["honorLabels"], true);
+        let token = serde_json::json!({"credentials": {"name": "token", "key": "token"}});
+        assert_eq!(endpoint["authorization"], token, "{endpoint}");
+        assert_eq!(endpoint["tlsConfig"]["serverName"], "skpr-aggregator-metrics.skpr.svc");
+        assert!(endpoint["tlsConfig"]["insecureSkipVerify"].is_null());
+    }
+    let file = &[&MONITORED[..1], &["monitoring.serviceMonitor.tokenFile=/run/token"]].concat();
+    assert_eq!(
+        of_kind(&objects(file), "ServiceMonitor")[0]["spec"]["endpoints"][0]["bearerTokenFile"],
+        "/run/token"
+    );
+
+    let rule = of_kind(&all, "PrometheusRule")[0];
+    assert_eq!(rule["metadata"]["labels"]["release"], "stack");
+    let folder = tempfile::tempdir().unwrap();
+    let rules = folder.path().join("rules.json");
+    std::fs::write(&rules, serde_json::to_string(&rule["spec"]).unwrap()).unwrap();
+    let promtool = skpr_tests::cli::debian_program("promtool");
+    let checked = Command::new(promtool).args(["check", "rules"]).arg(&rules).output().unwrap();
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+
+    let dashboard = of_kind(&all, "ConfigMap")[0];
+    assert_eq!(dashboard["metadata"]["labels"]["grafana_dashboard"], "1");
+    let text = dashboard["data"]["skpr.json"].as_str().unwrap();
+    let parsed: Value = serde_json::from_str(text).unwrap();
+    assert_eq!(parsed["title"], "skpr");
 }

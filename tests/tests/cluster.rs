@@ -11,8 +11,17 @@
 )]
 
 mod cluster {
+    pub(crate) mod adopt;
+    pub(crate) mod autoscale;
+    pub(crate) mod deploy;
     pub(crate) mod exactly_once;
     pub(crate) mod follow;
+    pub(crate) mod kills;
+    pub(crate) mod metrics_api;
+    pub(crate) mod monitoring;
     pub(crate) mod rights;
     pub(crate) mod setup;
+    pub(crate) mod shop;
+    pub(crate) mod stuck;
+    pub(crate) mod usage;
 }

@@ -4,6 +4,7 @@ use super::connect::Connection;
 use super::failure::{LinkError, refuse_dial};
 use crate::ship::tap::Teller;
 use crate::tail::ClaimChange;
+use crate::usage;
 use futures::StreamExt as _;
 use skpr_proto::{NodeName, PodUid, v1};
 use std::collections::BTreeSet;
@@ -18,11 +19,12 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 pub(super) struct Control {
     messages: Streaming<v1::Control>,
     teller: Teller,
+    claims: usage::Claims,
 }
 
 /// What the aggregator said that the connection must act on.
 pub(super) enum Next {
-    /// Claims, which the tail thread has been told.
+    /// Claims, which the tail thread and the sampler have been told.
     Claims,
     /// Go away and come back after about this long.
     Drain(Duration),
@@ -33,6 +35,7 @@ impl Control {
         connection: &Connection,
         node: &NodeName,
         teller: Teller,
+        claims: usage::Claims,
     ) -> Result<Self, LinkError> {
         let hello =
             v1::Hello { node: node.as_str().to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() };
@@ -46,7 +49,7 @@ impl Control {
             .map_err(|_| LinkError::TimedOut { what: "saying hello", limit: ANSWER_TIMEOUT })?
             .map_err(LinkError::call("Connect"))?
             .into_inner();
-        Ok(Control { messages, teller })
+        Ok(Control { messages, teller, claims })
     }
 
     /// Waits for the first claims.
@@ -68,7 +71,9 @@ impl Control {
             let message = self.messages.message().await.map_err(LinkError::call("Connect"))?;
             match message.ok_or(LinkError::Ended { call: "Connect" })?.control {
                 Some(v1::control::Control::Claims(claims)) => {
-                    self.teller.claims(change(&claims));
+                    let change = change(&claims);
+                    self.claims.change(&change);
+                    self.teller.claims(change);
                     return Ok(Next::Claims);
                 }
                 Some(v1::control::Control::Drain(drain)) => {

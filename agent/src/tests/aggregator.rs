@@ -2,6 +2,7 @@
 
 use super::soon;
 use crate::config::{Address, Config};
+use crate::usage::{Settings, Sources};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use skpr_proto::NodeName;
 use skpr_proto::v1::agents_server::{Agents, AgentsServer};
@@ -9,9 +10,10 @@ use skpr_proto::v1::{self, Ack, AgentMessage, AgentReport, Batch, Control, Repor
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tempfile::TempDir;
 use tokio::io::copy_bidirectional;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_stream::StreamExt as _;
@@ -151,9 +153,12 @@ pub(super) struct Aggregator {
     _tasks: JoinSet<()>,
 }
 
-/// An address where nobody listens yet.
-pub(super) async fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+/// An address where nobody listens yet, and nobody else can.
+pub(super) fn reserved_address() -> (TcpSocket, SocketAddr) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
+    (socket, address)
 }
 
 /// A certificate authority and a certificate for `localhost` with its key, as PEM.
@@ -171,10 +176,10 @@ pub(super) fn certificates() -> (String, String, String) {
 
 impl Aggregator {
     pub(super) async fn start() -> Self {
-        Self::start_at(free_address().await, TempDir::new().unwrap()).await
+        Self::start_at(reserved_address().0, TempDir::new().unwrap()).await
     }
 
-    pub(super) async fn start_at(address: SocketAddr, files: TempDir) -> Self {
+    pub(super) async fn start_at(address: TcpSocket, files: TempDir) -> Self {
         let (ca, certificate, key) = certificates();
         std::fs::write(files.path().join("ca"), ca).unwrap();
         std::fs::write(files.path().join("token"), "first\n").unwrap();
@@ -198,7 +203,8 @@ impl Aggregator {
 
         let (opening, opened) = watch::channel(0);
         let (cut, cuts) = watch::channel(0);
-        let front = TcpListener::bind(address).await.unwrap();
+        let front = address.listen(128).unwrap();
+        let address = front.local_addr().unwrap();
         tasks.spawn(relay(front, server, opening, cuts));
         Aggregator { hellos, streams, reports, denial, opened, cut, address, files, _tasks: tasks }
     }
@@ -240,6 +246,10 @@ pub(super) fn config(address: SocketAddr, files: &Path) -> Config {
         node: NodeName::parse("node-1").unwrap(),
         logs: files.join("pods"),
         state: files.join("state"),
+        usage: Settings {
+            interval: Some(Duration::from_millis(100)),
+            sources: Sources::Cgroups(files.join("cgroups")),
+        },
     }
 }
 

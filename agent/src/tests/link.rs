@@ -1,12 +1,13 @@
 //! One connection after the other, with a stand-in for the tail engine.
 
-use super::aggregator::{Aggregator, certificates, config, free_address};
+use super::aggregator::{Aggregator, certificates, config, reserved_address};
 use super::tail::StandIn;
 use super::{PATIENCE, soon};
 use crate::config::Config;
 use crate::link::Link;
 use crate::ship::tap::Teller;
 use crate::tail::{ClaimChange, Counters};
+use crate::usage::{Claims, Round};
 use skpr_proto::PodUid;
 use std::time::Instant;
 use tempfile::TempDir;
@@ -22,17 +23,20 @@ struct Running {
     stop: CancellationToken,
     task: JoinSet<()>,
     _counted: watch::Sender<Counters>,
+    _sampled: watch::Sender<Round>,
 }
 
 fn start(config: Config) -> Running {
     let (tap, tail) = StandIn::start();
     let teller = tap.teller();
     let (counted, counters) = watch::channel(Counters { read_bytes: 7, ..Counters::default() });
+    let (claims, _) = Claims::pair();
+    let (sampled, rounds) = watch::channel(Round::default());
     let stop = CancellationToken::new();
     let token = stop.clone();
     let mut task = JoinSet::new();
-    task.spawn(async move { Link { config, tap, counters }.run(&token).await });
-    Running { tail, teller, stop, task, _counted: counted }
+    task.spawn(async move { Link { config, tap, counters, claims, rounds }.run(&token).await });
+    Running { tail, teller, stop, task, _counted: counted, _sampled: sampled }
 }
 
 impl Running {
@@ -172,11 +176,11 @@ async fn another_authority_is_not_trusted_until_the_file_changes() {
 #[tokio::test]
 async fn an_aggregator_that_is_not_there_yet_is_waited_for() {
     let files = TempDir::new().unwrap();
-    let address = free_address().await;
+    let (socket, address) = reserved_address();
     // Neither the files nor the aggregator are there.
     let running = start(config(address, files.path()));
     running.tail.write(&["a"]);
-    let mut aggregator = Aggregator::start_at(address, files).await;
+    let mut aggregator = Aggregator::start_at(socket, files).await;
     let (_hello, mut stream) = aggregator.accept().await;
     assert_eq!(stream.receive(1).await, numbered(&["a"]));
     running.stop().await;

@@ -93,3 +93,41 @@ async fn a_lone_line_leaves_at_once() {
     stop.cancel();
     soon(agent.join_next()).await.unwrap().unwrap().unwrap();
 }
+
+#[tokio::test]
+async fn what_a_claimed_pod_uses_is_reported() {
+    const CLAIMED: &str = "0f2a7f34-5c1d-4f4e-9d55-2d9d3a9c1b7e";
+    const OTHER: &str = "0f2a7f34-5c1d-4f4e-9d55-2d9d3a9c1b7f";
+    let mut aggregator = Aggregator::start().await;
+    let cgroups = aggregator.files.path().join("cgroups");
+    let id = "a".repeat(64);
+    for pod in [CLAIMED, OTHER] {
+        let container = cgroups.join(format!("kubepods/pod{pod}/{id}"));
+        create_dir_all(&container).unwrap();
+        for directory in [&container, container.parent().unwrap()] {
+            std::fs::write(directory.join("cpu.stat"), "usage_usec 5\n").unwrap();
+        }
+    }
+    std::fs::write(cgroups.join("cgroup.controllers"), "cpu memory\n").unwrap();
+    let (stop, mut agent) = (CancellationToken::new(), JoinSet::new());
+    agent.spawn(run(aggregator.config(), stop.clone()));
+    let hello = aggregator.hello().await;
+    hello.claim(&[CLAIMED]).await;
+    let mut last = 0;
+    for _ in 0..3 {
+        let usage = loop {
+            if let Some(usage) = soon(aggregator.reports.recv()).await.unwrap().usage {
+                break usage;
+            }
+        };
+        assert!(usage.monotonic_nanos > last);
+        last = usage.monotonic_nanos;
+        assert_eq!(usage.interval_millis, 100);
+        assert_eq!(usage.pods.iter().map(|pod| pod.uid.as_str()).collect::<Vec<_>>(), [CLAIMED]);
+        let container = &usage.pods[0].containers[0];
+        assert_eq!((container.id.as_str(), container.sample.unwrap().cpu_nanos), (id.as_str(), Some(5000)));
+    }
+    check_health(&aggregator.files.path().join("state")).unwrap();
+    stop.cancel();
+    soon(agent.join_next()).await.unwrap().unwrap().unwrap();
+}

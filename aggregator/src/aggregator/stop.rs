@@ -29,6 +29,10 @@ pub(super) async fn stop(shared: &Arc<Shared>, tasks: &mut Tasks, times: StopTim
         tasks.shutdown().await;
     }
     let closed = timeout_at(deadline, shared.store.close()).await;
+    // What agents report is written by now but for the last seconds; it must not hold up the end either.
+    if timeout_at(deadline, shared.usage.history().close()).await.is_err() {
+        tracing::warn!("the last samples were not written in time");
+    }
     // Its lines are few by now; a stdout that nobody reads must not hold up the end.
     let audit = shared.audit.clone();
     drop(timeout_at(deadline, tokio::task::spawn_blocking(move || audit.close())).await);

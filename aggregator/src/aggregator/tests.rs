@@ -2,7 +2,14 @@
 
 mod agents;
 mod api;
+mod deploys;
 mod end;
+mod events;
+mod following;
+mod monitoring;
+mod resources;
+mod samples;
+mod scripted;
 
 use super::*;
 use crate::auth::create_token;
@@ -10,6 +17,7 @@ use crate::config::StopTimes;
 use crate::environment::EnvironmentKey;
 use crate::inventory::{Pod, Presence};
 use prost::Message as _;
+use scripted::Scripted;
 use skpr_proto::v1::agents_client::AgentsClient;
 use skpr_proto::v1::environments_client::EnvironmentsClient;
 use skpr_proto::v1::logs_client::LogsClient;
@@ -47,7 +55,10 @@ struct World {
     data: TempDir,
     address: SocketAddr,
     http: SocketAddr,
+    monitoring: SocketAddr,
     publish: watch::Sender<Arc<Inventory>>,
+    platform: Arc<Scripted>,
+    tell: mpsc::Sender<Event>,
     store: Store,
     stop: CancellationToken,
     audit: Written,
@@ -70,12 +81,20 @@ type WithToken = InterceptedService<Channel, Token>;
 
 impl World {
     async fn start() -> World {
-        World::start_with(StopTimes { timeout: Duration::from_secs(10), grace: Duration::from_millis(100) })
-            .await
+        World::start_with(AT_ONCE).await
     }
 
     async fn start_with(stop_times: StopTimes) -> World {
-        let data = tempfile::tempdir().unwrap();
+        World::start_in(tempfile::tempdir().unwrap(), stop_times).await
+    }
+
+    /// Starts on what an earlier world has left.
+    async fn start_in(data: TempDir, stop_times: StopTimes) -> World {
+        World::start_changed(data, stop_times, |_| ()).await
+    }
+
+    /// Starts with some part another one.
+    async fn start_changed(data: TempDir, stop_times: StopTimes, change: impl FnOnce(&mut Parts)) -> World {
         let (publish, inventory) = watch::channel(Arc::default());
         let any = "127.0.0.1:0".parse().unwrap();
         let config = config::Standalone {
@@ -83,16 +102,23 @@ impl World {
             manifests: vec![],
             listen: any,
             http_listen: Some(any),
+            monitoring_listen: Some(any),
             store: store::Options { directory: data.path().join("store"), ..store::Options::default() },
+            usage: usage::Options { directory: data.path().join("usage"), ..usage::Options::default() },
             tls: config::Tls { names: vec!["localhost".into()], files: None },
             stop: stop_times,
         };
-        let (parts, files) = prepare_local(&config, inventory).await.unwrap();
+        let platform = Arc::new(Scripted::new(publish.clone()));
+        let (tell, events) = mpsc::channel(event::QUEUE);
+        let shared = Arc::clone(&platform) as Arc<dyn Platform>;
+        let (mut parts, files) = prepare_local(&config, inventory, shared, events).await.unwrap();
+        change(&mut parts);
         let http = parts.http_listener.as_ref().unwrap().local_addr().unwrap();
         let (store, stop, audit) = (parts.store.clone(), CancellationToken::new(), Written::default());
         let mut running = JoinSet::new();
         running.spawn(run_with(parts, Audit::new(audit.clone()).unwrap(), stop.clone()));
-        World { data, address: files.address, http, publish, store, stop, audit, running }
+        let (address, monitoring) = (files.address, files.monitoring.unwrap());
+        World { data, address, http, monitoring, publish, platform, tell, store, stop, audit, running }
     }
 
     /// A world whose platform runs pod `u1` on this node and `u2` on another.
@@ -137,16 +163,22 @@ impl World {
     }
 
     /// Stops, and gives what the audit has written by then.
-    async fn end(mut self) -> Vec<serde_json::Value> {
+    async fn end(self) -> Vec<serde_json::Value> {
+        self.end_and_keep().await.0
+    }
+
+    /// The same, with the data.
+    async fn end_and_keep(mut self) -> (Vec<serde_json::Value>, TempDir) {
         self.stop.cancel();
         soon(self.running.join_next()).await.unwrap().unwrap().unwrap();
         let text = self.audit.0.lock().unwrap().clone();
-        text.split(|byte| *byte == b'\n')
-            .filter(|line| !line.is_empty())
-            .map(|line| serde_json::from_slice(line).unwrap())
-            .collect()
+        let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        (lines.map(|line| serde_json::from_slice(line).unwrap()).collect(), self.data)
     }
 }
+
+/// How a world stops that nothing keeps.
+const AT_ONCE: StopTimes = StopTimes { timeout: Duration::from_secs(10), grace: Duration::from_millis(100) };
 
 async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(SOON, future).await.expect("it did not happen")
@@ -165,10 +197,13 @@ fn pod(name: &str, node: &str) -> Pod {
         node: Some(NodeName::parse(node).unwrap()),
         instance: name.into(),
         main_container: Label::parse("container", "php").unwrap(),
+        labels: Default::default(),
+        containers: BTreeMap::new(),
         version: "1.0".into(),
         ready: true,
         production: false,
         presence: Presence::Present,
+        detail: Default::default(),
     }
 }
 

@@ -1,13 +1,15 @@
 //! `List`: the environments that the caller may see, production last.
 
+use super::target::{heard, usage};
+use super::usage::now;
+use super::wire;
 use crate::aggregator::Shared;
 use crate::audit::Access;
 use crate::environment::EnvironmentKey;
 use crate::inventory::{EnvironmentState, Inventory};
-use skpr_proto::v1::{self, EnvironmentSummary, Instance, ListRequest, ListResponse};
-use skpr_proto::{ErrorKind, Failure, Label};
+use skpr_proto::v1::{EnvironmentSummary, ListRequest, ListResponse};
+use skpr_proto::{Failure, Label};
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use tonic::Request;
 
 pub(super) async fn list(
@@ -17,57 +19,60 @@ pub(super) async fn list(
 ) -> Result<ListResponse, Failure> {
     let user = super::caller(shared, request.metadata(), access).await?;
     let project = match &request.get_ref().project {
-        Some(name) => Some(
-            Label::parse("project", name)
-                .map_err(|invalid| Failure::new(ErrorKind::Usage, invalid.to_string()))?,
-        ),
+        Some(name) => Some(Label::parse("project", name).map_err(|invalid| usage(invalid.to_string()))?),
         None => None,
     };
-    let inventory = Arc::clone(&shared.inventory.borrow());
-    if !inventory.heard {
-        return Err(Failure::new(ErrorKind::Unavailable, "the aggregator does not know yet what runs"));
-    }
+    let inventory = heard(shared)?;
     let wanted = |key: &&EnvironmentKey| project.as_ref().is_none_or(|project| *project == key.name.project);
     let candidates = inventory.environments.keys().filter(wanted).cloned().collect();
     let visible = shared.auth.visible(&user, candidates).await?;
     access.allowed(None);
     access.sent(visible.len(), 0);
-    Ok(ListResponse { environments: summaries(&inventory, &visible) })
+    let mut environments = summaries(&inventory, &visible);
+    for (key, summary) in &mut environments {
+        now::fill(&shared.usage, key, summary);
+    }
+    Ok(ListResponse { environments: environments.into_iter().map(|(_, summary)| summary).collect() })
 }
 
-fn summaries(inventory: &Inventory, visible: &BTreeSet<EnvironmentKey>) -> Vec<EnvironmentSummary> {
+fn summaries<'a>(
+    inventory: &'a Inventory,
+    visible: &BTreeSet<EnvironmentKey>,
+) -> Vec<(&'a EnvironmentKey, EnvironmentSummary)> {
     let mut shown: Vec<_> = inventory.environments.iter().filter(|(key, _)| visible.contains(key)).collect();
     // Stable: within either kind the order of names stays.
-    shown.sort_by_key(|(key, state)| (key.name.project.clone(), state.wanted.production));
-    shown.into_iter().map(|(key, state)| summary(key, state, inventory.stale)).collect()
+    shown.sort_by_key(|(key, state)| (key.name.project.clone(), is_production(state)));
+    shown.into_iter().map(|(key, state)| (key, summary(key, state, inventory.stale))).collect()
 }
 
-fn summary(key: &EnvironmentKey, state: &EnvironmentState, stale: bool) -> EnvironmentSummary {
-    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
-    let instance = state
-        .instances
-        .iter()
-        .map(|(name, instance)| Instance {
-            name: name.to_string(),
-            version: instance.version.to_string(),
-            ready: instance.ready,
-            node: instance.node.as_ref().map(ToString::to_string).unwrap_or_default(),
-        })
-        .collect();
+pub(super) fn summary(key: &EnvironmentKey, state: &EnvironmentState, stale: bool) -> EnvironmentSummary {
+    let managed = state.managed.as_deref();
+    let instances = managed.and_then(|managed| managed.settings.instances.as_ref());
+    let (minimum, maximum) = match (managed, instances) {
+        (_, Some(instances)) => (instances.min, instances.max),
+        // What an environment gets that does not say.
+        (Some(_), None) => (1, 1),
+        (None, None) => (state.wanted.minimum, state.wanted.maximum),
+    };
     EnvironmentSummary {
-        environment: Some(v1::Environment {
-            namespace: Some(key.namespace.to_string()),
-            ..(&key.name).into()
-        }),
+        environment: Some(wire::environment(key)),
         versions: state.versions().iter().map(ToString::to_string).collect(),
-        ready: count(state.ready()),
-        instances: count(state.instances.len()),
-        minimum: state.wanted.minimum,
-        maximum: state.wanted.maximum,
-        production: state.wanted.production,
-        instance,
+        ready: wire::count(state.ready()),
+        instances: wire::count(state.staying().count()),
+        minimum,
+        maximum,
+        production: is_production(state),
+        instance: state.instances.iter().map(|(name, state)| wire::instance(name, state)).collect(),
         stale,
+        release: managed.and_then(|managed| managed.releases.last()).map(wire::release),
+        trouble: managed.and_then(|managed| managed.trouble.clone()),
+        usage: None,
     }
+}
+
+pub(super) fn is_production(state: &EnvironmentState) -> bool {
+    let managed = state.managed.as_deref().and_then(|managed| managed.settings.production);
+    managed.unwrap_or_default() || state.wanted.production
 }
 
 #[cfg(test)]
@@ -91,7 +96,7 @@ mod tests {
             wanted.iter().map(|(key, _)| key.clone()).filter(|key| key.name.project.as_str() != "zoo");
         let names: Vec<_> = summaries(&inventory, &visible.collect())
             .into_iter()
-            .map(|summary| summary.environment.unwrap())
+            .map(|(_, summary)| summary.environment.unwrap())
             .map(|name| format!("{}/{}", name.project, name.environment))
             .collect();
         assert_eq!(names, ["shop/dev", "shop/staging", "shop/live", "web/dev"]);

@@ -1,4 +1,4 @@
-//! How many log streams one user may have open: so that nobody's dozens of slow searches make everybody wait.
+//! How many streams of logs, events and releases one user may have open: so that nobody's dozens of slow searches make everybody wait.
 
 use skpr_proto::{ErrorKind, Failure};
 use std::collections::HashMap;
@@ -24,7 +24,7 @@ impl Seats {
         let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let count = taken.entry(user.to_owned()).or_default();
         if *count >= SEATS {
-            let message = format!("`{user}` has {SEATS} log streams open already");
+            let message = format!("`{user}` has {SEATS} streams open already");
             return Err(
                 Failure::new(ErrorKind::Unavailable, message).with_hint("end some of them, then try again")
             );

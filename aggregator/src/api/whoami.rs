@@ -16,6 +16,7 @@ pub(super) async fn who_am_i(
     Ok(WhoAmIResponse {
         name: user.name.clone(),
         groups: user.groups.clone(),
+        rights: shared.auth.rights(&user)?,
         server_version: env!("CARGO_PKG_VERSION").into(),
     })
 }

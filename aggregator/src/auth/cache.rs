@@ -103,6 +103,11 @@ impl<V: Clone, E: Clone> Cache<V, E> {
         let waiting = Waiting { cache: self, key, question };
         waiting.question.get_or_init(async || ask().await).await.clone()
     }
+
+    /// The last answer, if it was a yes, no later one was not, and it is younger than `keep`.
+    pub(super) fn last_yes(&self, key: &Key, keep: Duration) -> Option<V> {
+        self.lock().yes.get(key, Instant::now(), keep)
+    }
 }
 
 impl<V, E> Cache<V, E> {
@@ -124,7 +129,12 @@ impl<V: Clone, E> Drop for Waiting<'_, V, E> {
         }
         answers.asking.remove(&self.key);
         if let Some(Ok(value)) = answer {
-            let kept = if (self.cache.is_yes)(value) { &mut answers.yes } else { &mut answers.no };
+            let kept = if (self.cache.is_yes)(value) {
+                &mut answers.yes
+            } else {
+                answers.yes.answers.remove(&self.key);
+                &mut answers.no
+            };
             kept.put(self.key, value.clone(), self.cache.keep);
         }
     }
@@ -266,6 +276,19 @@ mod tests {
             assert!(cache.lock().no.answers.len() <= 4);
         }
         assert_eq!(cache.get(good, async || Err("asked again")).await, Ok(true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_yes_is_there_until_a_no() {
+        let cache = cache::<bool, &str>(|yes| *yes);
+        let key = Keys::random().unwrap().key(&["a"]);
+        let long = 10 * KEEP;
+        assert_eq!(cache.get(key, async || Ok(true)).await, Ok(true));
+        tokio::time::advance(KEEP).await;
+        assert_eq!(cache.get(key, async || Err("away")).await, Err("away"));
+        assert_eq!((cache.last_yes(&key, long), cache.last_yes(&key, KEEP)), (Some(true), None));
+        assert_eq!(cache.get(key, async || Ok(false)).await, Ok(false));
+        assert_eq!(cache.last_yes(&key, long), None);
     }
 
     #[test]

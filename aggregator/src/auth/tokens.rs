@@ -5,7 +5,7 @@
 
 mod file;
 
-use super::{Bearer, Question, User, not_accepted};
+use super::{Bearer, Question, Right, User, not_accepted};
 use crate::environment::EnvironmentKey;
 use crate::platform::local;
 use crate::private_file;
@@ -101,6 +101,14 @@ impl TokenFile {
         Ok(entry.is_some_and(|entry| entry.rights.allow(question)))
     }
 
+    /// As the file says them, each on its own.
+    pub(super) fn rights(&self, user: &User) -> Result<Vec<String>, Failure> {
+        let entries = self.entries()?;
+        let entry = entries.iter().find(|entry| entry.name == user.name);
+        let rights = entry.map(|entry| entry.rights.to_string()).unwrap_or_default();
+        Ok(rights.split(',').filter(|right| !right.is_empty()).map(str::to_owned).collect())
+    }
+
     pub(super) fn visible(
         &self,
         user: &User,
@@ -108,8 +116,9 @@ impl TokenFile {
     ) -> Result<BTreeSet<EnvironmentKey>, Failure> {
         let entries = self.entries()?;
         let entry = entries.iter().find(|entry| entry.name == user.name);
-        let visible =
-            |key: &EnvironmentKey| entry.is_some_and(|entry| entry.rights.allow(&Question::See(key)));
+        let visible = |key: &EnvironmentKey| {
+            entry.is_some_and(|entry| entry.rights.allow(&Question::May(Right::See, key)))
+        };
         Ok(candidates.into_iter().filter(visible).collect())
     }
 
@@ -234,9 +243,9 @@ mod tests {
         let user = tokens.user(&Bearer(token)).unwrap();
         let (dev, prod, shop) =
             (key("local", "web", "dev"), key("local", "web", "prod"), key("local", "shop", "x"));
-        assert!(tokens.allows(&user, &Question::ReadLogs(&dev)).unwrap());
-        assert!(!tokens.allows(&user, &Question::ReadLogs(&prod)).unwrap());
-        assert!(!tokens.allows(&user, &Question::ReadLogs(&shop)).unwrap());
+        assert!(tokens.allows(&user, &Question::May(Right::ReadLogs, &dev)).unwrap());
+        assert!(!tokens.allows(&user, &Question::May(Right::ReadLogs, &prod)).unwrap());
+        assert!(!tokens.allows(&user, &Question::May(Right::ReadLogs, &shop)).unwrap());
         assert!(!tokens.allows(&user, &Question::ListAll).unwrap());
         let all = BTreeSet::from([dev.clone(), prod, shop.clone()]);
         assert_eq!(tokens.visible(&user, all).unwrap(), BTreeSet::from([dev, shop]));

@@ -1,174 +1,329 @@
-//! Watches the cluster's pods that are labelled with a project and an environment.
+//! Kubernetes: environments are objects of a custom resource, instances are pods.
+//!
+//! This file watches both and publishes what it knows; every replica does. The controller, which one of them runs, makes
+//! workloads of environments; the platform takes changes.
 //!
 //! * Only facts are kept, a few hundred bytes a pod; Kubernetes' objects are dropped as they arrive.
-//! * A pod that cannot be decoded or is labelled wrongly is left out, said once, and stops nothing.
+//! * An object that cannot be decoded or is labelled wrongly is left out, said once, and stops nothing.
 //! * A broken watch is tried again for ever, with backoff; meanwhile what was known last stays published.
 
+mod access;
+mod attempt;
+mod changes;
+mod children;
+mod controller;
+#[cfg(test)]
+mod definition;
+mod deletion;
+mod deployment;
+mod desired;
+mod done;
 mod facts;
+mod failures;
+#[cfg(test)]
+mod fake;
+mod lease;
+mod next;
+mod notices;
+mod objects;
+mod outcome;
 mod pods;
+mod probes;
+mod queue;
+mod reconcile;
+mod registration;
+mod resource;
+mod rules;
+mod tell;
+mod told;
+mod watches;
+mod workloads;
 
+pub use changes::Kubernetes;
+pub use desired::ClusterOptions;
+pub use registration::MetricsApi;
+
+use crate::auth::FrontProxies;
+use crate::event;
 use crate::inventory::Inventory;
-use futures::{FutureExt as _, Stream, StreamExt as _};
+use crate::tls::Authority;
+use controller::Controller;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
 use kube::core::DeserializeGuard;
-use kube::runtime::WatchStreamExt as _;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client};
+use lease::{Lease, while_held};
+use objects::{Environments, Objects, WatchedEnvironment, deleted_by};
 use pods::Pods;
-use std::pin::pin;
+use probes::{Failed, failed_of};
+use registration::{Installation, Registrar};
+use skpr_proto::Label;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::sync::watch;
+use tell::Teller;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
+use watches::{Line, follow, labelled};
 
 /// The labels that put a pod into an environment.
 pub const PROJECT_LABEL: &str = "skpr.io/project";
 pub const ENVIRONMENT_LABEL: &str = "skpr.io/environment";
 
-/// The server ends a watch after this long and we begin it again: a connection that died in silence is noticed within
-/// this time and five seconds.
-const WATCH_SECONDS: u32 = 60;
-/// How long a watch may be broken before what it said last is called stale.
-const STALE_AFTER: Duration = Duration::from_secs(30);
-/// A watch with no error for this long works: it is longer than the longest backoff (30 s, jittered) and a connection
-/// attempt (30 s) together. A watch that works says nothing when nothing happens, so silence has to count as health.
-const HEALED_AFTER: Duration = Duration::from_secs(90);
+/// The release that a pod belongs to.
+pub(crate) const RELEASE_LABEL: &str = "skpr.io/release";
+/// On a pod of an environment that must not be broken lightly.
+const PRODUCTION_LABEL: &str = "skpr.io/production";
+
 /// How often time alone may change what is published.
 const TICK: Duration = Duration::from_secs(2);
+/// The first change is published at once and those that follow together: an inventory of 10,000 pods is rebuilt whole.
+const PUBLISH_EVERY: Duration = Duration::from_millis(250);
+/// Changes that wait to be taken: a pod as it arrives has some 10 KiB, so a full queue holds 2.5 MiB. A full queue makes
+/// the watches wait, and with them the API server.
+const CHANGES: usize = 256;
 
 type WatchedPod = DeserializeGuard<core::Pod>;
 
-/// Publishes the cluster's pods until `stop`. A cluster that does not answer is no error: it makes the inventory stale.
-pub async fn watch_pods(
+/// What the watches hear.
+enum Change {
+    Pod(Box<watcher::Result<Event<WatchedPod>>>),
+    Environment(Box<watcher::Result<Event<WatchedEnvironment>>>),
+    Failed(Failed),
+}
+
+/// Where what is known goes.
+struct Outputs {
+    inventory: watch::Sender<Arc<Inventory>>,
+    /// For the controller, which also has to know what cannot be read.
+    objects: watch::Sender<Arc<Objects>>,
+    /// Whether the environments have been listed: until then one that is missing may exist.
+    known: Arc<AtomicBool>,
+    events: event::Sender,
+}
+
+/// How skpr is to work in this cluster.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The aggregator's own namespace, where its lease is.
+    pub namespace: Label,
+    pub lease: String,
+    /// Who holds the lease: the same after a restart.
+    pub identity: String,
+    /// The namespace of a new environment, with `{project}` and `{environment}`.
+    pub home: String,
+    pub create_namespaces: bool,
+    pub cluster: ClusterOptions,
+    pub metrics_api: MetricsApi,
+    /// The Service in the aggregator's namespace that leads to its monitoring port.
+    pub monitoring_service: String,
+}
+
+/// What runs beside the platform.
+pub struct Runner {
     client: Client,
-    out: watch::Sender<Arc<Inventory>>,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
-    let mut watch = Watch { pods: Pods::default(), trouble: None, dirty: false, out };
-    let mut config = watcher::Config::default()
-        .labels(&format!("{PROJECT_LABEL},{ENVIRONMENT_LABEL}"))
-        .timeout(WATCH_SECONDS)
-        .streaming_lists();
-    loop {
-        let stream = watcher(Api::<WatchedPod>::all(client.clone()), config.clone()).default_backoff();
-        match watch.follow(stream, &stop).await {
-            Ended::Stopped => return Ok(()),
-            Ended::Over => anyhow::bail!("the watch of pods has given up"),
-            Ended::NoStreamingLists => {
-                tracing::info!("the api server has no streaming lists, listing pods in pages");
-                config.initial_list_strategy = watcher::InitialListStrategy::ListWatch;
+    options: Arc<Options>,
+    out: Outputs,
+}
+
+/// The platform, and what has to run for it.
+pub fn prepare(
+    client: Client,
+    options: Options,
+    inventory: watch::Sender<Arc<Inventory>>,
+    events: event::Sender,
+) -> (Kubernetes, Runner) {
+    let options = Arc::new(options);
+    let objects = watch::Sender::new(Arc::default());
+    let known = Arc::new(AtomicBool::new(false));
+    let platform =
+        Kubernetes { client: client.clone(), options: Arc::clone(&options), known: Arc::clone(&known) };
+    (platform, Runner { client, options, out: Outputs { inventory, objects, known, events } })
+}
+
+impl Runner {
+    /// Watches the cluster, and looks after environments and the registration of `metrics.k8s.io` while the lease is held,
+    /// until `stop`. The API server is to recognise this aggregator by `authority`, and is recognised by `front_proxies`.
+    pub async fn run(
+        self,
+        authority: Authority,
+        front_proxies: FrontProxies,
+        stop: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let Runner { client, options, out } = self;
+        let leases = Api::namespaced(client.clone(), options.namespace.as_str());
+        let lease = Lease::new(leases, options.lease.clone(), options.identity.clone());
+        let (believed, until) = watch::channel(None);
+        let registrar = Registrar {
+            client: client.clone(),
+            metrics_api: options.metrics_api,
+            here: Installation {
+                namespace: options.namespace.clone(),
+                service: options.monitoring_service.clone(),
+            },
+            authority,
+            front_proxies,
+            inventory: out.inventory.subscribe(),
+        };
+        let controller = Controller {
+            client: client.clone(),
+            options,
+            inventory: out.inventory.subscribe(),
+            objects: out.objects.subscribe(),
+            events: out.events.clone(),
+        };
+        let lead = async || {
+            tokio::select! {
+                result = controller.clone().lead() => result,
+                result = registrar.clone().look_after() => result,
             }
-        }
+        };
+        // All of them end together, the lease last: it is given back when nobody writes any more.
+        let working = CancellationToken::new();
+        let work = async {
+            tokio::select! {
+                result = watch(client, out, stop.clone()) => result,
+                result = while_held(until, stop.clone(), lead) => result,
+            }
+        };
+        let work = async {
+            let result = work.await;
+            working.cancel();
+            result
+        };
+        let (result, ()) = tokio::join!(work, lease.hold(believed, working.clone()));
+        result
     }
 }
 
-#[derive(Debug, PartialEq, Eq)]
-enum Ended {
-    Stopped,
-    /// The stream ended, which a watch does not.
-    Over,
-    NoStreamingLists,
-}
+/// Publishes what is in the cluster until `stop`. A cluster that does not answer is no error: it makes the inventory
+/// stale.
+async fn watch(client: Client, out: Outputs, stop: CancellationToken) -> anyhow::Result<()> {
+    let (sender, mut changes) = mpsc::channel(CHANGES);
+    let mut tasks = JoinSet::new();
+    let pods = labelled(&format!("{PROJECT_LABEL},{ENVIRONMENT_LABEL}"));
+    tasks.spawn(follow(
+        Api::all(client.clone()),
+        pods,
+        |event| Some(Change::Pod(Box::new(event))),
+        sender.clone(),
+    ));
+    let environments = labelled("");
+    let to = |event| Some(Change::Environment(Box::new(event)));
+    tasks.spawn(follow(Api::all(client.clone()), environments, to, sender.clone()));
+    let failed = labelled("").fields(&format!("reason={}", probes::REASON));
+    let to = |event: watcher::Result<Event<core::Event>>| match event {
+        Ok(Event::Apply(event) | Event::InitApply(event)) => failed_of(&event).map(Change::Failed),
+        Ok(Event::Init | Event::InitDone | Event::Delete(_)) | Err(_) => None,
+    };
+    tasks.spawn(follow(Api::all(client), failed, to, sender));
 
-/// The first and the latest of errors that follow on each other.
-#[derive(Clone, Copy)]
-struct Trouble {
-    since: Instant,
-    latest: Instant,
+    let mut watch = Watch::new(out);
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut burst = Vec::new();
+    loop {
+        let due = watch.due(Instant::now());
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            ended = tasks.join_next() => {
+                return match ended {
+                    Some(Ok(Err(error))) => Err(error),
+                    Some(Err(error)) => Err(error.into()),
+                    Some(Ok(Ok(()))) | None => Err(anyhow::anyhow!("a watch ended by itself")),
+                };
+            }
+            _ = changes.recv_many(&mut burst, CHANGES) => burst.drain(..).for_each(|change| watch.take(change)),
+            () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
+            _ = tick.tick() => watch.pass_time(),
+        }
+        watch.publish();
+    }
 }
 
 struct Watch {
     pods: Pods,
-    trouble: Option<Trouble>,
+    environments: Environments,
+    pods_line: Line,
+    environments_line: Line,
     dirty: bool,
-    out: watch::Sender<Arc<Inventory>>,
+    published: Option<Instant>,
+    out: Outputs,
+    teller: Teller,
 }
 
 impl Watch {
-    async fn follow(
-        &mut self,
-        stream: impl Stream<Item = watcher::Result<Event<WatchedPod>>>,
-        stop: &CancellationToken,
-    ) -> Ended {
-        let mut stream = pin!(stream);
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            let mut next = tokio::select! {
-                () = stop.cancelled() => return Ended::Stopped,
-                event = stream.next() => match event {
-                    Some(event) => Some(event),
-                    None => return Ended::Over,
-                },
-                _ = tick.tick() => None,
-            };
-            // What is there already is taken together: a burst of events is one publication.
-            let mut burst = 0;
-            while let Some(event) = next {
-                if event.as_ref().is_err_and(streaming_lists_refused) {
-                    return Ended::NoStreamingLists;
-                }
-                self.take(event);
-                burst += 1;
-                next = if burst < 1000 { stream.next().now_or_never().flatten() } else { None };
-            }
-            self.publish();
+    fn new(out: Outputs) -> Self {
+        Watch {
+            pods: Pods::default(),
+            environments: Environments::default(),
+            pods_line: Line::default(),
+            environments_line: Line::default(),
+            dirty: false,
+            published: None,
+            teller: Teller::new(out.events.clone()),
+            out,
         }
     }
 
-    fn take(&mut self, event: watcher::Result<Event<WatchedPod>>) {
-        let now = Instant::now();
-        match event {
-            Ok(event) => {
-                // A new list is begun before the server is asked for it.
-                if !matches!(event, Event::Init) {
-                    self.trouble = None;
+    fn take(&mut self, change: Change) {
+        match change {
+            Change::Pod(event) => match *event {
+                Ok(event) => {
+                    self.pods_line.heard(&event);
+                    self.dirty |= self.pods.take(event, Instant::now());
                 }
-                self.dirty |= self.pods.take(event, now);
-            }
-            Err(error) => {
-                let since = self.trouble.map_or(now, |trouble| trouble.since);
-                if self.trouble.is_none() {
-                    tracing::warn!(
-                        error = &error as &dyn std::error::Error,
-                        "watching pods broke, trying again"
-                    );
-                } else {
-                    tracing::debug!(
-                        error = &error as &dyn std::error::Error,
-                        "watching pods is still broken"
-                    );
+                Err(error) => self.pods_line.broke("pods", &error),
+            },
+            Change::Environment(event) => match *event {
+                Ok(event) => {
+                    self.environments_line.heard(&event);
+                    if let Some((key, uid, by)) = deleted_by(&event) {
+                        // Before the controller, which tells of the same without knowing by whom.
+                        let at = Timestamp::now();
+                        self.teller.tell([told::deleted(&key, &uid, Some(&by), at)], at);
+                    }
+                    self.dirty |= self.environments.take(event);
                 }
-                self.trouble = Some(Trouble { since, latest: now });
-            }
+                Err(error) => self.environments_line.broke("environments", &error),
+            },
+            Change::Failed(failed) => self.dirty |= self.pods.take_failed(&failed),
         }
+    }
+
+    fn pass_time(&mut self) {
+        self.dirty |= self.pods.expire(Instant::now());
+        self.teller.flush();
+    }
+
+    /// When what has changed is to be published. Half a list says less than none, and is not.
+    fn due(&self, now: Instant) -> Option<Instant> {
+        let next = self.published.map_or(now, |last| last + PUBLISH_EVERY);
+        (self.dirty && self.heard(now)).then_some(next)
+    }
+
+    /// Whether anything can be said. Environments that cannot be listed for long keep nobody from the logs of what runs.
+    fn heard(&self, now: Instant) -> bool {
+        self.pods.heard() && (self.environments.heard() || self.environments_line.lasting(now).is_some())
     }
 
     fn publish(&mut self) {
         let now = Instant::now();
-        self.dirty |= self.pods.expire(now);
-        self.trouble = self.trouble.filter(|trouble| now - trouble.latest < HEALED_AFTER);
-        let stale = self.trouble.is_some_and(|trouble| now - trouble.since > STALE_AFTER);
-        if self.dirty || self.out.borrow().stale != stale {
-            self.dirty = false;
-            self.out.send_replace(Arc::new(Inventory { stale, ..self.pods.inventory() }));
+        self.teller.tell(self.pods.told(), Timestamp::now());
+        let stale = self.pods_line.is_stale(now) | self.environments_line.is_stale(now);
+        let due = self.due(now).is_some_and(|due| due <= now);
+        if !due && self.out.inventory.borrow().stale == stale {
+            return;
         }
-    }
-}
-
-/// A server without them says that `sendInitialEvents` is invalid.
-fn streaming_lists_refused(error: &watcher::Error) -> bool {
-    match error {
-        watcher::Error::WatchStartFailed(kube::Error::Api(status))
-        | watcher::Error::InitialListFailed(kube::Error::Api(status)) => {
-            status.code == 422 && status.message.contains("sendInitialEvents")
-        }
-        watcher::Error::WatchStartFailed(_)
-        | watcher::Error::InitialListFailed(_)
-        | watcher::Error::WatchError(_)
-        | watcher::Error::WatchFailed(_)
-        | watcher::Error::NoResourceVersion => false,
+        let is_known = self.environments.heard() || self.environments_line.is_unknown(now);
+        self.out.known.store(is_known, Ordering::Relaxed);
+        (self.dirty, self.published) = (false, Some(now));
+        let inventory = self.pods.inventory(self.environments.states());
+        self.out.objects.send_replace(Arc::new(self.environments.objects()));
+        self.out.inventory.send_replace(Arc::new(Inventory { stale, heard: self.heard(now), ..inventory }));
     }
 }
 

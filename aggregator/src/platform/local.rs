@@ -1,37 +1,63 @@
 //! Standalone's platform: runs each environment's instances on this machine as supervised processes.
 //!
 //! * An instance is a pod of namespace `local` with one container `app`, and its output lies in files as a node's do,
-//!   so that agent and store need to know nothing of it.
-//! * Each start of standalone gives its instances new UIDs; what earlier ones wrote stays claimed until it is pruned.
-//! * When [`run`] has returned, nothing that it started is left.
+//!   so that agent and store need to know nothing of it. Each has a UID of its own; what earlier ones wrote stays
+//!   claimed until it is pruned.
+//! * Each environment has a driver of its own, which keeps what is written of it. One that cannot be read is left alone,
+//!   and the others go on.
+//! * When [`Machine::run`] has returned, nothing that it started is left.
 
 mod cgroup;
+mod checkout;
+mod command;
+mod driver;
 mod former;
+mod forward;
+mod front;
+mod git;
+mod handle;
 mod health;
+mod host;
+mod instances;
 mod output;
+mod places;
 mod plan;
+mod ports;
+mod project;
+mod publish;
 mod spawn;
+mod state;
 mod supervisor;
+mod tell;
+mod variables;
+mod words;
 mod wrapper;
 
+pub use handle::Local;
 pub use wrapper::{RunInstance, run_instance};
 
-use crate::environment::EnvironmentKey;
-use crate::inventory::{Inventory, Pod, Presence};
+use crate::event;
+use crate::inventory::{Inventory, Managed, Wanted};
 use anyhow::Context as _;
 use cgroup::Parents;
+use checkout::Checkouts;
+use command::Command;
+use driver::Driver;
 use former::Directories;
-use plan::{Plan, Planned, Project};
-use sha2::{Digest as _, Sha256};
-use skpr_proto::{Failure, Label, NodeName, PodUid, Source};
+use handle::Entry;
+use host::{Host, cgroup_prefix};
+use ports::Ports;
+use project::Project;
+use publish::{Publisher, View};
+use skpr_proto::manifest::Environment;
+use skpr_proto::{EnvironmentName, Failure, Label, NodeName, PodUid};
 use spawn::Spawner;
-use std::collections::{HashMap, HashSet};
-use std::ffi::OsString;
+use state::Record;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
-use supervisor::{Instance, Readiness, supervise};
+use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -43,40 +69,33 @@ pub const CONTAINER: &str = "app";
 
 /// What is shown of a project that is not in git, or has no commit.
 const UNVERSIONED: &str = "unversioned";
-/// git answers in milliseconds, or a file system hangs.
-const GIT_WITHIN: Duration = Duration::from_secs(5);
-/// Changes of readiness that may wait: all instances of a large plan at once. A full queue makes supervisors wait.
-const READINESS_QUEUE: usize = 256;
+/// What is shown of an environment whose state cannot be read; why, and which file it is, stands in the log.
+const UNREADABLE: &str = "its state cannot be read, and it is left alone: the aggregator's log says why";
 /// How often former pods' directories are looked through.
-const PRUNE_EVERY: Duration = Duration::from_secs(600);
+const LOOK_THROUGH_EVERY: Duration = Duration::from_secs(600);
 
 /// What to run, checked.
 #[derive(Debug)]
 pub struct LocalConfig {
     data: PathBuf,
-    projects: Vec<Project>,
-    plan: Plan,
-    namespace: Label,
-    node: NodeName,
-    /// The program whose `run-instance` starts instances; without it they have no cgroup and outlive us when we are
-    /// killed.
+    projects: BTreeMap<Label, PathBuf>,
+    asked: BTreeMap<EnvironmentName, (PathBuf, Environment)>,
     wrapper: Option<PathBuf>,
 }
 
 impl LocalConfig {
-    /// Reads the manifests. `wrapper` is this program's own file.
+    /// Reads the manifests. `wrapper` is this program's own file; without it instances have no cgroup and outlive us
+    /// when we are killed.
     pub fn load(
         manifests: &[PathBuf],
         data: &Path,
         wrapper: Option<PathBuf>,
     ) -> Result<LocalConfig, Failure> {
         let projects = manifests.iter().map(|path| Project::load(path)).collect::<Result<Vec<_>, _>>()?;
-        let invalid =
-            |error: skpr_proto::InvalidId| Failure::new(skpr_proto::ErrorKind::Failed, error.to_string());
-        let namespace = Label::parse("namespace", NAMESPACE).map_err(invalid)?;
-        let node = NodeName::parse(NODE).map_err(invalid)?;
-        let plan = plan::plan(&namespace, &projects)?;
-        Ok(LocalConfig { data: data.to_owned(), projects, plan, namespace, node, wrapper })
+        let asked = project::environments(&projects)?;
+        let directory = |project: Project| (project.manifest.project, project.directory);
+        let projects = projects.into_iter().map(directory).collect();
+        Ok(LocalConfig { data: data.to_owned(), projects, asked, wrapper })
     }
 
     /// Where the instances' logs are: what the agent is pointed at.
@@ -85,148 +104,157 @@ impl LocalConfig {
     }
 }
 
-/// Runs every instance until `stop`, and returns when they have ended.
-pub async fn run(
-    config: LocalConfig,
-    out: watch::Sender<Arc<Inventory>>,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
-    let directories = Directories::of(&config.data);
-    std::fs::create_dir_all(&directories.pods).context("make the directory of the instances' logs")?;
-    let versions = versions(&config.projects).await;
-    let parents = if config.wrapper.is_some() { Parents::find() } else { Parents::default() };
-    let prefix = cgroup_prefix(&config.data);
-    {
-        let (parents, prefix) = (parents.clone(), prefix.clone());
-        tokio::task::spawn_blocking(move || parents.sweep(&prefix))
+/// The environments of this machine, before they run.
+pub struct Machine {
+    host: Arc<Host>,
+    local: Arc<Local>,
+    asked: BTreeMap<EnvironmentName, (PathBuf, Environment)>,
+    /// Environments that users make, with what they ask of them.
+    made: mpsc::Receiver<handle::Made>,
+}
+
+impl Machine {
+    /// Opens what is kept of the environments. Nothing runs yet.
+    pub fn open(
+        config: LocalConfig,
+        out: watch::Sender<Arc<Inventory>>,
+        events: event::Sender,
+    ) -> anyhow::Result<Machine> {
+        let (data, directories) = (&config.data, Directories::of(&config.data));
+        let records = data.join("environments");
+        for directory in [&directories.pods, &records] {
+            std::fs::create_dir_all(directory)
+                .with_context(|| format!("make the directory `{}`", directory.display()))?;
+        }
+        let host = Arc::new(Host {
+            namespace: Label::parse("namespace", NAMESPACE)?,
+            node: NodeName::parse(NODE)?,
+            records,
+            volumes: data.join("volumes"),
+            directories,
+            checkouts: Checkouts::open(data.join("releases")).context("open the release directories")?,
+            publisher: Publisher::new(out),
+            events,
+            spawner: Spawner::start()?,
+            ports: Ports::default(),
+            whereabouts: watch::Sender::default(),
+            parents: if config.wrapper.is_some() { Parents::find() } else { Parents::default() },
+            cgroup_prefix: cgroup_prefix(data),
+            wrapper: config.wrapper,
+        });
+        let (local, made) = Local::new(Arc::clone(&host), config.projects);
+        Ok(Machine { host, local: Arc::new(local), asked: config.asked, made })
+    }
+
+    /// Where the agent that runs beside it can measure what the instances use.
+    pub fn whereabouts(&self) -> watch::Receiver<BTreeMap<PodUid, skpr_agent::usage::Local>> {
+        self.host.whereabouts.subscribe()
+    }
+
+    /// What takes users' changes.
+    pub fn platform(&self) -> Arc<Local> {
+        Arc::clone(&self.local)
+    }
+
+    /// Runs every environment until `stop`, and returns when their instances have ended.
+    pub async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
+        let host = Arc::clone(&self.host);
+        tokio::task::spawn_blocking(move || host.parents.sweep(&host.cgroup_prefix))
             .await
             .context("end what was left behind")?;
-    }
+        let mut drivers = JoinSet::new();
+        self.start_all(&mut drivers, &stop)?;
 
-    let spawner = Spawner::start()?;
-    let (readiness, mut changes) = mpsc::channel(READINESS_QUEUE);
-    let mut current = HashMap::new();
-    let mut supervisors = JoinSet::new();
-    for planned in &config.plan.instances {
-        let uid = PodUid::parse(&random_uid()?)?;
-        let source = Source::parse(NAMESPACE, &planned.name, uid.as_str(), CONTAINER)?;
-        let logs =
-            directories.make(&source, &planned.environment).context("make an instance's log directory")?;
-        let version = versions.get(&planned.directory).cloned().unwrap_or_else(|| UNVERSIONED.into());
-        current.insert(uid.clone(), pod(&config, planned, &source, version));
-        let cgroup = parents.make(&format!("{prefix}{}", planned.name));
-        let instance = instance(&config, planned, uid, logs, cgroup);
-        supervisors.spawn(supervise(instance, spawner.clone(), readiness.clone(), stop.clone()));
-    }
-    drop((readiness, spawner));
-
-    let uids: HashSet<PodUid> = current.keys().cloned().collect();
-    let mut former = HashMap::new();
-    let mut prune = tokio::time::interval(PRUNE_EVERY);
-    // Supervisors are listened to until the last has ended: one that stops has something to say, too.
-    let mut listening = true;
-    while listening || !stop.is_cancelled() {
-        tokio::select! {
-            change = changes.recv(), if listening => match change {
-                Some(change) => apply(&mut current, change),
-                None => listening = false,
-            },
-            () = stop.cancelled(), if !listening => break,
-            _ = prune.tick() => {
-                let (directories, uids) = (directories.clone(), uids.clone());
-                let work = move || {
-                    directories.prune(&uids, SystemTime::now());
-                    directories.former(&uids)
-                };
-                former = tokio::task::spawn_blocking(work).await.context("look through earlier runs' output")?;
+        let mut look_through = tokio::time::interval(LOOK_THROUGH_EVERY);
+        let mut looking = JoinSet::new();
+        loop {
+            tokio::select! {
+                Some(ended) = drivers.join_next() => {
+                    let name = ended.context("run an environment")?;
+                    self.local.leave(&name);
+                }
+                () = stop.cancelled(), if drivers.is_empty() => break,
+                Some((name, directory, commands)) = self.made.recv(), if !stop.is_cancelled() => {
+                    let record = Record::new(&name, directory);
+                    let driver = Driver::new(Arc::clone(&self.host), &name, record);
+                    drivers.spawn(driver.run(None, commands, stop.clone()));
+                }
+                _ = look_through.tick() => {
+                    let host = Arc::clone(&self.host);
+                    looking.spawn_blocking(move || host.publisher.look_through(&host.directories));
+                }
+                Some(looked) = looking.join_next() => looked.context("look through earlier output")?,
             }
         }
-        while let Ok(change) = changes.try_recv() {
-            apply(&mut current, change);
-        }
-        let pods = former.iter().chain(&current).map(|(uid, pod)| (uid.clone(), pod.clone())).collect();
-        out.send_replace(Arc::new(Inventory::of(pods, &config.plan.wanted)));
+        while looking.join_next().await.is_some() {}
+        Ok(())
     }
-    while let Some(ended) = supervisors.join_next().await {
-        ended.context("supervise an instance")?;
-    }
-    Ok(())
-}
 
-fn apply(pods: &mut HashMap<PodUid, Pod>, change: Readiness) {
-    if let Some(pod) = pods.get_mut(&change.uid) {
-        pod.ready = change.ready;
-    }
-}
-
-fn pod(config: &LocalConfig, planned: &Planned, source: &Source, version: Arc<str>) -> Pod {
-    Pod {
-        environment: EnvironmentKey { namespace: config.namespace.clone(), ..planned.environment.clone() },
-        node: Some(config.node.clone()),
-        instance: Arc::clone(&source.pod),
-        main_container: source.container.clone(),
-        version,
-        ready: false,
-        production: planned.production,
-        presence: Presence::Present,
-    }
-}
-
-fn instance(
-    config: &LocalConfig,
-    planned: &Planned,
-    uid: PodUid,
-    logs: PathBuf,
-    cgroup: Option<cgroup::Cgroup>,
-) -> Instance {
-    let mut words: Vec<OsString> = planned.command.iter().map(OsString::from).collect();
-    if let Some(wrapper) = &config.wrapper {
-        let mut wrapped = vec![wrapper.into(), "run-instance".into()];
-        wrapped.extend(["--parent".into(), std::process::id().to_string().into()]);
-        for entrance in cgroup.iter().flat_map(cgroup::Cgroup::entrances) {
-            wrapped.extend(["--cgroup".into(), entrance.into()]);
-        }
-        wrapped.push("--".into());
-        wrapped.append(&mut words);
-        words = wrapped;
-    }
-    Instance {
-        name: planned.name.clone(),
-        uid,
-        program: words.first().map(PathBuf::from).unwrap_or_default(),
-        arguments: words.into_iter().skip(1).collect(),
-        directory: planned.directory.clone(),
-        variables: planned.variables.clone(),
-        logs,
-        probe: planned.probe.clone(),
-        cgroup,
-    }
-}
-
-/// One data directory's cgroups, told apart from another's.
-fn cgroup_prefix(data: &Path) -> String {
-    let data = data.canonicalize().unwrap_or_else(|_| data.to_owned());
-    let digest = Sha256::digest(data.as_os_str().as_encoded_bytes());
-    let short: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-    format!("skpr-{short}-")
-}
-
-/// Each project's version by its directory, as git describes it.
-async fn versions(projects: &[Project]) -> HashMap<PathBuf, Arc<str>> {
-    let mut versions = HashMap::new();
-    for project in projects {
-        let mut git = tokio::process::Command::new("git");
-        git.args(["describe", "--tags", "--always", "--dirty"]).current_dir(&project.directory);
-        let described = tokio::time::timeout(GIT_WITHIN, git.kill_on_drop(true).output()).await;
-        let version = match described {
-            Ok(Ok(output)) if output.status.success() => {
-                String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    fn start_all(
+        &mut self,
+        drivers: &mut JoinSet<EnvironmentName>,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<()> {
+        let written = state::names(&self.host.records).context("list the environments")?;
+        let names: BTreeSet<EnvironmentName> = written.iter().chain(self.asked.keys()).cloned().collect();
+        self.host.publisher.expect(names.iter().map(|name| self.host.key(name)).collect());
+        for name in &names {
+            let asked = self.asked.remove(name);
+            let record = match (written.contains(name), &asked) {
+                (true, _) => state::load(&self.host.records, name),
+                (false, Some((directory, _))) => Ok(Record::new(name, directory.clone())),
+                (false, None) => continue,
+            };
+            match record {
+                Ok(mut record) => {
+                    let (directory, settings) = asked.unzip();
+                    // A project that was moved is where its manifest is.
+                    record.directory = directory.unwrap_or(record.directory);
+                    let (sender, commands) = mpsc::channel::<Command>(command::QUEUE);
+                    self.local.enter(name, Entry::Runs(sender, record.directory.clone()));
+                    let driver = Driver::new(Arc::clone(&self.host), name, record);
+                    drivers.spawn(driver.run(settings, commands, stop.clone()));
+                }
+                Err(error) => self.leave_alone(name, &format!("{error:#}")),
             }
-            Ok(_) | Err(_) => UNVERSIONED.to_owned(),
+        }
+        Ok(())
+    }
+
+    /// An environment whose state cannot be read is shown and not touched.
+    fn leave_alone(&self, name: &EnvironmentName, why: &str) {
+        tracing::error!(environment = %name, error = why, "the environment is left alone");
+        let managed = Managed {
+            image: None,
+            version: String::new(),
+            settings: Environment::default(),
+            releases: vec![],
+            trouble: Some(UNREADABLE.to_owned()),
+            waiting_for: None,
+            target: 0,
+            deleting: false,
+            created: None,
+            serves: vec![],
         };
-        versions.insert(project.directory.clone(), version.into());
+        let view = View { wanted: Wanted::default(), managed: Arc::new(managed), pods: HashMap::new() };
+        self.host.publisher.publish(&self.host.key(name), view);
+        self.local.enter(name, Entry::Unreadable);
     }
-    versions
+}
+
+/// Passes a task's abnormal end on to the one that owns it, up to the process's: half of an environment helps nobody.
+fn resume(error: tokio::task::JoinError) {
+    if let Ok(panic) = error.try_into_panic() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// Never returns; ends abnormally with any of the tasks. Cancel-safe.
+async fn watch_over(tasks: &mut JoinSet<()>) {
+    while let Some(ended) = tasks.join_next().await {
+        ended.unwrap_or_else(resume);
+    }
+    std::future::pending().await
 }
 
 /// A random UUID (version 4).

@@ -2,14 +2,14 @@
 
 use bytes::{Buf as _, Bytes};
 
-pub(super) fn put_text(out: &mut Vec<u8>, text: &str) {
+pub(crate) fn put_text(out: &mut Vec<u8>, text: &str) {
     // Longer texts do not exist: every one of them was parsed with a bound of at most a few hundred bytes.
     let length = u16::try_from(text.len()).unwrap_or(u16::MAX);
     out.extend_from_slice(&length.to_le_bytes());
     out.extend_from_slice(text.as_bytes().get(..usize::from(length)).unwrap_or_default());
 }
 
-pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value.to_le_bytes()[0] | 0x80);
         value >>= 7;
@@ -17,16 +17,16 @@ pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value.to_le_bytes()[0]);
 }
 
-pub(super) fn put_signed(out: &mut Vec<u8>, value: i64) {
+pub(crate) fn put_signed(out: &mut Vec<u8>, value: i64) {
     put_varint(out, ((value << 1) ^ (value >> 63)).cast_unsigned());
 }
 
-pub(super) fn get_text(input: &mut Bytes) -> Option<String> {
+pub(crate) fn get_text(input: &mut Bytes) -> Option<String> {
     let length = usize::from(input.try_get_u16_le().ok()?);
     (input.len() >= length).then(|| String::from_utf8(input.split_to(length).to_vec()).ok())?
 }
 
-pub(super) fn get_varint(input: &mut &[u8]) -> Option<u64> {
+pub(crate) fn get_varint(input: &mut &[u8]) -> Option<u64> {
     let mut value = 0u64;
     for shift in (0..64).step_by(7) {
         let (byte, rest) = input.split_first()?;
@@ -39,7 +39,7 @@ pub(super) fn get_varint(input: &mut &[u8]) -> Option<u64> {
     None
 }
 
-pub(super) fn get_signed(input: &mut &[u8]) -> Option<i64> {
+pub(crate) fn get_signed(input: &mut &[u8]) -> Option<i64> {
     let value = get_varint(input)?;
     Some((value >> 1).cast_signed() ^ -((value & 1).cast_signed()))
 }

@@ -2,7 +2,7 @@
 //! be the last one before a power cut.
 
 #[cfg(test)]
-pub(super) mod faults;
+pub(crate) mod faults;
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -10,13 +10,13 @@ use std::path::{Path, PathBuf};
 
 /// The file system.
 #[derive(Clone, Default)]
-pub(super) struct Disk {
+pub(crate) struct Disk {
     #[cfg(test)]
     faults: Option<faults::Faults>,
 }
 
 /// A file being written.
-pub(super) struct DiskFile {
+pub(crate) struct DiskFile {
     file: File,
     #[cfg(test)]
     path: PathBuf,
@@ -26,12 +26,12 @@ pub(super) struct DiskFile {
 
 impl Disk {
     #[cfg(test)]
-    pub(super) fn with(faults: faults::Faults) -> Disk {
+    pub(crate) fn with(faults: faults::Faults) -> Disk {
         Disk { faults: Some(faults) }
     }
 
     /// Creates a file, or empties the one that is there.
-    pub(super) fn create(&self, path: &Path) -> io::Result<DiskFile> {
+    pub(crate) fn create(&self, path: &Path) -> io::Result<DiskFile> {
         #[cfg(test)]
         if let Some(faults) = &self.faults {
             faults.create(path)?;
@@ -45,8 +45,23 @@ impl Disk {
         })
     }
 
+    /// Opens a file to be appended to, and creates it when it is not there.
+    pub(crate) fn append_to(&self, path: &Path) -> io::Result<DiskFile> {
+        #[cfg(test)]
+        if let Some(faults) = &self.faults {
+            faults.append_to(path)?;
+        }
+        Ok(DiskFile {
+            file: File::options().append(true).create(true).open(path)?,
+            #[cfg(test)]
+            path: path.to_owned(),
+            #[cfg(test)]
+            faults: self.faults.clone(),
+        })
+    }
+
     /// Creates a directory and its parents, durably.
-    pub(super) fn create_directories(&self, path: &Path) -> io::Result<()> {
+    pub(crate) fn create_directories(&self, path: &Path) -> io::Result<()> {
         let missing: Vec<_> = path.ancestors().take_while(|ancestor| !ancestor.exists()).collect();
         for directory in missing.into_iter().rev() {
             fs::create_dir(directory)?;
@@ -59,7 +74,7 @@ impl Disk {
     }
 
     /// Puts a whole file into place: temporary file, sync, rename, directory sync.
-    pub(super) fn replace(&self, path: &Path, content: &[u8]) -> io::Result<()> {
+    pub(crate) fn replace(&self, path: &Path, content: &[u8]) -> io::Result<()> {
         let temporary = path.with_extension("tmp");
         let mut file = self.create(&temporary)?;
         file.append(content)?;
@@ -77,7 +92,7 @@ impl Disk {
     }
 
     /// Removes a file; one that is gone already is no error.
-    pub(super) fn remove(&self, path: &Path) -> io::Result<()> {
+    pub(crate) fn remove(&self, path: &Path) -> io::Result<()> {
         #[cfg(test)]
         if let Some(faults) = &self.faults {
             faults.operation()?;
@@ -88,7 +103,7 @@ impl Disk {
         }
     }
 
-    pub(super) fn sync_directory(&self, path: &Path) -> io::Result<()> {
+    pub(crate) fn sync_directory(&self, path: &Path) -> io::Result<()> {
         #[cfg(test)]
         if let Some(faults) = &self.faults {
             faults.sync_directory(path)?;
@@ -96,9 +111,18 @@ impl Disk {
         File::open(path)?.sync_all()
     }
 
+    /// Makes all that was written durable that is on the same file system as `path`, by whomever.
+    pub(crate) fn sync_all_of(&self, path: &Path) -> io::Result<()> {
+        #[cfg(test)]
+        if let Some(faults) = &self.faults {
+            faults.sync_all()?;
+        }
+        Ok(rustix::fs::syncfs(File::open(path)?)?)
+    }
+
     /// Writing a sealed file, which does its own synchronising: one operation that happens or does not.
     #[cfg_attr(not(test), expect(clippy::unused_self, reason = "tests make it fail"))]
-    pub(super) fn before_segment(&self) -> io::Result<()> {
+    pub(crate) fn before_segment(&self) -> io::Result<()> {
         #[cfg(test)]
         if let Some(faults) = &self.faults {
             faults.space()?;
@@ -108,7 +132,7 @@ impl Disk {
 
     /// Removing a sealed file: one operation.
     #[cfg_attr(not(test), expect(clippy::unused_self, reason = "tests make it fail"))]
-    pub(super) fn before_removal(&self) -> io::Result<()> {
+    pub(crate) fn before_removal(&self) -> io::Result<()> {
         #[cfg(test)]
         if let Some(faults) = &self.faults {
             faults.operation()?;
@@ -117,7 +141,7 @@ impl Disk {
     }
 
     /// Free bytes of the file system, and all that it has. `None`: it does not say.
-    pub(super) fn space(&self, path: &Path) -> Option<(u64, u64)> {
+    pub(crate) fn space(&self, path: &Path) -> Option<(u64, u64)> {
         #[cfg(test)]
         if let Some(faults) = &self.faults {
             return faults.free();
@@ -127,7 +151,7 @@ impl Disk {
     }
 
     /// The names in a directory, sorted.
-    pub(super) fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
+    pub(crate) fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
         let mut paths = fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
         paths.sort();
         Ok(paths)
@@ -135,7 +159,7 @@ impl Disk {
 }
 
 impl DiskFile {
-    pub(super) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         #[cfg(test)]
         if let Some(faults) = &self.faults {
             let allowed = faults.write(&self.path, bytes.len());
@@ -149,7 +173,7 @@ impl DiskFile {
 
     /// Makes the content durable. After a failure nothing is known about what was written since the last success, and
     /// a later success says nothing about it either: the file must not be written to again.
-    pub(super) fn sync(&mut self) -> io::Result<()> {
+    pub(crate) fn sync(&mut self) -> io::Result<()> {
         #[cfg(test)]
         if let Some(faults) = &self.faults {
             faults.sync(&self.path)?;
@@ -158,10 +182,10 @@ impl DiskFile {
     }
 
     /// Cuts the file.
-    pub(super) fn cut(&mut self, length: u64) -> io::Result<()> {
+    pub(crate) fn cut(&mut self, length: u64) -> io::Result<()> {
         #[cfg(test)]
         if let Some(faults) = &self.faults {
-            faults.operation()?;
+            faults.cut(&self.path, length)?;
         }
         self.file.set_len(length)
     }

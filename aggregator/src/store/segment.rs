@@ -27,7 +27,8 @@ use std::fmt;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
-pub(in crate::store) use checksum::sidecar;
+pub(crate) use checksum::{Checksums, HashingWriter, sidecar};
+pub(crate) use file::guarded;
 pub use range::Range;
 pub use scan::{Scan, count_files};
 

@@ -20,6 +20,7 @@ use super::memory::Run;
 use super::query::READERS;
 use super::segment::{self, SegmentFile};
 use crate::environment::{Claim, EnvironmentKey};
+use crate::event;
 
 /// How exactly the last use of a claim is known, in seconds.
 const USED_EVERY: i64 = 3600;
@@ -55,9 +56,14 @@ impl Labels {
         ] {
             put_text(&mut encoded, text);
         }
+        // A container's streams all end in the name of an output: none of them is ever called like this.
+        let stream = |output: &str| match event::is_source(&source) {
+            true => event::STREAM.into(),
+            false => format!("{}{output}", claim.stream_prefix).into(),
+        };
         Labels {
-            stdout: format!("{}stdout", claim.stream_prefix).into(),
-            stderr: format!("{}stderr", claim.stream_prefix).into(),
+            stdout: stream("stdout"),
+            stderr: stream("stderr"),
             source,
             claim,
             table,

@@ -4,8 +4,10 @@
 //! [`HANDSHAKES`] are under way the oldest makes room for a new one. Of connections past [`CONNECTIONS`] nothing is read.
 
 use crate::audit::Sparing;
+use rustls_pki_types::CertificateDer;
 use std::collections::VecDeque;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -14,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -21,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
 /// Handshakes under way: at about 20 KiB each (buffers of TLS and the kernel) 10 MiB.
-const HANDSHAKES: usize = 512;
+pub(crate) const HANDSHAKES: usize = 512;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections that wait for the server to take them, which it does at once; past it handshakes wait, then accept.
 const READY: usize = 64;
@@ -31,6 +34,8 @@ pub(super) const CONNECTIONS: usize = 6000;
 /// further time.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const ACCEPT_PAUSE_MAX: Duration = Duration::from_millis(1600);
+/// How long a handshake that is aborted may take to be gone.
+const GIVEN_BACK_WITHIN: Duration = Duration::from_millis(200);
 /// How often a minute it is said that connections cannot be taken.
 const SAID: u32 = 1;
 
@@ -56,7 +61,8 @@ impl Acceptor {
         Acceptor::with_places(listener, config, CONNECTIONS)
     }
 
-    pub(super) fn with_places(
+    /// `places`: how many connections may be open, those with a handshake under way among them.
+    pub(crate) fn with_places(
         listener: TcpListener,
         config: Arc<rustls::ServerConfig>,
         places: usize,
@@ -96,19 +102,29 @@ impl Acceptor {
                 }
             };
             pause = ACCEPT_PAUSE;
-            let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            let Some(place) = self.place(&mut oldest).await else {
                 if let Some(unsaid) = refused.say() {
                     tracing::warn!(peer = ?stream.peer_addr().ok(), unsaid, "too many connections: one refused");
                 }
                 continue;
             };
-            if oldest.len() >= HANDSHAKES
-                && let Some(handshake) = oldest.pop_front()
-            {
-                handshake.abort();
-            }
             let (tls, ready) = (self.tls.clone(), self.ready.clone());
             oldest.push_back(handshakes.spawn(handshake(stream, place, tls, ready)));
+        }
+    }
+
+    /// A place for whoever comes. Handshakes that have begun and say nothing keep nobody out: the oldest goes first.
+    async fn place(&self, oldest: &mut VecDeque<AbortHandle>) -> Option<OwnedSemaphorePermit> {
+        let free = Arc::clone(&self.places).try_acquire_owned().ok();
+        if free.is_some() && oldest.len() < HANDSHAKES {
+            return free;
+        }
+        oldest.retain(|handshake| !handshake.is_finished());
+        oldest.pop_front()?.abort();
+        match free {
+            Some(place) => Some(place),
+            // What is aborted gives its place back as soon as it is looked at.
+            None => timeout(GIVEN_BACK_WITHIN, Arc::clone(&self.places).acquire_owned()).await.ok()?.ok(),
         }
     }
 }
@@ -123,11 +139,23 @@ async fn handshake(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(?peer, %error, "no TCP_NODELAY");
     }
-    match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
+    match timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
         // The receiver is gone only when the server has stopped.
         Ok(Ok(stream)) => drop(ready.send(Ok(Connection { stream, _place: place })).await),
         Ok(Err(error)) => tracing::debug!(?peer, %error, "handshake failed"),
         Err(_) => tracing::debug!(?peer, "handshake took too long"),
+    }
+}
+
+impl Connection {
+    pub(crate) fn peer(&self) -> Option<SocketAddr> {
+        self.stream.get_ref().0.peer_addr().ok()
+    }
+
+    /// The certificates that the client showed: its own, whose key it has, then what it says stands behind that.
+    pub(crate) fn client_certificates(&self) -> Vec<CertificateDer<'static>> {
+        let chain = self.stream.get_ref().1.peer_certificates().unwrap_or_default();
+        chain.iter().map(|certificate| certificate.clone().into_owned()).collect()
     }
 }
 

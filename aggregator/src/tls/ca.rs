@@ -29,6 +29,7 @@ const CLOCK_SKEW: Duration = Duration::from_secs(3600);
 
 /// The authority, able to issue.
 pub struct Ca {
+    pem: String,
     certificate: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
 }
@@ -129,6 +130,7 @@ impl Made {
 
 impl Ca {
     fn from_pem(certificate: &str, key: &str) -> anyhow::Result<Ca> {
+        let pem = certificate.to_owned();
         let certificate =
             CertificateDer::from_pem_slice(certificate.as_bytes()).context("parse the CA's certificate")?;
         let pkcs8 = PrivateKeyDer::from_pem_slice(key.as_bytes()).context("parse the CA's key")?;
@@ -136,7 +138,12 @@ impl Ca {
         certified(vec![certificate.clone()], pkcs8)?;
         let key = KeyPair::from_pem(key).context("parse the CA's key")?;
         let issuer = Issuer::from_ca_cert_der(&certificate, key).context("read the CA's certificate")?;
-        Ok(Ca { certificate, issuer })
+        Ok(Ca { pem, certificate, issuer })
+    }
+
+    /// Its certificate.
+    pub fn pem(&self) -> &str {
+        &self.pem
     }
 
     /// A server certificate for these names and addresses, with the CA behind it in the chain.

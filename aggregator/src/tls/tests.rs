@@ -83,6 +83,28 @@ async fn connections_past_the_limit_are_refused_until_one_goes() {
 }
 
 #[tokio::test]
+async fn whoever_connects_and_says_nothing_keeps_nobody_out() {
+    let data = tempfile::tempdir().unwrap();
+    let tls = Tls::new(&config(None), CaPlace::Directory(data.path().into())).await.unwrap();
+    let ca = CaPlace::certificate_file(data.path());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (acceptor, mut connections) = Acceptor::with_places(listener, tls.server_config(), 2);
+    let (mut tasks, stop) = (JoinSet::new(), CancellationToken::new());
+    tasks.spawn(acceptor.run(stop.clone()));
+    let _first = connect(address, &ca, "localhost").await.unwrap();
+    let taken = connections.next().await.unwrap().unwrap();
+    let mut silent = Vec::new();
+    for _ in 0..5 {
+        silent.push(tokio::net::TcpStream::connect(address).await.unwrap());
+    }
+    assert!(connect(address, &ca, "localhost").await.is_ok());
+    drop((taken, silent));
+    stop.cancel();
+    tasks.join_all().await;
+}
+
+#[tokio::test]
 async fn the_ca_stays_the_same_and_its_key_is_private() {
     use std::os::unix::fs::PermissionsExt as _;
     let data = tempfile::tempdir().unwrap();

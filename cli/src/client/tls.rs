@@ -30,7 +30,7 @@ pub(crate) enum ConnectError {
     Tls(#[source] io::Error),
     #[error("no answer within 10 seconds")]
     TimedOut,
-    #[error("the other side does not speak gRPC")]
+    #[error("it does not speak gRPC")]
     NotGrpc,
 }
 
@@ -44,8 +44,48 @@ impl ConnectError {
 
     /// What the user is told, with the hint that fits.
     pub(crate) fn explain(&self, endpoint: &Endpoint) -> Error {
-        let failure = Failure::new(self.kind(), format!("cannot connect to `{endpoint}`"));
-        Error::new(failure.with_hint(self.hint(endpoint)), self)
+        let message = format!("cannot connect to `{endpoint}`: {}", self.why());
+        Failure::new(self.kind(), message).with_hint(self.hint(endpoint)).into()
+    }
+
+    /// One sentence, without the words of libraries.
+    fn why(&self) -> String {
+        match self {
+            ConnectError::Name(_) => "its name is not known".to_owned(),
+            ConnectError::Tcp(error) => match error.kind() {
+                io::ErrorKind::ConnectionRefused => "nothing listens there".to_owned(),
+                io::ErrorKind::TimedOut => "it does not answer".to_owned(),
+                io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
+                    "no network leads there".to_owned()
+                }
+                kind => kind.to_string(),
+            },
+            ConnectError::Certificate(reason) => match reason {
+                CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+                    "its certificate has expired"
+                }
+                CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                    "its certificate is not valid yet"
+                }
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+                    "its certificate is for another name"
+                }
+                CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+                    "its certificate is not from the CA that is trusted"
+                }
+                _ => "its certificate is not good",
+            }
+            .to_owned(),
+            ConnectError::Tls(error) => {
+                let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+                match inner {
+                    Some(rustls::Error::InvalidMessage(_)) => "it does not speak TLS",
+                    _ => "it ends the connection before TLS is set up",
+                }
+                .to_owned()
+            }
+            ConnectError::TimedOut | ConnectError::NotGrpc => self.to_string(),
+        }
     }
 
     /// A certificate stays wrong until somebody acts; everything else may pass.
@@ -66,7 +106,7 @@ impl ConnectError {
                 "check the cluster's name: --cluster, SKPR_CLUSTER or .skpr.yml".to_owned()
             }
             ConnectError::Tcp(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                "nothing listens there: check the port, and that the aggregator runs".to_owned()
+                "check the port, and that the aggregator runs".to_owned()
             }
             ConnectError::Tcp(_) => "check the network between here and the cluster".to_owned(),
             ConnectError::TimedOut => {
@@ -77,19 +117,16 @@ impl ConnectError {
             }
             ConnectError::Certificate(reason) => match reason {
                 CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-                    "the cluster's certificate has expired: tell whoever runs it".to_owned()
+                    "tell whoever runs the cluster, or check this machine's clock".to_owned()
                 }
                 CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
-                    "the cluster's certificate is not valid yet: check this machine's clock".to_owned()
+                    "check this machine's clock".to_owned()
                 }
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
                     "use one of the names that the certificate is for, or have this one added (tls.names)"
                         .to_owned()
                 }
-                _ => format!(
-                    "the certificate is not from the CA that was pinned; if the CA was really replaced: \
-                     skpr login {endpoint} (or correct SKPR_CA)"
-                ),
+                _ => format!("if the CA was really replaced: skpr login {endpoint}, or correct SKPR_CA"),
             },
         }
     }
@@ -166,7 +203,7 @@ pub(crate) fn trusting(ca_pem: &str) -> Result<Arc<ClientConfig>, Error> {
     for certificate in Ca::from_pem(ca_pem)?.0 {
         roots
             .add(certificate)
-            .map_err(|error| Error::new(usage("the CA certificate cannot be used"), &error))?;
+            .map_err(|_| usage("the CA file holds a certificate that cannot be used as a CA"))?;
     }
     let config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()

@@ -2,134 +2,42 @@
 //!
 //! `--watch` redraws on a terminal; elsewhere each round is a block after an empty line, and in JSON one object a line.
 
+use super::release::Release;
+use super::summary::Environment;
+use super::usage::{self, Usage};
 use crate::args::{Format, List};
 use crate::client::{Access, Client, call_error};
 use crate::completion;
 use crate::error::Error;
-use crate::output::{Cell, Listing, Output, escape_json};
+use crate::output::{Cell, Column, Listing, Output, escape_json};
 use crate::settings::Settings;
-use crate::terminal::clean;
-use serde::Serialize;
-use skpr_proto::v1::{EnvironmentSummary, ListRequest};
+use jiff::Timestamp;
+use skpr_proto::v1::ListRequest;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
-const HEADERS: [&str; 5] = ["NAMESPACE", "ENVIRONMENT", "VERSION", "INSTANCES", "HEALTH"];
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Health {
-    Ok,
-    Degraded,
-    Down,
-}
-
-impl Health {
-    fn of(ready: u32, instances: u32, minimum: u32) -> Self {
-        match ready {
-            0 => Health::Down,
-            _ if ready < instances || ready < minimum => Health::Degraded,
-            _ => Health::Ok,
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Health::Ok => "ok",
-            Health::Degraded => "degraded",
-            Health::Down => "down",
-        }
-    }
-
-    fn colour(self) -> &'static str {
-        match self {
-            Health::Ok => "32",
-            Health::Degraded => "33",
-            Health::Down => "31",
-        }
-    }
-}
-
-#[derive(Debug, Serialize)]
-struct Environment {
-    project: String,
-    environment: String,
-    /// None from an aggregator that does not tell.
-    namespace: Option<String>,
-    production: bool,
-    versions: Vec<String>,
-    ready: u32,
-    instances: u32,
-    minimum: Option<u32>,
-    maximum: Option<u32>,
-    health: Health,
-    /// The platform has not been heard from for a while.
-    stale: bool,
-    instance: Vec<Instance>,
-}
-
-#[derive(Debug, Serialize)]
-struct Instance {
-    name: String,
-    version: String,
-    ready: bool,
-    node: String,
-}
-
-impl From<EnvironmentSummary> for Environment {
-    fn from(summary: EnvironmentSummary) -> Self {
-        let text = |text: &str| clean(text).into_owned();
-        let name = summary.environment.unwrap_or_default();
-        Environment {
-            project: text(&name.project),
-            environment: text(&name.environment),
-            namespace: name.namespace.as_deref().map(text),
-            production: summary.production,
-            versions: summary.versions.iter().map(|version| text(version)).collect(),
-            ready: summary.ready,
-            instances: summary.instances,
-            minimum: (summary.minimum > 0).then_some(summary.minimum),
-            maximum: (summary.maximum > 0).then_some(summary.maximum),
-            health: Health::of(summary.ready, summary.instances, summary.minimum),
-            stale: summary.stale,
-            instance: summary
-                .instance
-                .iter()
-                .map(|instance| Instance {
-                    name: text(&instance.name),
-                    version: text(&instance.version),
-                    ready: instance.ready,
-                    node: text(&instance.node),
-                })
-                .collect(),
-        }
-    }
-}
+const COLUMNS: [Column; 8] = [
+    Column::fixed("NAMESPACE"),
+    Column::fixed("ENVIRONMENT"),
+    Column::fixed("VERSION"),
+    Column::fixed("INSTANCES"),
+    Column::ranked("CPU", 1),
+    Column::ranked("MEMORY", 2),
+    Column::fixed("LAST DEPLOY"),
+    Column::fixed("HEALTH"),
+];
 
 impl Environment {
-    fn name(&self) -> String {
-        format!("{}/{}", self.project, self.environment)
-    }
-
     fn cells(&self) -> Vec<Cell> {
-        let wanted = match (self.minimum, self.maximum) {
-            (Some(minimum), Some(maximum)) if minimum == maximum => format!(" ({minimum})"),
-            (Some(minimum), Some(maximum)) => format!(" ({minimum}–{maximum})"),
-            (Some(minimum), None) => format!(" ({minimum}–)"),
-            (None, Some(maximum)) => format!(" (–{maximum})"),
-            (None, None) => String::new(),
-        };
-        let health = if self.stale {
-            Cell::coloured(format!("{} (stale)", self.health.name()), "2")
-        } else {
-            Cell::coloured(self.health.name(), self.health.colour())
-        };
         vec![
             Cell::new(self.name()),
             Cell::new(self.versions.join(", ")),
-            Cell::new(format!("{}/{}{wanted}", self.ready, self.instances)),
-            health,
+            Cell::new(self.count()),
+            usage::cpu_cell(self.usage.as_ref()),
+            usage::memory_cell(self.usage.as_ref()),
+            Cell::new(self.last_deploy(Timestamp::now())),
+            self.health_cell(),
         ]
     }
 
@@ -141,18 +49,36 @@ impl Environment {
 
     fn csv(&self) -> Vec<String> {
         let number = |number: Option<u32>| number.map(|number| number.to_string()).unwrap_or_default();
+        let usage = self.usage.as_ref();
+        let amount = |field: fn(&Usage) -> Option<u64>| {
+            usage.and_then(field).map(|amount| amount.to_string()).unwrap_or_default()
+        };
+        let release = |field: fn(&Release) -> String| self.release.as_ref().map(field).unwrap_or_default();
         vec![
             self.project.clone(),
             self.environment.clone(),
-            self.production.to_string(),
             self.versions.join(" "),
             self.ready.to_string(),
             self.instances.to_string(),
             number(self.minimum),
             number(self.maximum),
+            release(|release| release.began.clone()),
+            release(|release| release.by.clone()),
+            release(|release| release.state.clone()),
+            release(|release| release.number.to_string()),
             self.health.name().to_owned(),
             self.stale.to_string(),
+            self.trouble.clone().unwrap_or_default(),
+            self.production.to_string(),
             self.namespace.clone().unwrap_or_default(),
+            usage
+                .and_then(|usage| usage.cpu_millicores)
+                .map(|millicores| millicores.to_string())
+                .unwrap_or_default(),
+            amount(|usage| usage.cpu_share_millicores),
+            amount(|usage| usage.memory_working_set_bytes),
+            amount(|usage| usage.memory_limit_bytes),
+            usage.map(|usage| usage.stale.to_string()).unwrap_or_default(),
         ]
     }
 }
@@ -164,7 +90,9 @@ pub(super) async fn run(verb: &List, settings: &Settings, output: &Output) -> Re
     let environments = fetch(&client, &access, settings, project.clone()).await?;
     if environments.is_empty() {
         let of = project.as_deref().map(|project| format!(" of project `{project}`")).unwrap_or_default();
-        output.note(&format!("no environments{of} that you may see"));
+        output.note(&format!(
+            "no environments{of} that you may see; seeing one takes the right `list`, or `get` in Kubernetes: skpr whoami"
+        ));
     }
     if !verb.watch {
         return output.write(&render(&environments, output)?);
@@ -177,7 +105,7 @@ pub(super) async fn run(verb: &List, settings: &Settings, output: &Output) -> Re
             Ok(fresh) => environments = fresh,
             // What was shown is old now, and says so, until the cluster answers again.
             Err(Error::Failed { failure, .. }) if failure.kind.retryable() => {
-                environments.iter_mut().for_each(|environment| environment.stale = true);
+                environments.iter_mut().for_each(Environment::grow_old);
             }
             Err(error) => return Err(error),
         }
@@ -229,35 +157,56 @@ pub(super) async fn names(client: &Client, access: &Access, settings: &Settings)
 }
 
 fn listing(environments: &[Environment]) -> Listing<'_, Environment> {
-    // Most people have one of each name, and no use for a column of namespaces.
-    let names: BTreeSet<String> = environments.iter().map(Environment::name).collect();
-    let cells: fn(&Environment) -> Vec<Cell> =
-        if names.len() < environments.len() { Environment::cells_with_namespace } else { Environment::cells };
-    let [_, short @ ..] = &HEADERS;
     Listing {
         items: environments,
         name: Environment::name,
-        headers: if names.len() < environments.len() { &HEADERS } else { short },
-        cells,
+        // What is shown to people depends on the width: see `table`.
+        headers: &[],
+        cells: Environment::cells,
+        // In the order of the table, and then what that does not show.
         csv_headers: &[
             "project",
             "environment",
-            "production",
             "versions",
             "ready",
             "instances",
             "minimum",
             "maximum",
+            "release_began",
+            "release_by",
+            "release_state",
+            "release",
             "health",
             "stale",
+            "trouble",
+            "production",
             "namespace",
+            "cpu_millicores",
+            "cpu_share_millicores",
+            "memory_working_set_bytes",
+            "memory_limit_bytes",
+            "usage_stale",
         ],
         csv: Environment::csv,
     }
 }
 
 fn render(environments: &[Environment], output: &Output) -> Result<Vec<u8>, Error> {
-    output.render(&listing(environments))
+    match output.format {
+        Format::Table => Ok(table(environments, output).into_bytes()),
+        _ => output.render(&listing(environments)),
+    }
+}
+
+fn table(environments: &[Environment], output: &Output) -> String {
+    // Most people have one of each name, and no use for a column of namespaces.
+    let names: BTreeSet<String> = environments.iter().map(Environment::name).collect();
+    let with_namespace = names.len() < environments.len();
+    let cells = if with_namespace { Environment::cells_with_namespace } else { Environment::cells };
+    let columns = COLUMNS;
+    let [_, short @ ..] = &columns;
+    let rows: Vec<Vec<Cell>> = environments.iter().map(cells).collect();
+    output.fitting_table(if with_namespace { &columns } else { short }, &rows)
 }
 
 /// One round of `--watch`.
@@ -280,23 +229,4 @@ fn block(environments: &[Environment], output: &Output, first: bool) -> Result<V
     };
     out.extend(render(environments, output)?);
     Ok(out)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn health_is_what_is_ready_of_what_should_be() {
-        for (ready, instances, minimum, expected) in [
-            (2, 2, 2, Health::Ok),
-            (2, 2, 0, Health::Ok),
-            (1, 2, 2, Health::Degraded),
-            (2, 2, 3, Health::Degraded),
-            (0, 2, 2, Health::Down),
-            (0, 0, 0, Health::Down),
-        ] {
-            assert_eq!(Health::of(ready, instances, minimum), expected, "{ready}/{instances} of {minimum}");
-        }
-    }
 }

@@ -1,6 +1,7 @@
 //! Tables for people, and CSV.
 
-use unicode_width::UnicodeWidthStr as _;
+use std::borrow::Cow;
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 /// A cell and how it is drawn attention to.
 #[derive(Clone, Debug)]
@@ -18,6 +19,94 @@ impl Cell {
     pub(crate) fn coloured(text: impl Into<String>, colour: &'static str) -> Self {
         Cell { text: text.into(), colour: Some(colour) }
     }
+}
+
+/// A column and what becomes of it where there is no room for all.
+#[derive(Clone, Debug)]
+pub(crate) struct Column {
+    pub header: Cow<'static, str>,
+    /// 0 stays; of the others the one with the greatest number goes first.
+    pub rank: u8,
+}
+
+impl Column {
+    /// Columns that all stay.
+    pub(crate) const fn fixed(header: &'static str) -> Self {
+        Column::ranked(header, 0)
+    }
+
+    pub(crate) const fn ranked(header: &'static str, rank: u8) -> Self {
+        Column { header: Cow::Borrowed(header), rank }
+    }
+}
+
+/// The columns that there is room for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Kept {
+    columns: Vec<usize>,
+    /// What is left of the width; `None` where it is not limited.
+    pub left: Option<usize>,
+    /// What is missing even so.
+    pub missing: usize,
+}
+
+impl Kept {
+    pub(crate) fn new(columns: &[Column], rows: &[Vec<Cell>], width: Option<usize>) -> Self {
+        let wide: Vec<usize> = (0..columns.len()).map(|index| widest(columns, rows, index)).collect();
+        let mut kept: Vec<usize> = (0..columns.len()).collect();
+        let Some(width) = width else { return Kept { columns: kept, left: None, missing: 0 } };
+        loop {
+            let needed: usize = kept.iter().filter_map(|index| wide.get(*index)).sum();
+            let needed = needed + 2 * kept.len().saturating_sub(1);
+            let rank = |index: &usize| columns.get(*index).map_or(0, |column| column.rank);
+            let least = kept.iter().copied().max_by_key(rank).filter(|index| rank(index) > 0);
+            match least {
+                Some(least) if needed > width => kept.retain(|index| *index != least),
+                _ => {
+                    let missing = needed.saturating_sub(width);
+                    return Kept { columns: kept, left: Some(width.saturating_sub(needed)), missing };
+                }
+            }
+        }
+    }
+
+    pub(crate) fn has(&self, column: usize) -> bool {
+        self.columns.contains(&column)
+    }
+
+    pub(crate) fn render(&self, columns: &[Column], rows: &[Vec<Cell>], colour: bool) -> String {
+        let headers: Vec<&str> = self
+            .columns
+            .iter()
+            .filter_map(|index| columns.get(*index))
+            .map(|column| &*column.header)
+            .collect();
+        let rows: Vec<Vec<Cell>> = rows
+            .iter()
+            .map(|row| self.columns.iter().filter_map(|index| row.get(*index).cloned()).collect())
+            .collect();
+        render(&headers, &rows, colour)
+    }
+}
+
+fn widest(columns: &[Column], rows: &[Vec<Cell>], index: usize) -> usize {
+    let header = columns.get(index).map_or(0, |column| column.header.width());
+    rows.iter().filter_map(|row| row.get(index)).map(|cell| cell.text.width()).fold(header, usize::max)
+}
+
+/// The end of a name, which tells it from the others of its kind, in at most this many columns.
+pub(crate) fn cut_name(name: &str, columns: usize, ellipsis: &str) -> String {
+    if name.width() <= columns {
+        return name.to_owned();
+    }
+    let mut room = columns.saturating_sub(ellipsis.width());
+    let mut from = name.len();
+    for (at, character) in name.char_indices().rev() {
+        let Some(rest) = room.checked_sub(character.width().unwrap_or(0)) else { break };
+        (room, from) = (rest, at);
+    }
+    let end = name.get(from..).unwrap_or_default();
+    if columns < ellipsis.width() { end.to_owned() } else { format!("{ellipsis}{end}") }
 }
 
 /// Columns as wide as their widest cell, two spaces between them, none at the end of a line.
@@ -75,6 +164,31 @@ mod tests {
             vec![vec![Cell::new("日本"), Cell::new("x")], vec![Cell::new("a"), Cell::coloured("y", "31")]];
         assert_eq!(render(&["N", "V"], &rows, false), "N     V\n日本  x\na     y\n");
         assert!(render(&["N", "V"], &rows, true).ends_with("a     \x1b[31my\x1b[0m\n"));
+    }
+
+    #[test]
+    fn columns_go_by_rank_until_the_rest_fits() {
+        let columns = [Column::fixed("NAME"), Column::ranked("LESS", 2), Column::ranked("MORE", 1)];
+        let rows = vec![vec![Cell::new("web-1"), Cell::new("a"), Cell::new("b")]];
+        let at = |width| Kept::new(&columns, &rows, width);
+        assert_eq!(at(None), Kept { columns: vec![0, 1, 2], left: None, missing: 0 });
+        assert_eq!(at(Some(20)), Kept { columns: vec![0, 1, 2], left: Some(3), missing: 0 });
+        assert_eq!(at(Some(16)), Kept { columns: vec![0, 2], left: Some(5), missing: 0 });
+        assert_eq!(at(Some(3)), Kept { columns: vec![0], left: Some(0), missing: 2 });
+        assert_eq!(at(Some(16)).render(&columns, &rows, false), "NAME   MORE\nweb-1  b\n");
+    }
+
+    #[test]
+    fn names_keep_their_end() {
+        for (name, columns, expected) in [
+            ("web-1", 5, "web-1"),
+            ("shop-prod-x2x1z", 8, "…d-x2x1z"),
+            ("日本語", 4, "…語"),
+            ("abc", 1, "…"),
+            ("abc", 0, ""),
+        ] {
+            assert_eq!(cut_name(name, columns, "…"), expected);
+        }
     }
 
     #[test]

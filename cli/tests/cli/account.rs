@@ -2,6 +2,7 @@
 
 use crate::fake::{Authority, Fake, State, TOKEN};
 use crate::{Home, mode, run, run_with_stdin};
+use std::io::{Read as _, Write as _};
 
 fn fingerprint(refusal: &str) -> String {
     let start = refusal.find("--fingerprint ").unwrap() + "--fingerprint ".len();
@@ -25,10 +26,30 @@ fn a_login_with_a_ca_file_is_used_from_then_on() {
     insta::assert_snapshot!(run(&mut home.skpr(&["whoami"]), Some(&fake)).replace(&" ".repeat(cluster.len() - 5), "  "), @r"
     exit 0
     --- stdout
-    NAME  CLUSTER  GROUPS
-    dana  CLUSTER  developers, oncall
+    NAME  CLUSTER  GROUPS      RIGHTS
+    dana  CLUSTER  developers, oncall  as RBAC says: kubectl auth can-i --list
     --- stderr
     ");
+    fake.state.lock().unwrap().rights = vec!["shop/dev:logs".into(), "blog/*:list+logs\u{1b}[2J".into()];
+    let shown = run(&mut home.skpr(&["whoami"]), Some(&fake));
+    assert!(shown.contains("  shop/dev:logs, blog/*:list+logs^[[2J\n"), "{shown}");
+    insta::assert_snapshot!(run(&mut home.skpr(&["whoami", "-o", "json"]), Some(&fake)), @r#"
+    exit 0
+    --- stdout
+    {
+      "name": "dana",
+      "groups": [
+        "developers",
+        "oncall"
+      ],
+      "cluster": "CLUSTER",
+      "rights": [
+        "shop/dev:logs",
+        "blog/*:list+logs^[[2J"
+      ]
+    }
+    --- stderr
+    "#);
     insta::assert_snapshot!(run(&mut home.skpr(&["version", "-v", "-o", "json"]), Some(&fake)), @r#"
     exit 0
     --- stdout
@@ -121,11 +142,8 @@ fn a_certificate_of_another_ca_is_refused() {
     let (home, fake) = (Home::new(), Fake::start(State::default()));
     let other = home.write("other.crt", &Authority::new().pem);
     let shown = run(home.with(&fake, &["list"]).env("SKPR_CA", other), Some(&fake));
-    assert!(
-        shown.starts_with("exit 1\n--- stdout\n--- stderr\nerror: cannot connect to `CLUSTER`\n"),
-        "{shown}"
-    );
-    assert!(shown.contains("not from the CA that was pinned"), "{shown}");
+    let error = "error: cannot connect to `CLUSTER`: its certificate is not from the CA that is trusted\n";
+    assert!(shown.starts_with(&format!("exit 1\n--- stdout\n--- stderr\n{error}hint: ")), "{shown}");
 }
 
 #[test]
@@ -148,13 +166,34 @@ fn an_address_where_nothing_listens() {
     exit 1
     --- stdout
     --- stderr
-    error: cannot connect to `CLUSTER`
-      caused by: open a TCP connection
-      caused by: Connection refused (os error 111)
-    hint: nothing listens there: check the port, and that the aggregator runs
+    error: cannot connect to `CLUSTER`: nothing listens there
+    hint: check the port, and that the aggregator runs
     ");
     let shown = run(home.with(&fake, &["list"]).env("SKPR_CLUSTER", "no-such-host.invalid"), None);
     assert!(shown.starts_with("exit 1\n") && shown.contains("check the cluster's name"), "{shown}");
+    assert!(shown.contains("`no-such-host.invalid:443`: its name is not known\n"), "{shown}");
+}
+
+#[test]
+fn what_is_no_aggregator_is_said_without_the_words_of_libraries() {
+    let (home, fake) = (Home::new(), Fake::start(State::default()));
+    for (said, expected) in
+        [(&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], "it does not speak TLS"), (b"", "it ends the connection")]
+    {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut hello = [0; 1024];
+            drop(stream.read(&mut hello));
+            stream.write_all(said).unwrap();
+        });
+        let shown = run(home.with(&fake, &["list"]).env("SKPR_CLUSTER", &address), None);
+        server.join().unwrap();
+        let expected = format!("error: cannot connect to `{address}`: {expected}");
+        assert!(shown.starts_with("exit 1\n") && shown.contains(&expected), "{shown}");
+        assert!(!shown.contains("caused by") && shown.lines().count() == 5, "{shown}");
+    }
 }
 
 #[test]

@@ -3,9 +3,17 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's helpers may fail the test")]
 
 mod account;
+mod deploy;
+mod environments;
 mod fake;
 mod logs;
+mod metrics;
 mod names;
+mod project;
+#[cfg(unix)]
+mod screen;
+#[cfg(unix)]
+mod terminal;
 
 use fake::{Fake, TOKEN};
 use std::io::Write as _;

@@ -23,8 +23,10 @@ pub(crate) fn summary(project: &str, environment: &str, production: bool, ready:
             version: "1.2.0".into(),
             ready: true,
             node: "n1".into(),
+            ..Instance::default()
         }],
         stale: false,
+        ..EnvironmentSummary::default()
     }
 }
 
@@ -48,14 +50,15 @@ fn list_for_people() {
     insta::assert_snapshot!(run(&mut home.with(&fake, &["list"]), Some(&fake)), @r"
     exit 0
     --- stdout
-    ENVIRONMENT   VERSION            INSTANCES  HEALTH
-    shop/dev      1.2.0              1/2 (2–8)  degraded
-    shop/staging  1.2.0, 1.3.0^[[2J  0/2        down (stale)
-    shop/a-prod   1.2.0              2/2 (2–8)  ok
+    ENVIRONMENT   VERSION            INSTANCES  CPU  MEMORY  LAST DEPLOY  HEALTH
+    shop/dev      1.2.0              1/2–8      -    -       -            degraded
+    shop/staging  1.2.0, 1.3.0^[[2J  0/2        -    -       -            down (stale)
+    shop/a-prod   1.2.0              2/2–8      -    -       -            ok
     --- stderr
     ");
     let shown = run(&mut home.with(&fake, &["list", "--project", "none"]), Some(&fake));
-    assert!(shown.ends_with("no environments of project `none` that you may see\n"), "{shown}");
+    let note = "no environments of project `none` that you may see; seeing one takes the right `list`, ";
+    assert!(shown.contains(note), "{shown}");
 }
 
 #[test]
@@ -67,9 +70,9 @@ fn environments_of_one_name_are_told_apart_by_their_namespace() {
     insta::assert_snapshot!(run(&mut home.with(&fake, &["list"]), Some(&fake)), @r"
     exit 0
     --- stdout
-    NAMESPACE  ENVIRONMENT  VERSION  INSTANCES  HEALTH
-    mallory    shop/dev     1.2.0    2/2 (2–8)  ok
-    sites      shop/dev     1.2.0    1/2 (2–8)  degraded
+    NAMESPACE  ENVIRONMENT  VERSION  INSTANCES  CPU  MEMORY  LAST DEPLOY  HEALTH
+    mallory    shop/dev     1.2.0    2/2–8      -    -       -            ok
+    sites      shop/dev     1.2.0    1/2–8      -    -       -            degraded
     --- stderr
     ");
 }
@@ -141,6 +144,10 @@ fn names_are_completed_from_the_cache() {
     assert!(started.elapsed().as_secs() < 2);
     assert_eq!(complete(&["logs", "st"], "2", &here).trim(), "staging");
     assert!(complete(&["lo"], "1", &here).contains("logs"));
+    // Those of the file, which needs no cluster.
+    home.write(".skpr.yml", "project: shop\nenvironments: {qa: {}, live: {}}\n");
+    let own = complete(&["config", "show", ""], "3", "192.0.2.1:1");
+    assert_eq!(own.lines().filter(|line| !line.starts_with('-')).collect::<Vec<_>>(), ["live", "qa"]);
     assert!(!complete(&["logs", ""], "2", "192.0.2.1:1").contains("staging"), "names of another cluster");
 }
 

@@ -83,9 +83,10 @@ spec:
           command: [sh, -c]
           args:
             - |
-              i=0
-              trap 'echo "last $i"; exit 0' TERM
-              while :; do i=$((i + 1)); echo "line $i"; usleep 20000; done
+              i=0 ended=
+              trap 'ended=yes' TERM
+              while [ -z "$ended" ]; do i=$((i + 1)); echo "line $i"; usleep 20000; done
+              echo "last $i"
 "#,
     )?;
     wait_ready(sites, SELECTOR, 2, TIMEOUT)

@@ -6,6 +6,7 @@ use skpr_tests::cli::User;
 use skpr_tests::cluster::{Cluster, Namespace, Release};
 use skpr_tests::eventually;
 use skpr_tests::fault::Link;
+use skpr_tests::scrape::Scraper;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -16,6 +17,8 @@ use std::time::Duration;
 
 /// What the image of the test's sites is called.
 pub(crate) const SITE_IMAGE: &str = "skpr-test-site:1";
+const AGGREGATOR: &str = "service/skpr-aggregator";
+const MONITORING: &str = "service/skpr-aggregator-metrics";
 const INSTALL_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// An installation, and the way to its aggregator.
@@ -23,6 +26,8 @@ pub(crate) struct Skpr {
     pub(crate) cluster: Cluster,
     pub(crate) release: Release,
     link: Link,
+    /// To where monitoring reads.
+    monitoring: Link,
     ca: tempfile::NamedTempFile,
 }
 
@@ -33,7 +38,7 @@ pub(crate) struct Record {
     pub(crate) message: String,
 }
 
-fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
@@ -48,16 +53,21 @@ impl Skpr {
             "service.type=NodePort".to_owned(),
             "persistence.size=1Gi".to_owned(),
             "aggregator.log=info".to_owned(),
+            "crds.keep=false".to_owned(),
             format!("test.image={SITE_IMAGE}"),
             format!("agent.statePath=/var/lib/skpr-agent/{}", namespace.name()),
         ];
         all.extend(values.iter().map(|value| (*value).to_owned()));
         let release = namespace.install("skpr", &root().join("charts/skpr"), &all, INSTALL_TIMEOUT)?;
-        let link = Link::to(address(release.namespace())?)?;
+        let link = Link::to(entrance(release.namespace(), AGGREGATOR)?)?;
+        // The chart gives it no port on the nodes: nobody outside of a cluster reads it.
+        let nodes = r#"{"spec": {"type": "NodePort"}}"#;
+        release.namespace().kubectl(&["patch", MONITORING, "--patch", nodes])?;
+        let monitoring = Link::to(entrance(release.namespace(), MONITORING)?)?;
         let ca = tempfile::NamedTempFile::new()?;
         let encoded = release.namespace().field("secret/skpr-ca", r".data.ca\.crt")?;
         fs::write(ca.path(), decode_base64(&encoded)?)?;
-        Ok(Skpr { cluster, release, link, ca })
+        Ok(Skpr { cluster, release, link, monitoring, ca })
     }
 
     pub(crate) fn namespace(&self) -> &Namespace {
@@ -78,6 +88,21 @@ impl Skpr {
         let token =
             namespace.kubectl(&["create", "token", account, "--audience", audience, "--duration", "2h"])?;
         Ok(self.stranger()?.with("SKPR_TOKEN", token.trim()))
+    }
+
+    /// What scrapes, with the token of a ServiceAccount of skpr's namespace.
+    pub(crate) fn scraper(&self, account: &str) -> Result<Scraper> {
+        let token = self.namespace().kubectl(&[
+            "create",
+            "token",
+            account,
+            "--audience",
+            "skpr",
+            "--duration",
+            "2h",
+        ])?;
+        let address = self.monitoring.address();
+        Ok(Scraper { address, ca: self.ca.path().to_owned(), token: token.trim().to_owned() })
     }
 
     /// A user who may view everything in a namespace, by Kubernetes' own role.
@@ -103,15 +128,46 @@ impl Skpr {
         Ok((pod, node))
     }
 
+    /// What to trust.
+    pub(crate) fn ca_file(&self) -> &Path {
+        self.ca.path()
+    }
+
+    /// Installs it anew with these values besides.
+    pub(crate) fn upgrade(&self, values: &[&str]) -> Result<()> {
+        self.release.upgrade(values)?;
+        self.find_aggregator()
+    }
+
+    /// Takes skpr away, as `helm uninstall` does.
+    pub(crate) fn uninstall(&self) -> Result<()> {
+        self.release.uninstall()
+    }
+
+    /// Brings it back where it was.
+    pub(crate) fn reinstall(&self) -> Result<()> {
+        self.release.install()?;
+        self.find_aggregator()
+    }
+
     /// Connects the user's end to wherever the aggregator is now.
     pub(crate) fn find_aggregator(&self) -> Result<()> {
-        self.link.retarget(address(self.namespace())?);
+        self.link.retarget(entrance(self.namespace(), AGGREGATOR)?);
         Ok(())
     }
 }
 
+/// The aggregator's address, once it takes connections there: a pod that is ready gets them when its node has heard of it.
+fn entrance(namespace: &Namespace, service: &str) -> Result<std::net::SocketAddr> {
+    let address = address(namespace, service)?;
+    eventually("the aggregator takes connections", INSTALL_TIMEOUT, || {
+        std::net::TcpStream::connect_timeout(&address, Duration::from_secs(1)).context("connect")?;
+        Ok(Some(address))
+    })
+}
+
 /// The node that the aggregator is on, and the port of its Service there: another node's link may be cut.
-fn address(namespace: &Namespace) -> Result<std::net::SocketAddr> {
+fn address(namespace: &Namespace, service: &str) -> Result<std::net::SocketAddr> {
     let pods = [
         "get",
         "pods",
@@ -121,7 +177,7 @@ fn address(namespace: &Namespace) -> Result<std::net::SocketAddr> {
     ];
     let host =
         namespace.kubectl(&[pods.as_slice(), &["-o", "jsonpath={.items[0].status.hostIP}"]].concat())?;
-    let port = namespace.field("service/skpr-aggregator", ".spec.ports[0].nodePort")?;
+    let port = namespace.field(service, ".spec.ports[0].nodePort")?;
     format!("{host}:{port}").parse().with_context(|| format!("read `{host}:{port}` as an address"))
 }
 
@@ -154,7 +210,7 @@ pub(crate) fn wait_ready(
     })
 }
 
-fn decode_base64(text: &str) -> Result<Vec<u8>> {
+pub(crate) fn decode_base64(text: &str) -> Result<Vec<u8>> {
     let mut child = Command::new("base64")
         .arg("-d")
         .stdin(std::process::Stdio::piped())
@@ -172,8 +228,7 @@ fn load_images(cluster: &Cluster) -> Result<()> {
         return Ok(());
     }
     let images = root().join("target/images");
-    let site = images.join("site.tar");
-    pack_site(&site)?;
+    let site = pack_site()?;
     for image in [&images.join("skpr-agent.tar"), &images.join("skpr-aggregator.tar"), &site] {
         own.load(image)?;
     }
@@ -181,8 +236,13 @@ fn load_images(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// A site is a shell: busybox and a link to it for each of its tools.
-fn pack_site(out: &Path) -> Result<()> {
+/// A site is a shell.
+fn pack_site() -> Result<PathBuf> {
+    pack(&busybox_root()?, &format!("docker.io/library/{SITE_IMAGE}"), r#"["/bin/sh"]"#)
+}
+
+/// Busybox and a link to it for each of its tools.
+pub(crate) fn busybox_root() -> Result<tempfile::TempDir> {
     let folder = tempfile::tempdir()?;
     let bin = folder.path().join("bin");
     fs::create_dir(&bin)?;
@@ -192,11 +252,17 @@ fn pack_site(out: &Path) -> Result<()> {
     for tool in String::from_utf8(tools.stdout)?.lines().filter(|tool| *tool != "busybox") {
         symlink("busybox", bin.join(tool))?;
     }
-    let name = format!("docker.io/library/{SITE_IMAGE}");
+    Ok(folder)
+}
+
+/// The directory as an image of this name.
+pub(crate) fn pack(folder: &tempfile::TempDir, name: &str, entrypoint: &str) -> Result<PathBuf> {
+    let file = name.rsplit('/').next().unwrap_or(name).replace(':', "-");
+    let out = root().join("target/images").join(format!("{file}.tar"));
     let packed = Command::new(root().join("scripts/pack-image"))
-        .args([name.as_str(), &out.display().to_string(), r#"["/bin/sh"]"#])
+        .args([name, &out.display().to_string(), entrypoint])
         .arg(folder.path())
         .status()?;
     anyhow::ensure!(packed.success(), "pack-image: {packed}");
-    Ok(())
+    Ok(out)
 }

@@ -157,7 +157,7 @@ async fn reports_become_metrics() {
     let world = World::with_pods().await;
     let report = AgentReport { backlog_bytes: 4711, ..Default::default() };
     world.agents().await.report(tokio_stream::once(report)).await.unwrap();
-    let metrics = end::get(&world, "/metrics").await;
+    let metrics = monitoring::metrics(&world).await;
     assert!(metrics.contains("skpr_agent_backlog_bytes{node=\"local\"} 4711"), "{metrics}");
     assert!(
         metrics.contains("skpr_grpc_server_handled_total{method=\"Agents.Report\",code=\"OK\"} 1"),

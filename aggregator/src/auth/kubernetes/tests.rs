@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::auth::tests::key;
-use crate::auth::{Auth, Grant};
+use crate::auth::{Auth, Grant, Standing};
 use http::{Request, Response, StatusCode};
 use kube::client::Body;
 use serde_json::{Value, json};
@@ -68,18 +68,24 @@ fn cluster(review: &Value) -> (StatusCode, Value) {
                 }),
                 ("unbound", "skpr-aggregator") => user("system:serviceaccount:skpr:skpr-agent"),
                 ("impostor", "skpr-aggregator") => user("system:serviceaccount:evil:skpr-agent"),
-                (name @ ("dev" | "lister" | "admin"), "skpr") => user(name),
+                (name @ ("dev" | "deployer" | "lister" | "admin"), "skpr") => user(name),
                 _ => json!({"authenticated": false, "error": "no"}),
             },
         );
     }
+    if !spec["nonResourceAttributes"].is_null() {
+        assert_eq!(spec["nonResourceAttributes"], json!({"path": "/metrics", "verb": "get"}));
+        return reviewed(review, json!({"allowed": spec["user"] == "admin"}));
+    }
     let what = &spec["resourceAttributes"];
-    assert_eq!(what["group"], "skpr.io");
     let part = |name: &str| what[name].as_str().unwrap_or("");
+    let namespaces = (part("group"), part("resource"), part("verb"), part("namespace"));
+    assert!(part("group") == "skpr.io" || namespaces == ("", "namespaces", "create", ""), "{what}");
     let asked = (part("verb"), part("namespace"), part("subresource"), part("name"));
     let allowed = match spec["user"].as_str().unwrap() {
         "admin" => true,
         "dev" => matches!(asked, ("get", "a", "" | "logs", "web.dev")),
+        "deployer" => matches!(asked, ("create", "a", "deploy", "web.dev") | ("delete", "a", "", "web.dev")),
         "lister" => matches!(asked, ("list", "b", "", "")),
         _ => false,
     };
@@ -90,10 +96,14 @@ async fn user(auth: &Auth, token: &str) -> Arc<User> {
     auth.user(&metadata(token)).await.unwrap()
 }
 
-async fn grant(auth: &Auth, token: &str, candidates: &[EnvironmentKey]) -> Result<Grant, Failure> {
+async fn grant(
+    auth: &Auth,
+    token: &str,
+    candidates: &[EnvironmentKey],
+) -> Result<Grant<crate::auth::ReadLogs>, Failure> {
     let name = EnvironmentName::parse("web", "dev").unwrap();
-    let candidates = candidates.iter().map(|key| (key.clone(), true)).collect();
-    auth.grant_logs(&user(auth, token).await, &name, &candidates).await
+    let candidates = candidates.iter().map(|key| (key.clone(), Standing::Runs)).collect();
+    auth.grant(&user(auth, token).await, &name, &candidates).await
 }
 
 #[tokio::test]
@@ -139,6 +149,37 @@ async fn a_grant_follows_rbac_and_hides_what_is_forbidden() {
 }
 
 #[tokio::test]
+async fn a_new_environment_is_asked_for_where_it_would_be() {
+    let (auth, _) = server(cluster);
+    let (a, b) = (key("a", "web", "dev"), key("b", "web", "dev"));
+    let managed = |key: &EnvironmentKey| [(key.clone(), Standing::Managed)].into();
+    let none = Default::default();
+    let deployer = user(&auth, "deployer").await;
+    let made = auth.grant_deploy(&deployer, &a, &none).await.unwrap();
+    assert_eq!((made.environment(), made.makes_namespace()), (&a, false));
+    // One elsewhere, which the caller may not change, keeps nobody from a namespace of their own.
+    assert_eq!(auth.grant_deploy(&deployer, &a, &managed(&b)).await.unwrap().environment(), &a);
+    assert_eq!(auth.grant_deploy(&deployer, &b, &managed(&a)).await.unwrap().environment(), &a);
+    let failure = auth.grant_namespace(made).await.unwrap_err();
+    assert_eq!(failure.kind, ErrorKind::NotAllowed);
+    assert!(failure.message.contains("`a`"), "{failure}");
+    for (token, home) in [("deployer", &b), ("dev", &a), ("lister", &b)] {
+        let user = user(&auth, token).await;
+        let unknown = auth.grant_deploy(&user, home, &none).await.unwrap_err();
+        assert_eq!(unknown.kind, ErrorKind::NotAllowed, "{token}");
+    }
+    let lister = user(&auth, "lister").await;
+    let exists = auth.grant_deploy(&lister, &b, &managed(&b)).await.unwrap_err();
+    assert_eq!(exists, auth.grant_deploy(&lister, &b, &none).await.unwrap_err());
+    let admin = user(&auth, "admin").await;
+    let made = auth.grant_deploy(&admin, &b, &none).await.unwrap();
+    assert!(auth.grant_namespace(made).await.unwrap().makes_namespace());
+    let right: Grant<crate::auth::Delete> = auth.grant(&deployer, &a.name, &managed(&a)).await.unwrap();
+    assert_eq!(auth.recheck_grant(&right).await, Ok(()));
+    assert!(auth.further::<crate::auth::ReadLogs, _>(&right).await.unwrap().is_none());
+}
+
+#[tokio::test]
 async fn each_sees_what_they_may_see() {
     let (auth, _) = server(cluster);
     let all = BTreeSet::from([key("a", "web", "dev"), key("a", "web", "prod"), key("b", "shop", "prod")]);
@@ -174,6 +215,59 @@ async fn an_api_server_in_trouble_lets_nobody_in_and_is_asked_again() {
         assert!(!failure.message.contains("etcd"), "internals stay in the log");
     }
     assert!(asked.lock().unwrap().len() >= 2);
+}
+
+async fn monitor(auth: &Auth, token: &str) -> Result<(), Failure> {
+    let user = auth.scraper(metadata(token).as_ref()).await?;
+    auth.monitor(&user).await.map(drop)
+}
+
+#[tokio::test]
+async fn metrics_are_for_those_whom_rbac_lets_read_them() {
+    let (auth, _) = server(cluster);
+    monitor(&auth, "admin").await.unwrap();
+    assert_eq!(monitor(&auth, "lister").await.unwrap_err().kind, ErrorKind::NotAllowed);
+    let unknown = monitor(&auth, "unknown").await.unwrap_err();
+    assert_eq!((unknown.kind, unknown.hint), (ErrorKind::NotLoggedIn, None));
+}
+
+/// What the API server of [`in_trouble`] does.
+static TROUBLE: Mutex<Option<StatusCode>> = Mutex::new(None);
+
+fn in_trouble(review: &Value) -> (StatusCode, Value) {
+    let trouble = *TROUBLE.lock().unwrap();
+    trouble.map_or_else(
+        || cluster(review),
+        |status| {
+            (status, json!({"kind": "Status", "status": "Failure", "message": "no", "code": status.as_u16()}))
+        },
+    )
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_kubernetes_cannot_be_asked_and_only_then_its_last_yes_counts_for_monitoring() {
+    let (auth, _) = server(in_trouble);
+    let trouble = |status| *TROUBLE.lock().unwrap() = status;
+    monitor(&auth, "admin").await.unwrap();
+    assert!(monitor(&auth, "lister").await.is_err());
+    let kind = async |token| monitor(&auth, token).await.err().map(|failure| failure.kind);
+    // To be told that one may not ask is an answer.
+    tokio::time::advance(KEEP).await;
+    trouble(Some(StatusCode::FORBIDDEN));
+    assert_eq!(kind("admin").await, Some(ErrorKind::Unavailable));
+    trouble(Some(StatusCode::SERVICE_UNAVAILABLE));
+    assert_eq!(kind("admin").await, None);
+    for stranger in ["lister", "deployer"] {
+        assert_eq!(kind(stranger).await, Some(ErrorKind::Unavailable), "{stranger}");
+    }
+    // Nobody else gets by on it.
+    assert!(auth.user(&metadata("admin")).await.is_err());
+    tokio::time::advance(ALLOWANCE - KEEP - Duration::from_secs(1)).await;
+    assert_eq!(kind("admin").await, None);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(kind("admin").await, Some(ErrorKind::Unavailable));
+    trouble(None);
+    assert_eq!(kind("admin").await, None);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,6 +1,6 @@
 //! The token file's lines, as text and as values.
 
-use crate::auth::Question;
+use crate::auth::{Question, Right};
 use crate::environment::EnvironmentKey;
 use anyhow::{Context as _, bail, ensure};
 use skpr_proto::{Label, NodeName};
@@ -11,8 +11,9 @@ pub(super) const HEADER: &str = "\
 # Who may use this aggregator: one line a token, NAME SHA256 RIGHTS.
 #   NAME    whose token it is
 #   SHA256  of the token, in hexadecimal; the token itself is not kept here
-#   RIGHTS  `*` for everything, or a comma list of PROJECT/ENVIRONMENT:RIGHT+RIGHT (list, logs; ENVIRONMENT may be *),
-#           or `agent:NODE` for the agent of a node
+#   RIGHTS  `*` for everything, or a comma list of PROJECT/ENVIRONMENT:RIGHT+RIGHT (ENVIRONMENT may be *; the rights are
+#           list, logs, metrics, deploy and delete, of which the latter two bring list) and, alone, `metrics` for
+#           monitoring, or `agent:NODE` for the agent of a node
 # Add one with `skpr-aggregator token create --data DIR NAME RIGHTS`. A changed file is read again at once.
 ";
 
@@ -27,17 +28,36 @@ pub(super) struct Entry {
 pub(super) enum Rights {
     All,
     Agent(NodeName),
-    Some(Vec<Right>),
+    Some(Vec<Entitlement>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Entitlement {
+    /// To read metrics, of everything.
+    Monitor,
+    On(Environments),
 }
 
 /// Rights on one environment, or with `None` on each of the project's.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Right {
+pub(super) struct Environments {
     project: Label,
     environment: Option<Label>,
-    list: bool,
-    logs: bool,
+    /// In the order of [`NAMES`], each once.
+    rights: Vec<Right>,
 }
+
+/// What the right to read metrics is called in the file.
+const MONITOR: &str = "metrics";
+
+/// What each right is called in the file.
+const NAMES: [(&str, Right); 5] = [
+    ("list", Right::See),
+    ("logs", Right::ReadLogs),
+    ("metrics", Right::ReadMetrics),
+    ("deploy", Right::Change),
+    ("delete", Right::Delete),
+];
 
 impl Entry {
     pub(super) fn to_line(&self) -> String {
@@ -50,16 +70,29 @@ impl Rights {
         match self {
             Rights::All => true,
             Rights::Agent(_) => false,
-            Rights::Some(rights) => match question {
-                Question::ListAll | Question::ListNamespace(_) | Question::ReadLogsAnywhere(_) => false,
-                Question::See(key) => rights.iter().any(|right| right.list && right.covers(key)),
-                Question::ReadLogs(key) => rights.iter().any(|right| right.logs && right.covers(key)),
+            Rights::Some(all) => match question {
+                Question::ListAll
+                | Question::ListNamespace(_)
+                | Question::Anywhere(..)
+                | Question::CreateNamespaces
+                | Question::Resources(_) => false,
+                Question::Monitor => all.contains(&Entitlement::Monitor),
+                Question::May(right, key) => all.iter().any(|entitlement| match entitlement {
+                    Entitlement::Monitor => false,
+                    Entitlement::On(environments) => environments.covers(key) && environments.brings(*right),
+                }),
             },
         }
     }
 }
 
-impl Right {
+impl Environments {
+    /// Whoever may change an environment may also see what becomes of that.
+    fn brings(&self, right: Right) -> bool {
+        let has = |right| self.rights.contains(&right);
+        has(right) || right == Right::See && (has(Right::Change) || has(Right::Delete))
+    }
+
     fn covers(&self, key: &EnvironmentKey) -> bool {
         self.project == key.name.project
             && self.environment.as_ref().is_none_or(|environment| *environment == key.name.environment)
@@ -113,7 +146,10 @@ pub(super) fn parse_rights(text: &str) -> anyhow::Result<Rights> {
     text.split(',').map(parse_right).collect::<anyhow::Result<_>>().map(Rights::Some)
 }
 
-fn parse_right(text: &str) -> anyhow::Result<Right> {
+fn parse_right(text: &str) -> anyhow::Result<Entitlement> {
+    if text == MONITOR {
+        return Ok(Entitlement::Monitor);
+    }
     let parts = text.split_once(':').and_then(|(name, rights)| Some((name.split_once('/')?, rights)));
     let Some(((project, environment), rights)) = parts else {
         bail!("right `{}` is not PROJECT/ENVIRONMENT:RIGHT+RIGHT", text.escape_debug());
@@ -122,16 +158,14 @@ fn parse_right(text: &str) -> anyhow::Result<Right> {
         "*" => None,
         name => Some(Label::parse("environment", name)?),
     };
-    let mut right =
-        Right { project: Label::parse("project", project)?, environment, list: false, logs: false };
-    for name in rights.split('+') {
-        match name {
-            "list" => right.list = true,
-            "logs" => right.logs = true,
-            other => bail!("right `{}` is neither list nor logs", other.escape_debug()),
-        }
+    let mut named: Vec<&str> = rights.split('+').collect();
+    if let Some(other) = named.iter().find(|name| !NAMES.iter().any(|(known, _)| known == *name)) {
+        bail!("right `{}` is none of list, logs, metrics, deploy and delete", other.escape_debug());
     }
-    Ok(right)
+    named.sort_unstable();
+    let rights = NAMES.iter().filter(|(name, _)| named.binary_search(name).is_ok()).map(|(_, right)| *right);
+    let project = Label::parse("project", project)?;
+    Ok(Entitlement::On(Environments { project, environment, rights: rights.collect() }))
 }
 
 pub(super) fn hex(bytes: &[u8]) -> String {
@@ -154,18 +188,19 @@ impl fmt::Display for Rights {
         match self {
             Rights::All => f.write_str("*"),
             Rights::Agent(node) => write!(f, "agent:{node}"),
-            Rights::Some(rights) => {
-                for (index, right) in rights.iter().enumerate() {
+            Rights::Some(all) => {
+                for (index, entitlement) in all.iter().enumerate() {
                     if index > 0 {
                         f.write_str(",")?;
                     }
-                    let environment = right.environment.as_ref().map_or("*", Label::as_str);
-                    let names = match (right.list, right.logs) {
-                        (true, true) => "list+logs",
-                        (true, false) => "list",
-                        (false, _) => "logs",
+                    let Entitlement::On(Environments { project, environment, rights }) = entitlement else {
+                        f.write_str(MONITOR)?;
+                        continue;
                     };
-                    write!(f, "{}/{environment}:{names}", right.project)?;
+                    let named = NAMES.iter().filter(|(_, right)| rights.contains(right));
+                    let names: Vec<_> = named.map(|(name, _)| *name).collect();
+                    let environment = environment.as_ref().map_or("*", Label::as_str);
+                    write!(f, "{project}/{environment}:{}", names.join("+"))?;
                 }
                 Ok(())
             }
@@ -183,7 +218,13 @@ mod tests {
 
     #[test]
     fn lines_are_read_and_written_alike() {
-        for rights in ["*", "agent:node-1", "web/dev:list+logs", "web/dev:logs,shop/*:list"] {
+        for rights in [
+            "*",
+            "agent:node-1",
+            "web/dev:list+logs",
+            "web/dev:logs,shop/*:list,metrics",
+            "web/*:logs+deploy+delete",
+        ] {
             let entry = parse_line(&line(rights)).unwrap();
             assert_eq!(entry.rights.to_string(), rights);
             assert_eq!(parse_line(entry.to_line().trim()).unwrap(), entry);
@@ -206,7 +247,7 @@ mod tests {
             &format!("c\u{1b}i {} *", "ab".repeat(32)),
         ] {
             let error = format!("{:#}", parse(&format!("{HEADER}\n{bad}\n")).unwrap_err());
-            assert!(error.contains("line 8"), "{bad}: {error}");
+            assert!(error.contains("line 9"), "{bad}: {error}");
             assert!(!error.contains('\u{1b}'), "{error}");
         }
         let twice = format!("{}\n{}\n", line("*"), line("*"));

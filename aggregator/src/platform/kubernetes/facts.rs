@@ -1,21 +1,24 @@
 //! From a Kubernetes pod to the facts that are kept of it. Pure.
 
-use super::{ENVIRONMENT_LABEL, PROJECT_LABEL};
+use super::{ENVIRONMENT_LABEL, PRODUCTION_LABEL, PROJECT_LABEL, RELEASE_LABEL};
 use crate::environment::EnvironmentKey;
-use crate::inventory::{Pod, Presence};
+use crate::inventory::{Container, Detail, End, Labels, Pod, Presence};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use skpr_proto::{EnvironmentName, InvalidId, Label, NodeName, PodUid};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The annotation by which kubectl, too, chooses a pod's main container.
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 /// On the API's picture of a static pod: the hash that the kubelet uses as the pod's UID.
 const MIRROR: &str = "kubernetes.io/config.mirror";
-/// On a pod of an environment that must not be broken lightly.
-const PRODUCTION_LABEL: &str = "skpr.io/production";
 /// As much of a digest as tells images apart.
 const DIGEST_DIGITS: usize = 12;
+/// The longest labels that are kept of a pod; usually it is some 300 bytes.
+const LABELS_BYTES: usize = 8 << 10;
+/// What is kept of what Kubernetes says: enough for a sentence, and no more than a terminal's few lines.
+const MESSAGE_CHARACTERS: usize = 300;
 
 /// Why a pod is left out.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -72,11 +75,16 @@ pub(super) fn facts_of(pod: &core::Pod) -> Result<Pod, Unusable> {
         .as_ref()
         .and_then(|labels| labels.get(PRODUCTION_LABEL))
         .is_some_and(|value| value == "true");
+    let container = status.and_then(|status| {
+        status.container_statuses.iter().flatten().find(|status| status.name == main.name)
+    });
     Ok(Pod {
         environment,
         node: spec.node_name.as_deref().filter(|name| !name.is_empty()).map(NodeName::parse).transpose()?,
         instance: metadata.name.as_deref().unwrap_or_default().into(),
         main_container: Label::parse("container", &main.name)?,
+        labels: Arc::new(labels_of(metadata)),
+        containers: containers_of(pod),
         version: version_of(main.image.as_deref().unwrap_or_default()),
         ready,
         production,
@@ -85,7 +93,102 @@ pub(super) fn facts_of(pod: &core::Pod) -> Result<Pod, Unusable> {
         } else {
             Presence::Present
         },
+        detail: detail_of(pod, container),
     })
+}
+
+/// None when there are too many to be kept: some of them would select it where all do not.
+fn labels_of(metadata: &ObjectMeta) -> Labels {
+    let labels = metadata.labels.iter().flatten();
+    let bytes: usize = labels.map(|(name, value)| name.len() + value.len()).sum();
+    metadata.labels.clone().filter(|_| bytes <= LABELS_BYTES).unwrap_or_default()
+}
+
+/// The pod's containers, by the id that the node's runtime has for each.
+fn containers_of(pod: &core::Pod) -> BTreeMap<Arc<str>, Container> {
+    let of = |status: &core::ContainerStatus| {
+        // `containerd://64 hexadecimal digits`.
+        let (_, id) = status.container_id.as_deref()?.split_once("://")?;
+        let id = Some(id).filter(|id| (1..=MESSAGE_CHARACTERS).contains(&id.len()))?;
+        let name = Label::parse("container", &status.name).ok()?;
+        let running = status.state.as_ref().is_some_and(|state| state.running.is_some());
+        Some((id.into(), Container { name, running }))
+    };
+    let statuses = |status: &core::PodStatus| {
+        let all = [&status.container_statuses, &status.init_container_statuses];
+        all.into_iter().flatten().flatten().filter_map(of).collect()
+    };
+    pod.status.as_ref().map(statuses).unwrap_or_default()
+}
+
+/// How the pod's main container is.
+fn detail_of(pod: &core::Pod, container: Option<&core::ContainerStatus>) -> Detail {
+    let metadata = &pod.metadata;
+    let label = |name| metadata.labels.as_ref().and_then(|labels| labels.get(name));
+    let mut detail = Detail {
+        release: label(RELEASE_LABEL).and_then(|number| number.parse().ok()),
+        created: metadata.creation_timestamp.as_ref().map(|time| time.0),
+        leaving: metadata.deletion_timestamp.is_some(),
+        ..Detail::default()
+    };
+    let Some(container) = container else {
+        let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        let mut refused = conditions.filter(|c| c.type_ == "PodScheduled" && c.status == "False");
+        if let Some(refused) = refused.next() {
+            detail.waiting = refused.reason.as_deref().map(short);
+            detail.message = refused.message.as_deref().map(short);
+        }
+        return detail;
+    };
+    let state = container.state.as_ref();
+    let last = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+    let ended = state.and_then(|state| state.terminated.as_ref());
+    detail.started = state.and_then(|state| state.running.as_ref()?.started_at.as_ref()).map(|time| time.0);
+    detail.restarts = u32::try_from(container.restart_count).unwrap_or(0);
+    if let Some(waiting) = state.and_then(|state| state.waiting.as_ref()) {
+        detail.waiting = waiting.reason.as_deref().map(short);
+        let pulls = waiting.reason.as_deref().is_some_and(|reason| reason.contains("Pull"));
+        let cause = |message: &str| match message.rsplit_once(": ") {
+            // `Back-off pulling image "x": ErrImagePull: rpc error: …: not found`: the end says why.
+            Some((_, cause)) if pulls => short(cause),
+            _ => short(message),
+        };
+        detail.message = waiting.message.as_deref().map(cause);
+    }
+    detail.end = ended.or(last).map(|end| End {
+        at: end.finished_at.as_ref().map(|time| time.0),
+        exit_code: end.exit_code,
+        reason: end.reason.as_deref().map(short),
+    });
+    let out_of_memory = detail.end.as_ref().and_then(|end| end.reason.as_deref()) == Some("OOMKilled");
+    detail.out_of_memory_kills = u32::from(out_of_memory);
+    // `registry/name@sha256:…`, or the digest alone.
+    let digest = container.image_id.rsplit('@').next().filter(|digest| digest.contains(':'));
+    detail.digest = digest.map(short);
+    detail
+}
+
+/// How often the main container has ended: what tells one end from the next.
+pub(super) fn ends_of(pod: &core::Pod, main: &str) -> u32 {
+    let statuses = pod.status.iter().flat_map(|status| status.container_statuses.iter().flatten());
+    let container = statuses.into_iter().find(|status| status.name == main);
+    container.map_or(0, |container| {
+        let ended = container.state.as_ref().is_some_and(|state| state.terminated.is_some());
+        u32::try_from(container.restart_count).unwrap_or(0) + u32::from(ended)
+    })
+}
+
+/// The path that the main container's health is asked at.
+pub(super) fn health_path(pod: &core::Pod, main: &str) -> Option<Arc<str>> {
+    let containers = &pod.spec.as_ref()?.containers;
+    let container = containers.iter().find(|container| container.name == main)?;
+    container.readiness_probe.as_ref()?.http_get.as_ref()?.path.as_deref().map(short)
+}
+
+/// A text from the cluster as it may be shown: bounded, and with nothing that moves a cursor.
+pub(super) fn short(text: &str) -> Arc<str> {
+    let clean = text.chars().take(MESSAGE_CHARACTERS).map(|c| if c.is_control() { ' ' } else { c });
+    clean.collect::<String>().trim().into()
 }
 
 fn label(metadata: &ObjectMeta, name: &'static str) -> Result<Label, Unusable> {
@@ -110,129 +213,4 @@ fn version_of(image: &str) -> Arc<str> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn pod(change: impl FnOnce(&mut serde_json::Value)) -> core::Pod {
-        let mut value = json!({
-            "metadata": {
-                "name": "web-1", "namespace": "sites", "uid": "0a1b2c3d-aaaa-bbbb-cccc-0123456789ab",
-                "labels": {"skpr.io/project": "shop", "skpr.io/environment": "prod"}, "annotations": {}
-            },
-            "spec": {"nodeName": "n1", "containers": [
-                {"name": "php", "image": "r.example.com:5000/shop:1.2.3"}, {"name": "proxy", "image": "envoy:9"}]},
-            "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
-        });
-        change(&mut value);
-        serde_json::from_value(value).unwrap()
-    }
-
-    #[test]
-    fn a_pod_gives_its_facts() {
-        let facts = facts_of(&pod(|_| ())).unwrap();
-        assert_eq!(facts.environment.to_string(), "sites:shop/prod");
-        assert_eq!(
-            (&*facts.instance, facts.main_container.as_str(), &*facts.version),
-            ("web-1", "php", "1.2.3")
-        );
-        assert_eq!((facts.ready, facts.presence, facts.production), (true, Presence::Present, false));
-    }
-
-    #[test]
-    fn the_annotation_names_the_main_container() {
-        let annotated = |name: &str| {
-            facts_of(&pod(|pod| pod["metadata"]["annotations"][DEFAULT_CONTAINER] = json!(name))).unwrap()
-        };
-        assert_eq!(
-            (annotated("proxy").main_container.as_str(), &*annotated("proxy").version),
-            ("proxy", "9")
-        );
-        assert_eq!(annotated("nonsense").main_container.as_str(), "php");
-    }
-
-    #[test]
-    fn states_are_told_apart() {
-        assert!(
-            !facts_of(&pod(|pod| pod["status"]["conditions"][0]["status"] = json!("False"))).unwrap().ready
-        );
-        let finished = facts_of(&pod(|pod| pod["status"]["phase"] = json!("Succeeded"))).unwrap();
-        assert_eq!(finished.presence, Presence::Finished);
-        let pending = pod(|pod| {
-            pod["spec"].as_object_mut().unwrap().remove("nodeName");
-            pod.as_object_mut().unwrap().remove("status");
-        });
-        assert_eq!(facts_of(&pending).unwrap().node, None);
-        assert!(
-            facts_of(&pod(|pod| pod["metadata"]["labels"][PRODUCTION_LABEL] = json!("true")))
-                .unwrap()
-                .production
-        );
-    }
-
-    #[test]
-    fn wrong_pods_are_left_out_with_the_reason() {
-        for (change, reason) in [
-            (json!({"metadata": {"labels": {"skpr.io/project": "Shop"}}}), "`Shop`"),
-            (json!({"metadata": {"labels": {"skpr.io/environment": "a.b"}}}), "`a.b`"),
-            (json!({"metadata": {"labels": {"skpr.io/environment": null}}}), "is missing"),
-            (json!({"spec": {"containers": []}}), "no container"),
-        ] {
-            let pod = pod(|pod| json_merge(pod, &change));
-            let error = facts_of(&pod).unwrap_err().to_string();
-            assert!(error.contains(reason), "{error}");
-        }
-    }
-
-    fn json_merge(into: &mut serde_json::Value, from: &serde_json::Value) {
-        match (into, from) {
-            (serde_json::Value::Object(into), serde_json::Value::Object(from)) => {
-                for (key, value) in from {
-                    if value.is_null() {
-                        into.remove(key);
-                    } else {
-                        json_merge(into.entry(key).or_insert(json!(null)), value);
-                    }
-                }
-            }
-            (into, from) => *into = from.clone(),
-        }
-    }
-
-    #[test]
-    fn a_version_is_the_tag_or_a_short_digest() {
-        let digest = "sha256:0123456789abcdef0123456789abcdef";
-        for (image, expected) in [
-            ("shop:1.2", "1.2"),
-            ("r:5000/a/shop:v1-3-gabc", "v1-3-gabc"),
-            ("r:5000/a/shop", "latest"),
-            (&format!("r:5000/a/shop@{digest}"), "sha256:0123456789ab"),
-            (&format!("shop:1.2@{digest}"), "1.2"),
-            ("", "latest"),
-            ("a@b:é", "b:é"),
-        ] {
-            assert_eq!(&*version_of(image), expected, "{image}");
-        }
-    }
-
-    #[test]
-    fn a_static_pod_is_known_by_its_hash_and_nobody_can_pose_as_another_pod() {
-        let uid = |value: &str, kind: &str, owner: &str| {
-            let pod = pod(|pod| {
-                pod["metadata"]["annotations"][MIRROR] = json!(value);
-                pod["metadata"]["ownerReferences"] =
-                    json!([{"apiVersion": "v1", "kind": kind, "name": owner, "uid": "n"}]);
-            });
-            uid_of(&pod.metadata, Some("n1")).unwrap().to_string()
-        };
-        let (hash, own) = ("0123456789abcdef0123456789abcdef", "0a1b2c3d-aaaa-bbbb-cccc-0123456789ab");
-        assert_eq!(uid(hash, "Node", "n1"), hash);
-        assert_eq!(uid("ffffffff-aaaa-bbbb-cccc-0123456789ab", "Node", "n1"), own);
-        // The annotation alone, and one on a pod of something else or of another node, is a user's.
-        for (kind, owner) in [("ReplicaSet", "n1"), ("Node", "n2")] {
-            assert_eq!(uid(hash, kind, owner), own, "{kind} {owner}");
-        }
-        let bare = pod(|pod| pod["metadata"]["annotations"][MIRROR] = json!(hash));
-        assert_eq!(uid_of(&bare.metadata, Some("n1")).unwrap().to_string(), own);
-    }
-}
+mod tests;

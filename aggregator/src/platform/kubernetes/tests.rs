@@ -3,10 +3,12 @@
 use super::*;
 use crate::inventory::{Presence, tests::key};
 use axum::body::{Body, Bytes};
+use futures::StreamExt as _;
 use serde_json::{Value, json};
 use skpr_proto::{NodeName, PodUid};
 use std::convert::Infallible;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicUsize;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
@@ -22,17 +24,44 @@ struct Call {
 struct Server {
     calls: mpsc::Receiver<Call>,
     inventories: watch::Receiver<Arc<Inventory>>,
+    told: mpsc::Receiver<event::Event>,
+    known: Arc<AtomicBool>,
     stop: CancellationToken,
     tasks: JoinSet<anyhow::Result<()>>,
 }
 
 fn start() -> Server {
+    start_with(|_| Some(404))
+}
+
+/// `environments` says with which code the n-th request for environments fails; none lists that there are none.
+fn start_with(environments: fn(usize) -> Option<u16>) -> Server {
     let (sender, calls) = mpsc::channel(16);
     let sender = Arc::new(Mutex::new(sender));
+    let asked = Arc::new(AtomicUsize::new(0));
     let service = tower::service_fn(move |request: http::Request<kube::client::Body>| {
-        let sender = sender.lock().unwrap().clone();
+        let (sender, asked) = (sender.lock().unwrap().clone(), Arc::clone(&asked));
         async move {
-            assert_eq!(request.uri().path(), "/api/v1/pods");
+            if request.uri().path() != "/api/v1/pods" {
+                let is_environments = request.uri().path().ends_with("/environments");
+                let code = match is_environments {
+                    true => environments(asked.fetch_add(1, Ordering::Relaxed)),
+                    // A server that knows no events about health.
+                    false => Some(404),
+                };
+                let Some(code) = code else {
+                    let end = json!({"type": "BOOKMARK", "object": {"apiVersion": "skpr.io/v1alpha1", "kind": "Environment",
+                        "metadata": {"resourceVersion": "1", "annotations": {"k8s.io/initial-events-end": "true"}},
+                        "spec": {"project": "x", "environment": "y", "version": "v1"}}});
+                    let line = Ok::<_, Infallible>(Bytes::from(format!("{end}\n")));
+                    let lines = futures::stream::iter([line]).chain(futures::stream::pending());
+                    return Ok(http::Response::new(Body::from_stream(lines)));
+                };
+                let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+                    "message": "the server could not find it", "reason": "NotFound", "code": code});
+                let answer = http::Response::builder().status(code).body(Body::from(status.to_string()));
+                return Ok(answer.unwrap());
+            }
             let (reply, answer) = tokio::sync::oneshot::channel();
             let query = request.uri().query().unwrap_or_default().to_owned();
             sender.send(Call { query, reply }).await.unwrap();
@@ -43,8 +72,12 @@ fn start() -> Server {
     let (out, inventories) = watch::channel(Arc::default());
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
-    tasks.spawn(watch_pods(client, out, stop.clone()));
-    Server { calls, inventories, stop, tasks }
+    let (events, told) = mpsc::channel(16);
+    let known: Arc<AtomicBool> = Arc::default();
+    let objects = watch::channel(Arc::default()).0;
+    let out = Outputs { inventory: out, objects, known: Arc::clone(&known), events };
+    tasks.spawn(super::watch(client, out, stop.clone()));
+    Server { calls, inventories, told, known, stop, tasks }
 }
 
 impl Server {
@@ -180,7 +213,7 @@ async fn a_watch_that_stays_broken_is_stale_until_it_is_whole() {
             }
         }
     };
-    assert!(broken.elapsed() >= STALE_AFTER);
+    assert!(broken.elapsed() >= watches::STALE_AFTER);
     assert_eq!(claims(&stale), ["u1", "u2"], "what was known stays");
 
     // The server has forgotten where we were: everything is listed again, and what is missing is gone.
@@ -209,6 +242,31 @@ async fn a_watch_that_stays_broken_is_stale_until_it_is_whole() {
     panic!("nothing was listed again");
 }
 
+/// What is published of environments at first, and after how long.
+async fn first_heard(environments: fn(usize) -> Option<u16>) -> (bool, bool, bool) {
+    let mut server = start_with(environments);
+    let begun = Instant::now();
+    let _lines = server.list(&[pod("a", "u1", "shop")]).await;
+    let inventory = server.until(|inventory| inventory.heard).await;
+    (begun.elapsed() >= watches::STALE_AFTER, inventory.stale, server.known.load(Ordering::Relaxed))
+}
+
+#[tokio::test(start_paused = true)]
+async fn environments_that_cannot_be_listed_are_not_no_environments() {
+    let (late, stale, known) = (true, true, true);
+    assert_eq!(first_heard(|_| None).await, (!late, !stale, known));
+    // One failure at the start, and a definition that is served a moment later, are waited for.
+    for code in [500, 404] {
+        let once: fn(usize) -> Option<u16> = match code {
+            500 => |asked| (asked == 0).then_some(500),
+            _ => |asked| (asked == 0).then_some(404),
+        };
+        assert_eq!(first_heard(once).await, (!late, !stale, known), "{code}");
+    }
+    assert_eq!(first_heard(|_| Some(403)).await, (late, stale, !known));
+    assert_eq!(first_heard(|_| Some(404)).await, (late, !stale, known), "there are none");
+}
+
 #[tokio::test(start_paused = true)]
 async fn no_pod_takes_over_or_ends_another_ones_place() {
     let mut server = start();
@@ -231,4 +289,27 @@ async fn no_pod_takes_over_or_ends_another_ones_place() {
     let held = &inventory.pods[&skpr_proto::PodUid::parse(hash).unwrap()];
     assert_eq!((&*held.instance, held.presence), ("static-n1", Presence::Present));
     assert_eq!(held.environment, key("sites", "shop", "prod"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn restarts_and_kills_are_told_of_once() {
+    let mut server = start();
+    let restarted = |count: u32, reason: &str| {
+        let mut pod = pod("a", "u1", "shop");
+        let ended = json!({"terminated": {"exitCode": 137, "reason": reason, "finishedAt": jiff::Timestamp::now().to_string()}});
+        pod["status"]["containerStatuses"] = json!([{"name": "php", "ready": true, "restartCount": count, "image": "", "imageID": "",
+            "state": {"running": {}}, "lastState": ended}]);
+        pod
+    };
+    let lines = server.list(&[restarted(1, "Error")]).await;
+    server.until(|inventory| inventory.heard).await;
+    send(&lines, "MODIFIED", restarted(1, "Error")).await;
+    send(&lines, "MODIFIED", restarted(2, "OOMKilled")).await;
+    let mut ids = vec![];
+    for _ in 0..3 {
+        ids.push(server.told.recv().await.unwrap().body.id);
+    }
+    assert_eq!(ids, ["restart/u1/1", "out-of-memory/u1/2", "restart/u1/2"]);
+    let inventory = server.until(|i| i.pods.values().all(|pod| pod.detail.restarts == 2)).await;
+    assert_eq!(inventory.pods.values().next().unwrap().detail.out_of_memory_kills, 1);
 }

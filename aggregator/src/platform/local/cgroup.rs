@@ -2,7 +2,7 @@
 //! also with what left its process group.
 //!
 //! On v2 `cgroup.kill` does that; on v1 the freezer stands everything still while it is killed. Where no cgroup can be
-//! made, the caller is left with the process group.
+//! made, the caller is left with the process group, and nothing is limited.
 
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
@@ -10,8 +10,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// The v1 controllers whose directories an instance gets: one to end it, two to measure it.
-const CONTROLLERS: [&str; 3] = ["freezer", "cpuacct", "memory"];
+mod limits;
+
+pub(super) use limits::Limits;
+
+/// The v1 controllers whose directories an instance gets: one to end it, two to measure it, two to limit it.
+const CONTROLLERS: [&str; 4] = ["freezer", "cpuacct", "memory", "cpu"];
 /// How long the last process may take to leave before the directory is left for the next start to remove.
 const EMPTY_WITHIN: Duration = Duration::from_secs(2);
 
@@ -68,6 +72,21 @@ impl Cgroup {
     /// The files that a process writes `0` to in order to join.
     pub(super) fn entrances(&self) -> impl Iterator<Item = PathBuf> + '_ {
         self.0.iter().map(|directory| directory.join("cgroup.procs"))
+    }
+
+    /// Its directories, one for each hierarchy that it is in.
+    pub(super) fn directories(&self) -> &[PathBuf] {
+        &self.0
+    }
+
+    /// Sets what it may use; whether its memory is limited as asked.
+    pub(super) fn limit(&self, limits: &Limits) -> bool {
+        limits.apply(&self.0)
+    }
+
+    /// How many of its processes were killed because it used too much memory.
+    pub(super) fn out_of_memory_kills(&self) -> u32 {
+        limits::kills(&self.0)
     }
 
     /// Kills everything in it. Blocks for up to a moment.

@@ -59,10 +59,13 @@ impl Directories {
                     node: NodeName::parse(NODE).ok(),
                     instance: source.pod,
                     main_container: source.container,
+                    labels: Default::default(),
+                    containers: Default::default(),
                     version: "".into(),
                     ready: false,
                     production: false,
                     presence: Presence::Gone,
+                    detail: Default::default(),
                 };
                 Some((source.uid, pod))
             })
@@ -126,7 +129,7 @@ mod tests {
     use crate::inventory::tests::key;
 
     fn source(uid: &str) -> Source {
-        Source::parse("local", "shop-dev-0", uid, CONTAINER).unwrap()
+        Source::parse("local", "shop-dev-r1-0", uid, CONTAINER).unwrap()
     }
 
     #[test]
@@ -147,7 +150,7 @@ mod tests {
         assert!(!directories.prune(&current, SystemTime::now()));
         assert!(directories.prune(&current, SystemTime::now() + KEEP_AGE * 2));
         assert!(directories.former(&current).is_empty());
-        assert!(directories.pods.join("local_shop-dev-0_u2/app/0.log").exists());
+        assert!(directories.pods.join("local_shop-dev-r1-0_u2/app/0.log").exists());
         assert_eq!(fs::read_dir(&directories.notes).unwrap().count(), 1);
     }
 
@@ -164,6 +167,6 @@ mod tests {
         }
         assert!(directories.prune(&HashSet::new(), SystemTime::now()));
         assert_eq!(directories.former(&HashSet::new()).len(), 2);
-        assert!(!directories.pods.join("local_shop-dev-0_u1").exists());
+        assert!(!directories.pods.join("local_shop-dev-r1-0_u1").exists());
     }
 }

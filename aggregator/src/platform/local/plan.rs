@@ -1,214 +1,140 @@
-//! From manifests to the instances that run on this machine. Pure.
+//! From an environment's releases and instances to what is started, ended and sent connections. Pure.
+//!
+//! * The instances of one release replace those of another all at once: the new ones run beside the old ones until each
+//!   of them is ready, then new connections go to them alone, then the old ones are asked to end.
+//! * What runs follows from what is written and what is there; nothing else is remembered. After a crash a release that
+//!   was under way goes on, with the good one before it serving meanwhile.
 
-use super::health::Probe;
-use crate::environment::EnvironmentKey;
-use crate::inventory::Wanted;
-use skpr_proto::manifest::{Environment, Manifest, ManifestError};
-use skpr_proto::{EnvironmentName, ErrorKind, Failure, Label};
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use crate::inventory::InstanceState;
+use crate::release::{Release, STEADY_FOR, State, current, good_before};
+use jiff::Timestamp;
+use skpr_proto::PodUid;
+use skpr_proto::manifest::Environment;
+use std::collections::BTreeSet;
 
-/// More instances of one environment than this are a mistake on one machine.
-const MOST_INSTANCES: u32 = 64;
-
-/// A manifest and where it was found.
-#[derive(Clone, Debug)]
-pub(super) struct Project {
-    pub(super) manifest: Manifest,
-    pub(super) file: PathBuf,
-    pub(super) directory: PathBuf,
+/// What is known of an environment when its next step is decided.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Look<'a> {
+    pub(super) releases: &'a [Release],
+    /// As wanted now, and as it was before the open release began.
+    pub(super) settings: &'a Environment,
+    pub(super) before: Option<&'a Environment>,
+    pub(super) instances: &'a [Seen],
+    /// All instances are to end.
+    pub(super) deleting: bool,
+    pub(super) now: Timestamp,
 }
 
-/// One instance to run.
-#[derive(Clone, Debug)]
-pub(super) struct Planned {
-    pub(super) environment: EnvironmentKey,
-    pub(super) name: String,
-    pub(super) directory: PathBuf,
-    pub(super) command: Vec<String>,
-    pub(super) variables: Vec<(String, String)>,
-    pub(super) probe: Option<Probe>,
-    pub(super) production: bool,
+/// One instance that is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) uid: PodUid,
+    pub(super) release: u64,
+    pub(super) index: u32,
+    pub(super) ready: bool,
+    pub(super) started: Option<Timestamp>,
+    pub(super) leaving: bool,
 }
 
-#[derive(Clone, Debug, Default)]
-pub(super) struct Plan {
-    pub(super) wanted: BTreeMap<EnvironmentKey, Wanted>,
-    pub(super) instances: Vec<Planned>,
+/// What is to be done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Step {
+    /// Instances to start: number of the release, and index in it.
+    pub(super) start: Vec<(u64, u32)>,
+    /// Instances to ask to end.
+    pub(super) end: Vec<PodUid>,
+    /// Instances that take connections from now on.
+    pub(super) route: Vec<PodUid>,
 }
 
-impl Project {
-    /// Reads a `.skpr.yml`, or the one in a directory.
-    pub(super) fn load(path: &Path) -> Result<Project, ManifestError> {
-        let file = if path.is_dir() { path.join(skpr_proto::manifest::FILE_NAME) } else { path.to_owned() };
-        let manifest = Manifest::load(&file)?;
-        let real = file.canonicalize().unwrap_or_else(|_| file.clone());
-        let directory = real.parent().unwrap_or(Path::new("/")).to_owned();
-        Ok(Project { manifest, file, directory })
-    }
+/// How many instances settings ask for; standalone starts no more by itself.
+pub(super) fn target(settings: &Environment) -> u32 {
+    settings.instances.as_ref().map_or(1, |instances| instances.min)
 }
 
-/// What runs of these projects, and every reason why not.
-pub(super) fn plan(namespace: &Label, projects: &[Project]) -> Result<Plan, Failure> {
-    let mut plan = Plan::default();
-    let mut ports: BTreeMap<u16, String> = BTreeMap::new();
-    for project in projects {
-        for environment in project.manifest.environments.keys() {
-            let Some(settings) = project.manifest.resolve(environment) else { continue };
-            let name = EnvironmentName {
-                project: project.manifest.project.clone(),
-                environment: environment.clone(),
-            };
-            let key = EnvironmentKey { namespace: namespace.clone(), name };
-            let wrong = |text: String| {
-                Failure::new(ErrorKind::InvalidConfiguration, format!("{}: {text}", project.file.display()))
-            };
-            let count = settings.instances.as_ref().map_or(1, |instances| instances.min);
-            if count > MOST_INSTANCES {
-                return Err(wrong(format!(
-                    "environment `{environment}` asks for `{count}` instances, one machine runs at most {MOST_INSTANCES}"
-                )));
-            }
-            let wanted =
-                Wanted { production: settings.production == Some(true), minimum: count, maximum: count };
-            if plan.wanted.insert(key.clone(), wanted).is_some() {
-                return Err(wrong(format!("environment `{}` is given twice", key.name)));
-            }
-            for index in 0..count {
-                let planned = instance(project, &key, &settings, index).map_err(wrong)?;
-                if let Some(port) = planned.port
-                    && let Some(other) = ports.insert(port, planned.instance.name.clone())
-                {
-                    let text =
-                        format!("port `{port}` is wanted by `{}` and by `{other}`", planned.instance.name);
-                    let hint = "give each environment a `port` that leaves room for its instances: each gets the next";
-                    return Err(wrong(text).with_hint(hint));
-                }
-                plan.instances.push(planned.instance);
-            }
+/// The numbers of the releases that may have instances to start now: the wanted one and, while that is not yet good,
+/// the good one before it.
+pub(super) fn wanted(releases: &[Release]) -> Vec<&Release> {
+    let Some(wanted) = current(releases) else { return vec![] };
+    let newest = releases.last().filter(|newest| newest.number == wanted.number);
+    let fallback = match newest.map(|newest| newest.state) {
+        Some(State::Deploying | State::Failed | State::Superseded) => good_before(releases, wanted.number),
+        Some(State::Succeeded | State::RollingBack | State::RolledBack) | None => None,
+    };
+    std::iter::once(wanted).chain(fallback).collect()
+}
+
+/// What is to be done now.
+pub(super) fn step(look: Look<'_>) -> Step {
+    let present = || look.instances.iter().filter(|seen| !seen.leaving);
+    let releases = wanted(look.releases);
+    let Some(wanted) = releases.first().filter(|_| !look.deleting) else {
+        return Step { end: present().map(|seen| seen.uid.clone()).collect(), ..Step::default() };
+    };
+    let own = || present().filter(|seen| seen.release == wanted.number);
+    let settled = |seen: &&Seen| {
+        let steady = seen.started.is_none_or(|started| {
+            wanted.settings.health.is_some() || look.now.duration_since(started).unsigned_abs() >= STEADY_FOR
+        });
+        seen.ready && steady
+    };
+    let count = usize::try_from(target(look.settings)).unwrap_or(usize::MAX);
+    let complete = own().filter(settled).count() >= count;
+
+    let mut end: BTreeSet<PodUid> = surplus(own().collect(), count);
+    for other in present().filter(|seen| seen.release != wanted.number) {
+        let serves = if releases.iter().any(|release| release.number == other.release) {
+            // It is what a failure goes back to.
+            !complete
+        } else {
+            other.ready && !own().any(|seen| settled(&seen))
+        };
+        if !serves {
+            end.insert(other.uid.clone());
         }
     }
-    Ok(plan)
+
+    let mut start = missing(look, wanted.number, count);
+    if let Some(fallback) = releases.get(1).filter(|_| !complete) {
+        let settings = look.before.unwrap_or(&fallback.settings);
+        let count = usize::try_from(target(settings)).unwrap_or(usize::MAX);
+        start.extend(missing(look, fallback.number, count));
+    }
+
+    let ready = || present().filter(|seen| seen.ready && !end.contains(&seen.uid));
+    let mut route: Vec<&Seen> = ready().filter(|seen| seen.release != wanted.number).collect();
+    if route.is_empty() {
+        route = ready().collect();
+    }
+    let route = route.into_iter().map(|seen| seen.uid.clone()).collect();
+    Step { start, end: end.into_iter().collect(), route }
 }
 
-struct WithPort {
-    instance: Planned,
-    port: Option<u16>,
+/// Those that are too many: first what is not ready, then what came last.
+fn surplus(mut own: Vec<&Seen>, count: usize) -> BTreeSet<PodUid> {
+    own.sort_by_key(|seen| (!seen.ready, seen.index));
+    own.into_iter().skip(count).map(|seen| seen.uid.clone()).collect()
 }
 
-fn instance(
-    project: &Project,
-    key: &EnvironmentKey,
-    settings: &Environment,
-    index: u32,
-) -> Result<WithPort, String> {
-    let environment = &key.name.environment;
-    let name = format!("{}-{environment}-{index}", key.name.project);
-    let command = settings.command.as_ref().ok_or_else(|| {
-        format!("environment `{environment}` has no `command`, which is needed where there is no image to name one")
-    })?;
-    let port = match settings.port {
-        Some(first) => {
-            let port = u16::try_from(index).ok().and_then(|index| first.get().checked_add(index));
-            Some(
-                port.ok_or_else(|| format!("environment `{environment}` runs out of ports above `{first}`"))?,
-            )
-        }
-        None => None,
-    };
-    // What skpr says about an instance wins over what the manifest says: the site may rely on it.
-    let mut variables: Vec<(String, String)> = settings
-        .env
-        .iter()
-        .flatten()
-        .map(|(name, value)| (name.as_str().to_owned(), value.as_str().to_owned()))
-        .collect();
-    variables.extend(port.map(|port| ("PORT".to_owned(), port.to_string())));
-    variables.extend([
-        ("SKPR_PROJECT".to_owned(), key.name.project.to_string()),
-        ("SKPR_ENVIRONMENT".to_owned(), environment.to_string()),
-        ("SKPR_INSTANCE".to_owned(), name.clone()),
-    ]);
-    let probe = match (&settings.health, port) {
-        (Some(health), Some(port)) => Some(Probe { port, path: health.as_str().to_owned() }),
-        _ => None,
-    };
-    let instance = Planned {
-        environment: key.clone(),
-        name,
-        directory: project.directory.clone(),
-        command: std::iter::once(command.program())
-            .chain(command.arguments().iter().map(String::as_str))
-            .map(str::to_owned)
-            .collect(),
-        variables,
-        probe,
-        production: settings.production == Some(true),
-    };
-    Ok(WithPort { instance, port })
+/// The instances that a release lacks. One that is still ending keeps its index, and thereby its name.
+fn missing(look: Look<'_>, release: u64, count: usize) -> Vec<(u64, u32)> {
+    let of_release = || look.instances.iter().filter(|seen| seen.release == release);
+    let taken: BTreeSet<u32> = of_release().map(|seen| seen.index).collect();
+    let lacking = count.saturating_sub(of_release().filter(|seen| !seen.leaving).count());
+    (0..).filter(|index| !taken.contains(index)).take(lacking).map(|index| (release, index)).collect()
+}
+
+/// As the inventory shows an instance, for the judge.
+pub(super) fn seen(uid: &PodUid, index: u32, state: &InstanceState) -> Option<Seen> {
+    Some(Seen {
+        uid: uid.clone(),
+        release: state.detail.release?,
+        index,
+        ready: state.ready,
+        started: state.detail.started,
+        leaving: state.detail.leaving,
+    })
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn planned(texts: &[&str]) -> Result<Plan, Failure> {
-        let projects: Vec<_> = texts
-            .iter()
-            .map(|text| Project {
-                manifest: Manifest::parse(text, Path::new(".skpr.yml")).unwrap(),
-                file: ".skpr.yml".into(),
-                directory: "/site".into(),
-            })
-            .collect();
-        plan(&Label::parse("namespace", "local").unwrap(), &projects)
-    }
-
-    #[test]
-    fn each_instance_has_its_name_port_and_variables() {
-        let plan = planned(&["
-project: shop
-defaults: {command: [./serve], health: /healthz, env: {PORT: x, A: b}}
-environments:
-  dev: {port: 9000}
-  prod: {port: 9010, production: true, instances: {min: 2, max: 4}}
-"])
-        .unwrap();
-        let names: Vec<_> = plan.instances.iter().map(|instance| instance.name.as_str()).collect();
-        assert_eq!(names, ["shop-dev-0", "shop-prod-0", "shop-prod-1"]);
-        let last = &plan.instances[2];
-        let value = |name: &str| {
-            last.variables.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
-        };
-        assert_eq!(value("PORT"), Some("9011"));
-        assert_eq!((value("A"), value("SKPR_INSTANCE")), (Some("b"), Some("shop-prod-1")));
-        assert_eq!(last.probe.as_ref().map(|probe| probe.port), Some(9011));
-        assert!(last.production && plan.wanted.len() == 2);
-    }
-
-    #[track_caller]
-    fn refused(texts: &[&str], part: &str) {
-        let failure = planned(texts).unwrap_err();
-        assert_eq!(failure.kind, ErrorKind::InvalidConfiguration);
-        assert!(failure.message.contains(part), "{failure}");
-    }
-
-    #[test]
-    fn what_cannot_run_is_said_before_anything_runs() {
-        let one = "project: shop\nenvironments: {dev: {command: [x], port: 9000}}\n";
-        refused(&["project: shop\nenvironments: {dev: {}}\n"], "no `command`");
-        refused(&[one, one], "`shop/dev` is given twice");
-        refused(
-            &[one, "project: blog\nenvironments: {dev: {command: [x], port: 9000}}\n"],
-            "port `9000` is wanted by",
-        );
-        refused(
-            &["project: p\nenvironments: {dev: {command: [x], port: 65535, instances: {min: 2, max: 2}}}\n"],
-            "runs out of ports",
-        );
-        refused(
-            &["project: p\nenvironments: {dev: {command: [x], instances: {min: 65, max: 65}}}\n"],
-            "one machine runs at most 64",
-        );
-    }
-}
+pub(super) mod tests;

@@ -3,14 +3,25 @@
 //! * An instance is a process group, and a cgroup where that is allowed. When its program ends, for whatever reason,
 //!   the rest of the group is killed before the next start.
 //! * Starts are further apart each time, up to a bound, until one has lasted.
+//! * Each start has a port of its own: one that somebody else took in between costs a start and nothing more.
+
+mod status;
+
+pub(super) use status::{Report, Status};
 
 use super::cgroup::Cgroup;
 use super::health::Probe;
+use super::host::Whereabouts;
 use super::output::{Cutter, LogFile, ROTATE_AT, tidy};
+use super::ports::{Port, Ports};
 use super::spawn::Spawner;
+use super::variables::{search, variables};
+use super::words;
 use jiff::Timestamp;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use skpr_agent::usage;
 use skpr_proto::PodUid;
+use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -37,6 +48,8 @@ const PROBE_STARTING: Duration = Duration::from_millis(250);
 const PROBE_READY: Duration = Duration::from_secs(5);
 /// So many probes in a row fail before a ready instance is not.
 const PROBES_FAILED: u32 = 3;
+/// What keeps an instance from running that ended more than once.
+const CRASH_LOOP: &str = "CrashLoopBackOff";
 /// What is read from a pipe at once: as much as a pipe holds.
 const READ: usize = 64 << 10;
 
@@ -44,40 +57,43 @@ const READ: usize = 64 << 10;
 pub(super) struct Instance {
     pub(super) name: String,
     pub(super) uid: PodUid,
-    pub(super) program: PathBuf,
-    pub(super) arguments: Vec<std::ffi::OsString>,
+    /// What is put before the command: our own program that becomes the site's, with its arguments.
+    pub(super) wrapper: Vec<OsString>,
+    /// The site's program and its arguments.
+    pub(super) command: Vec<OsString>,
     pub(super) directory: PathBuf,
     pub(super) variables: Vec<(String, String)>,
     /// Where `N.log` are written.
     pub(super) logs: PathBuf,
-    pub(super) probe: Option<Probe>,
+    pub(super) probe: Probe,
+    /// Where its ports come from; none for one that listens on nothing.
+    pub(super) ports: Option<Ports>,
     pub(super) cgroup: Option<Cgroup>,
-}
-
-/// An instance has become ready, or is no longer.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Readiness {
-    pub(super) uid: PodUid,
-    pub(super) ready: bool,
+    pub(super) whereabouts: Whereabouts,
 }
 
 /// Runs the instance until `stop`, and returns when nothing of it is left.
 pub(super) async fn supervise(
     instance: Instance,
     spawner: Spawner,
-    readiness: mpsc::Sender<Readiness>,
+    reports: mpsc::Sender<Report>,
     stop: CancellationToken,
 ) {
     let mut pause = FIRST_PAUSE;
+    let mut teller = Teller { uid: instance.uid.clone(), status: Status::default(), reports };
     for start in 0.. {
         let begun = Instant::now();
-        let run = Run { instance: &instance, readiness: &readiness, stop: &stop, ready: false };
-        run.once(start, &spawner).await;
+        teller.status.restarts = start;
+        Run { instance: &instance, teller: &mut teller, stop: &stop, port: None }.once(start, &spawner).await;
         if stop.is_cancelled() {
             break;
         }
         if begun.elapsed() >= LASTED {
             pause = FIRST_PAUSE;
+        }
+        // The first start again comes so soon that it is not worth a word.
+        if pause > FIRST_PAUSE {
+            teller.tell(|status| _ = status.waiting.get_or_insert(CRASH_LOOP)).await;
         }
         tokio::select! {
             () = stop.cancelled() => break,
@@ -85,16 +101,36 @@ pub(super) async fn supervise(
         }
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
+    instance.whereabouts.send_modify(|all| _ = all.remove(&instance.uid));
     if let Some(cgroup) = instance.cgroup {
         blocking(move || cgroup.remove()).await;
     }
 }
 
+/// Sends on what has changed.
+struct Teller {
+    uid: PodUid,
+    status: Status,
+    reports: mpsc::Sender<Report>,
+}
+
+impl Teller {
+    async fn tell(&mut self, change: impl FnOnce(&mut Status)) {
+        let before = self.status.clone();
+        change(&mut self.status);
+        if before != self.status {
+            let report = Report { uid: self.uid.clone(), status: self.status.clone() };
+            // The platform stops listening only after it has asked us to stop.
+            drop(self.reports.send(report).await);
+        }
+    }
+}
+
 struct Run<'a> {
     instance: &'a Instance,
-    readiness: &'a mpsc::Sender<Readiness>,
+    teller: &'a mut Teller,
     stop: &'a CancellationToken,
-    ready: bool,
+    port: Option<Port>,
 }
 
 impl Run<'_> {
@@ -104,26 +140,37 @@ impl Run<'_> {
         let (directory, _) = log.place();
         // Each start leaves a file, and one that ends soon never rotates it.
         blocking(move || tidy_up(&directory, start)).await;
-        let mut child = match spawner.spawn(self.command()).await {
+        let killed = instance.cgroup.as_ref().map_or(0, Cgroup::out_of_memory_kills);
+        let mut child = match self.start(spawner).await {
             Ok(child) => child,
             Err(error) => {
                 tracing::warn!(instance = instance.name, error = %error, "instance cannot be started");
+                let program = instance.command.first().map(PathBuf::from).unwrap_or_default();
+                let text = format!("cannot start `{}`: {}", program.display(), words::why(&error));
                 let mut line = Vec::new();
-                let text = format!("skpr: cannot start `{}`: {error}\n", instance.program.display());
-                Cutter::new("stderr").push(Timestamp::now(), text.as_bytes(), &mut line);
+                let said = format!("skpr: {text}\n");
+                Cutter::new("stderr").push(Timestamp::now(), said.as_bytes(), &mut line);
                 blocking(move || log.write(&line, Timestamp::now())).await;
+                self.teller.tell(|status| status.not_started(&text)).await;
                 return;
             }
         };
         let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         tracing::info!(instance = instance.name, start, pid = child.id(), "instance started");
+        let local = usage::Local {
+            cgroups: instance.cgroup.as_ref().map(|cgroup| cgroup.directories().to_vec()).unwrap_or_default(),
+            group: group.map(|group| group.as_raw_nonzero().get()),
+        };
+        instance.whereabouts.send_modify(|all| _ = all.insert(instance.uid.clone(), local));
+        let port = self.port.as_ref().map(Port::number);
+        self.teller.tell(|status| status.started(port, Timestamp::now())).await;
         let mut output = JoinSet::new();
         if let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) {
             output.spawn(capture(stdout, stderr, log));
         }
         let mut program = Program::new(child, group);
-        let status = self.watch(&mut program).await;
-        self.report(false).await;
+        let status = self.watch(&mut program, &mut output).await;
+        let killed = instance.cgroup.as_ref().map_or(0, Cgroup::out_of_memory_kills).saturating_sub(killed);
         self.end_rest(&program).await;
         if timeout(DRAIN_WITHIN, output.join_next()).await.is_err() {
             tracing::warn!(
@@ -132,50 +179,69 @@ impl Run<'_> {
             );
         }
         output.shutdown().await;
-        let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+        let end = status::end(status.as_ref().ok().copied(), killed, Timestamp::now());
+        let text = status.map_or_else(|error| error.to_string(), |status| status.to_string());
         if self.stop.is_cancelled() {
-            tracing::info!(instance = instance.name, status, "instance stopped");
+            tracing::info!(instance = instance.name, status = text, "instance stopped");
         } else {
-            tracing::warn!(instance = instance.name, status, "instance ended, starting it again");
+            tracing::warn!(instance = instance.name, status = text, "instance ended, starting it again");
         }
+        self.teller.tell(|status| status.ended(end, killed)).await;
     }
 
-    fn command(&self) -> Command {
+    async fn start(&mut self, spawner: &Spawner) -> std::io::Result<Child> {
         let instance = self.instance;
-        let mut command = Command::new(&instance.program);
-        command
-            .args(&instance.arguments)
-            .current_dir(&instance.directory)
-            .process_group(0)
-            .kill_on_drop(true);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        // Our own settings, a token among them perhaps, are not the site's.
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("SKPR_") {
-                command.env_remove(name);
-            }
+        // The wrapper would find out as well, and then be all that had ended.
+        if !instance.wrapper.is_empty() {
+            status::runnable(&instance.command, &instance.directory, &search(&instance.variables))?;
         }
-        command.envs(instance.variables.iter().map(|(name, value)| (name, value)));
-        command
+        self.port = instance.ports.as_ref().map(Ports::take).transpose()?;
+        spawner.spawn(self.command()?).await
+    }
+
+    fn command(&self) -> std::io::Result<Command> {
+        let instance = self.instance;
+        let mut words = instance.wrapper.iter().chain(&instance.command);
+        let program = words.next().ok_or_else(|| std::io::Error::other("there is no command"))?;
+        let mut command = Command::new(program);
+        command.args(words).current_dir(&instance.directory).process_group(0).kill_on_drop(true);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.env_clear().envs(variables(&instance.variables));
+        if let Some(port) = &self.port {
+            command.env("PORT", port.number().to_string());
+        }
+        Ok(command)
     }
 
     /// Until the program has ended, or been ended because of `stop`.
-    async fn watch(&mut self, program: &mut Program) -> std::io::Result<ExitStatus> {
-        let mut failed = 0;
+    async fn watch(
+        &mut self,
+        program: &mut Program,
+        output: &mut JoinSet<()>,
+    ) -> std::io::Result<ExitStatus> {
+        let mut failed = 0_u32;
+        let port = self.port.as_ref().map_or(0, Port::number);
         loop {
-            let pause = if self.ready { PROBE_READY } else { PROBE_STARTING };
+            let ready = self.teller.status.ready;
+            let pause = match (ready, failed) {
+                (true, _) => PROBE_READY,
+                (false, 0) => Duration::ZERO,
+                (false, _) => PROBE_STARTING,
+            };
             tokio::select! {
                 status = program.ended() => return status,
                 () = self.stop.cancelled() => break,
-                passes = probe_after(self.instance.probe.as_ref(), if self.ready || failed > 0 { pause } else { Duration::ZERO }) => {
-                    failed = if passes { 0 } else { failed + 1 };
-                    if passes || failed >= PROBES_FAILED {
-                        self.report(passes).await;
+                // A program may close its output and go on.
+                () = super::watch_over(output) => {}
+                passed = probe_after(&self.instance.probe, port, pause) => {
+                    failed = if passed.is_ok() { 0 } else { failed.saturating_add(1) };
+                    if !ready || passed.is_ok() || failed >= PROBES_FAILED {
+                        self.teller.tell(|status| status.probed(passed)).await;
                     }
                 }
             }
         }
-        self.report(false).await;
+        self.teller.tell(|status| status.ready = false).await;
         signal(program.group, Signal::TERM);
         if let Ok(status) = timeout(TERMINATE_WITHIN, program.ended()).await {
             return status;
@@ -193,14 +259,6 @@ impl Run<'_> {
         }
         if let Some(cgroup) = self.instance.cgroup.clone() {
             blocking(move || cgroup.kill()).await;
-        }
-    }
-
-    async fn report(&mut self, ready: bool) {
-        if ready != self.ready {
-            self.ready = ready;
-            // The platform stops listening only after it has asked us to stop.
-            drop(self.readiness.send(Readiness { uid: self.instance.uid.clone(), ready }).await);
         }
     }
 }
@@ -236,13 +294,9 @@ impl Program {
     }
 }
 
-/// With nothing to ask, a program that runs is ready.
-async fn probe_after(probe: Option<&Probe>, pause: Duration) -> bool {
+async fn probe_after(probe: &Probe, port: u16, pause: Duration) -> Result<(), String> {
     sleep(pause).await;
-    match probe {
-        Some(probe) => probe.passes().await,
-        None => true,
-    }
+    probe.passes(port).await
 }
 
 fn signal(group: Option<Pid>, signal: Signal) {

@@ -1,6 +1,7 @@
-//! Instances of a manifest from start to stop, with real processes.
+//! Instances of a manifest with no repository, from start to stop, with real processes.
 
 use super::*;
+use skpr_proto::{PodUid, Source};
 use std::fs;
 
 async fn until(
@@ -9,6 +10,18 @@ async fn until(
 ) -> Arc<Inventory> {
     let found = tokio::time::timeout(Duration::from_secs(20), inventories.wait_for(wanted)).await;
     found.unwrap().unwrap().clone()
+}
+
+type Started = (watch::Receiver<Arc<Inventory>>, CancellationToken, JoinSet<anyhow::Result<()>>);
+
+fn start(config: LocalConfig) -> Started {
+    let (out, inventories) = watch::channel(Arc::default());
+    let (tell, _) = mpsc::channel(event::QUEUE);
+    let machine = Machine::open(config, out, tell).unwrap();
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(machine.run(stop.clone()));
+    (inventories, stop, tasks)
 }
 
 /// What is in the instances' first files, as far as they are there.
@@ -36,10 +49,7 @@ async fn environments_run_and_are_published() {
     let mut earlier = None;
     for _ in 0..2 {
         let config = LocalConfig::load(std::slice::from_ref(&manifest), &data, None).unwrap();
-        let (out, mut inventories) = watch::channel(Arc::default());
-        let stop = CancellationToken::new();
-        let mut tasks = JoinSet::new();
-        tasks.spawn(run(config, out, stop.clone()));
+        let (mut inventories, stop, mut tasks) = start(config);
         let all_ready = |inventory: &Arc<Inventory>| {
             inventory.environments.values().map(|state| state.ready()).sum::<usize>() == 3
         };
@@ -47,9 +57,10 @@ async fn environments_run_and_are_published() {
         assert!(inventory.heard);
         let node = NodeName::parse(NODE).unwrap();
         // A source that an earlier run wrote is still claimed, and is no instance.
+        let count = if earlier.is_some() { 6 } else { 3 };
+        let inventory = until(&mut inventories, |inventory| inventory.claims_of(&node).len() == count).await;
         let claims = inventory.claims_of(&node);
-        assert_eq!(claims.len(), if earlier.is_some() { 6 } else { 3 });
-        let (uid, pod) = inventory.pods.iter().find(|(_, pod)| &*pod.instance == "shop-prod-1").unwrap();
+        let (uid, pod) = inventory.pods.iter().find(|(_, pod)| &*pod.instance == "shop-prod-r1-1").unwrap();
         assert_eq!(pod.environment.to_string(), "local:shop/prod");
         let production: Vec<_> =
             inventory.environments.values().map(|state| state.wanted.production).collect();
@@ -80,20 +91,22 @@ async fn environments_run_and_are_published() {
     logs.sort();
     assert_eq!(
         logs,
-        ["shop-dev-0", "shop-dev-0", "shop-prod-0", "shop-prod-0", "shop-prod-1", "shop-prod-1"]
+        [
+            "shop-dev-r1-0",
+            "shop-dev-r1-0",
+            "shop-prod-r1-0",
+            "shop-prod-r1-0",
+            "shop-prod-r1-1",
+            "shop-prod-r1-1"
+        ]
     );
 }
 
 #[tokio::test]
 async fn nothing_to_run_is_published_too() {
     let directory = tempfile::tempdir().unwrap();
-    let manifest = directory.path().join(".skpr.yml");
-    fs::write(&manifest, "project: shop\nenvironments: {}\n").unwrap();
-    let config = LocalConfig::load(&[directory.path().to_owned()], directory.path(), None).unwrap();
-    let (out, mut inventories) = watch::channel(Arc::default());
-    let stop = CancellationToken::new();
-    let mut tasks = JoinSet::new();
-    tasks.spawn(run(config, out, stop.clone()));
+    let config = LocalConfig::load(&[], directory.path(), None).unwrap();
+    let (mut inventories, stop, mut tasks) = start(config);
     assert!(until(&mut inventories, |inventory| inventory.heard).await.environments.is_empty());
     stop.cancel();
     tasks.join_next().await.unwrap().unwrap().unwrap();

@@ -168,6 +168,35 @@ impl Faults {
         Ok(())
     }
 
+    pub(super) fn append_to(&self, path: &Path) -> io::Result<()> {
+        let mut plan = self.plan();
+        plan.step()?;
+        if let Ok(metadata) = std::fs::metadata(path) {
+            plan.files.entry(path.to_owned()).or_insert((metadata.len(), metadata.len()));
+        } else {
+            plan.undo.push(Undo::Created(path.to_owned()));
+            plan.files.insert(path.to_owned(), (0, 0));
+        }
+        Ok(())
+    }
+
+    pub(super) fn cut(&self, path: &Path, length: u64) -> io::Result<()> {
+        let mut plan = self.plan();
+        plan.step()?;
+        if let Some((written, synced)) = plan.files.get_mut(path) {
+            (*written, *synced) = (length, length.min(*synced));
+        }
+        Ok(())
+    }
+
+    pub(super) fn sync_all(&self) -> io::Result<()> {
+        let mut plan = self.plan();
+        plan.step()?;
+        plan.files.values_mut().for_each(|(written, synced)| *synced = *written);
+        plan.undo.clear();
+        Ok(())
+    }
+
     pub(super) fn write(&self, path: &Path, length: usize) -> Result<(), (usize, io::Error)> {
         if path.extension().is_some_and(|extension| extension == "wal") {
             self.perhaps_panic(Panic::Log);

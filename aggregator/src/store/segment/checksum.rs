@@ -9,14 +9,14 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 /// Bytes under one checksum: what is read at least, and a power of two that disks and page cache like.
-pub(super) const BLOCK: usize = 64 << 10;
+pub(crate) const BLOCK: usize = 64 << 10;
 
 /// The last digit is the version of the layout.
 const MAGIC: &[u8; 8] = b"skprcrc1";
 const HEADER: usize = MAGIC.len() + 4 + 8;
 
 /// Where the checksums of the segment at `path` are.
-pub(in crate::store) fn sidecar(path: &Path) -> PathBuf {
+pub(crate) fn sidecar(path: &Path) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(".crc");
     PathBuf::from(name)
@@ -24,13 +24,13 @@ pub(in crate::store) fn sidecar(path: &Path) -> PathBuf {
 
 /// The checksums of one segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Checksums {
-    pub(super) length: u64,
+pub(crate) struct Checksums {
+    pub(crate) length: u64,
     blocks: Vec<u32>,
 }
 
 impl Checksums {
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEADER + 4 * self.blocks.len() + 4);
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&(BLOCK as u32).to_le_bytes());
@@ -43,7 +43,7 @@ impl Checksums {
         bytes
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<Checksums, &'static str> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Checksums, &'static str> {
         let (content, own) = bytes.split_last_chunk::<4>().ok_or("the checksums are cut short")?;
         if crc32c::crc32c(content) != u32::from_le_bytes(*own) {
             return Err("the checksums are damaged themselves");
@@ -63,12 +63,12 @@ impl Checksums {
     }
 
     /// How large the file of the checksums of `length` bytes is.
-    pub(super) fn encoded_length(length: u64) -> u64 {
+    pub(crate) fn encoded_length(length: u64) -> u64 {
         HEADER as u64 + 4 * length.div_ceil(BLOCK as u64) + 4
     }
 
     /// Whether `bytes`, which start at block number `first` and end at a block's end or the file's, are as written.
-    pub(super) fn agree(&self, first: usize, bytes: &[u8]) -> bool {
+    pub(crate) fn agree(&self, first: usize, bytes: &[u8]) -> bool {
         let expected = self.blocks.get(first..).unwrap_or_default();
         let chunks = bytes.chunks(BLOCK);
         chunks.len() <= expected.len()
@@ -77,7 +77,7 @@ impl Checksums {
 }
 
 /// Passes bytes on and computes their checksums on the way, so that nothing is read again to make them.
-pub(super) struct HashingWriter<W> {
+pub(crate) struct HashingWriter<W> {
     inner: W,
     crc: u32,
     /// Bytes in the block that `crc` is about.
@@ -86,11 +86,11 @@ pub(super) struct HashingWriter<W> {
 }
 
 impl<W: Write> HashingWriter<W> {
-    pub(super) fn new(inner: W) -> Self {
+    pub(crate) fn new(inner: W) -> Self {
         HashingWriter { inner, crc: 0, filled: 0, checksums: Checksums { length: 0, blocks: Vec::new() } }
     }
 
-    pub(super) fn finish(mut self) -> (W, Checksums) {
+    pub(crate) fn finish(mut self) -> (W, Checksums) {
         if self.filled > 0 {
             self.checksums.blocks.push(self.crc);
         }

@@ -96,15 +96,18 @@ impl Columns {
             }
         };
         let group = self.group;
-        for (column, slot, names) in
-            [(INSTANCE, &mut self.instance, &filter.instances), (STREAM, &mut self.stream, &filter.streams)]
-        {
-            if names.is_empty() {
+        for (column, slot, names, except) in [
+            (INSTANCE, &mut self.instance, &filter.instances, None),
+            (STREAM, &mut self.stream, &filter.streams, filter.except_stream),
+        ] {
+            if names.is_empty() && except.is_none() {
                 continue;
             }
             let strings = loaded(slot, || pages::strings(segment, group, column))?;
-            let allowed: Vec<bool> =
-                strings.dictionary.iter().map(|value| names.iter().any(|name| **name == **value)).collect();
+            let allows = |value: &str| {
+                (names.is_empty() || names.iter().any(|name| name == value)) && except != Some(value)
+            };
+            let allowed: Vec<bool> = strings.dictionary.iter().map(|value| allows(value)).collect();
             if !allowed.contains(&true) {
                 return Ok(Selection::None);
             }

@@ -273,7 +273,7 @@ impl Segment {
 }
 
 /// Runs a part of the Parquet library that asserts what a hostile file can break.
-pub(super) fn guarded<T>(run: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
+pub(crate) fn guarded<T>(run: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
     catch_unwind(AssertUnwindSafe(run))
         .unwrap_or_else(|_| Err(ParquetError::General("the file breaks the format".to_owned())))
 }

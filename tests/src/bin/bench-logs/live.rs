@@ -2,8 +2,8 @@
 
 use crate::measure::percentile;
 use crate::programs::Aggregator;
-use crate::report::{Better, Figure};
 use anyhow::Context as _;
+use skpr_tests::report::{Better, Figure};
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::Stdio;

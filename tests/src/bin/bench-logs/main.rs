@@ -10,7 +10,6 @@ mod live;
 mod measure;
 mod peers;
 mod programs;
-mod report;
 mod sealed;
 mod spine;
 
@@ -55,5 +54,5 @@ fn main() -> anyhow::Result<()> {
     if wanted("sealed") {
         sealed::run(&directory("sealed")?, (mib << 20) as usize, &mut figures).context("sealed files")?;
     }
-    report::publish(&figures, &place.join("logs.json"))
+    skpr_tests::report::publish(&figures, &place.join("logs.json"))
 }

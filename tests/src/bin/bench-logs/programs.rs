@@ -2,8 +2,8 @@
 
 use crate::peers::Running;
 use anyhow::Context as _;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use skpr_tests::scrape::{self, Scraper};
+use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -14,7 +14,7 @@ pub(crate) struct Aggregator {
     pub ca: PathBuf,
     pub token: PathBuf,
     pub data: PathBuf,
-    http: SocketAddr,
+    monitoring: Scraper,
 }
 
 fn program(name: &str) -> anyhow::Result<PathBuf> {
@@ -25,12 +25,11 @@ fn program(name: &str) -> anyhow::Result<PathBuf> {
 impl Aggregator {
     /// Starts an aggregator for the fake node `logs` and waits until it is ready.
     pub(crate) fn start(logs: &Path, data: &Path) -> anyhow::Result<Aggregator> {
-        let http = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|free| free.local_addr())?;
         let mut child = Command::new(program("fixture-aggregator")?)
             .arg(logs)
             .args(["standalone", "--listen", "127.0.0.1:0", "--config", "/dev/null", "--data"])
             .arg(data)
-            .args(["--http-listen", &http.to_string()])
+            .args(["--monitoring-listen", "127.0.0.1:0"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -42,14 +41,15 @@ impl Aggregator {
             let line = lines.next().context("the aggregator ended")??;
             Ok(line.strip_prefix(name).with_context(|| format!("expected `{name}` in `{line}`"))?.to_owned())
         };
-        let aggregator = Aggregator {
-            address: field("address: ")?,
-            ca: field("ca: ")?.into(),
-            token: field("token: ")?.into(),
-            process,
-            data: data.to_owned(),
-            http,
+        let address = field("address: ")?;
+        let ca: PathBuf = field("ca: ")?.into();
+        let token: PathBuf = field("token: ")?.into();
+        let monitoring = Scraper {
+            address: field("monitoring: ")?.parse().context("read where monitoring is")?,
+            ca: ca.clone(),
+            token: std::fs::read_to_string(&token).context("read the token")?.trim().to_owned(),
         };
+        let aggregator = Aggregator { address, ca, token, process, data: data.to_owned(), monitoring };
         // Its audit lines come on the same pipe for as long as it runs.
         std::thread::Builder::new().spawn(move || lines.for_each(drop))?;
         Ok(aggregator)
@@ -57,16 +57,9 @@ impl Aggregator {
 
     /// Records on stable storage, as the aggregator's own metrics say: to ask costs it next to nothing, unlike a read.
     pub(crate) fn stored_records(&self) -> anyhow::Result<u64> {
-        let mut stream = TcpStream::connect(self.http).context("connect to the metrics")?;
-        write!(stream, "GET /metrics HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.http)?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).context("read the metrics")?;
-        let name = "skpr_store_appended_records_total ";
-        let value = answer.lines().find_map(|line| line.strip_prefix(name));
-        value
-            .context("find the number of stored records")?
-            .parse()
-            .context("parse the number of stored records")
+        let text = self.monitoring.get("/metrics")?;
+        let value = scrape::value(&text, "skpr_store_appended_records_total");
+        Ok(value.context("find the number of stored records")? as u64)
     }
 
     /// Starts an agent that ships `logs`.

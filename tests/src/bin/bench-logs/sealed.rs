@@ -2,13 +2,13 @@
 
 use crate::input::{Random, message};
 use crate::measure::{Spent, median, own, shell};
-use crate::report::{Better, Figure};
 use anyhow::Context as _;
 use skpr_aggregator::environment::EnvironmentKey;
 use skpr_aggregator::record::Filter;
 use skpr_aggregator::store::segment::{self, Range, Row, SegmentFile};
 use skpr_proto::v1::RecordKind;
 use skpr_proto::{EnvironmentName, Label, UnixNanos};
+use skpr_tests::report::{Better, Figure};
 use std::io::{BufWriter, Write as _};
 use std::path::Path;
 use std::time::Instant;

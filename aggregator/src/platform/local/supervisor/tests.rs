@@ -4,34 +4,62 @@ use super::*;
 
 struct Started {
     directory: tempfile::TempDir,
-    readiness: mpsc::Receiver<Readiness>,
+    reports: mpsc::Receiver<Report>,
+    ready: bool,
     stop: CancellationToken,
     tasks: JoinSet<()>,
 }
 
+fn instance(directory: &Path, command: &[&str]) -> Instance {
+    Instance {
+        name: "shop-dev-r1-0".into(),
+        uid: PodUid::parse("u1").unwrap(),
+        wrapper: vec![],
+        command: command.iter().map(OsString::from).collect(),
+        directory: directory.to_owned(),
+        variables: vec![("GREETING".into(), "hello".into())],
+        logs: directory.join("logs"),
+        probe: Probe::Runs,
+        ports: None,
+        cgroup: None,
+        whereabouts: Whereabouts::default(),
+    }
+}
+
 fn start(script: &str) -> Started {
     let directory = tempfile::tempdir().unwrap();
-    let instance = Instance {
-        name: "shop-dev-0".into(),
-        uid: PodUid::parse("u1").unwrap(),
-        program: "sh".into(),
-        arguments: vec!["-c".into(), script.into()],
-        directory: directory.path().to_owned(),
-        variables: vec![("GREETING".into(), "hello".into())],
-        logs: directory.path().join("logs"),
-        probe: None,
-        cgroup: None,
-    };
-    let (sender, readiness) = mpsc::channel(16);
+    let instance = instance(directory.path(), &["sh", "-c", script]);
+    let (sender, reports) = mpsc::channel(16);
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     tasks.spawn(supervise(instance, Spawner::start().unwrap(), sender, stop.clone()));
-    Started { directory, readiness, stop, tasks }
+    Started { directory, reports, ready: false, stop, tasks }
+}
+
+/// One start of an instance, to its end.
+async fn once(instance: &Instance, start: u32) -> Status {
+    let (reports, _held) = mpsc::channel(16);
+    let mut teller = Teller { uid: instance.uid.clone(), status: Status::default(), reports };
+    let stop = CancellationToken::new();
+    let run = Run { instance, teller: &mut teller, stop: &stop, port: None };
+    run.once(start, &Spawner::start().unwrap()).await;
+    teller.status
 }
 
 impl Started {
+    async fn report(&mut self) -> Status {
+        timeout(Duration::from_secs(20), self.reports.recv()).await.unwrap().unwrap().status
+    }
+
+    /// The next change of readiness.
     async fn ready(&mut self) -> bool {
-        timeout(Duration::from_secs(20), self.readiness.recv()).await.unwrap().unwrap().ready
+        loop {
+            let ready = self.report().await.ready;
+            if ready != self.ready {
+                self.ready = ready;
+                return ready;
+            }
+        }
     }
 
     async fn stop(mut self) -> tempfile::TempDir {
@@ -64,6 +92,17 @@ async fn ends(pid_file: &Path) {
         }
     };
     timeout(Duration::from_secs(20), gone).await.unwrap();
+}
+
+#[tokio::test]
+async fn our_own_variables_are_not_the_sites() {
+    // Cargo sets it for this very process.
+    assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some());
+    let directory = tempfile::tempdir().unwrap();
+    let script = "echo $GREETING ${CARGO_MANIFEST_DIR-nothing} ${PATH:+path}";
+    once(&instance(directory.path(), &["sh", "-c", script]), 0).await;
+    let said = std::fs::read_to_string(directory.path().join("logs/0.log")).unwrap();
+    assert!(said.contains(" hello nothing path\n"), "{said}");
 }
 
 #[tokio::test]
@@ -120,23 +159,55 @@ async fn a_program_that_leaves_children_loses_them() {
 #[tokio::test]
 async fn a_program_that_is_not_there_is_said_in_the_log() {
     let directory = tempfile::tempdir().unwrap();
-    let instance = Instance {
-        name: "shop-dev-0".into(),
-        uid: PodUid::parse("u1").unwrap(),
-        program: "/nowhere/serve".into(),
-        arguments: vec![],
-        directory: directory.path().to_owned(),
-        variables: vec![],
-        logs: directory.path().join("logs"),
-        probe: None,
-        cgroup: None,
+    for wrapper in [vec![], vec!["env".into()]] {
+        let instance = Instance { wrapper, ..instance(directory.path(), &["/nowhere/serve"]) };
+        let status = once(&instance, 0).await;
+        let lines = lines(directory.path(), "0.log");
+        assert!(lines[0].starts_with("stderr F skpr: cannot start `/nowhere/serve`: "), "{lines:?}");
+        assert_eq!(status.waiting, Some("RunContainerError"));
+        assert!(status.message.unwrap().starts_with("cannot start `/nowhere/serve`: "));
+    }
+}
+
+#[tokio::test]
+async fn one_that_ends_again_and_again_is_said_to() {
+    let mut started = start("exit 3");
+    let status = loop {
+        let status = started.report().await;
+        if status.waiting.is_some() {
+            break status;
+        }
     };
-    let (sender, _readiness) = mpsc::channel(16);
+    assert_eq!((status.waiting, status.restarts, status.ready), (Some(CRASH_LOOP), 1, false));
+    assert_eq!(status.end.unwrap().exit_code, 3);
+    started.stop().await;
+}
+
+#[tokio::test]
+async fn each_start_has_a_port_of_its_own_and_is_ready_when_it_listens() {
+    let directory = tempfile::tempdir().unwrap();
+    let ports = Ports::default();
+    let instance = Instance {
+        ports: Some(ports.clone()),
+        probe: Probe::Listens,
+        ..instance(directory.path(), &["sh", "-c", "echo $PORT >> ports; exec sleep 100"])
+    };
+    let (sender, mut reports) = mpsc::channel(16);
     let stop = CancellationToken::new();
-    let run = Run { instance: &instance, readiness: &sender, stop: &stop, ready: false };
-    run.once(0, &Spawner::start().unwrap()).await;
-    let lines = lines(directory.path(), "0.log");
-    assert!(lines[0].starts_with("stderr F skpr: cannot start `/nowhere/serve`: "), "{lines:?}");
+    let mut tasks = JoinSet::new();
+    tasks.spawn(supervise(instance, Spawner::start().unwrap(), sender, stop.clone()));
+    let started = reports.recv().await.unwrap().status;
+    let port = started.port.unwrap();
+    let refused = reports.recv().await.unwrap().status;
+    assert_eq!(refused.message.as_deref(), Some(&*format!("nothing listens on port {port} ($PORT)")));
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+    let ready = timeout(Duration::from_secs(20), reports.recv()).await.unwrap().unwrap().status;
+    assert_eq!((ready.ready, ready.message), (true, None));
+    drop(listener);
+    stop.cancel();
+    tasks.join_next().await.unwrap().unwrap();
+    let said = std::fs::read_to_string(directory.path().join("ports")).unwrap();
+    assert_eq!(said.trim(), port.to_string());
 }
 
 #[tokio::test]
@@ -147,21 +218,7 @@ async fn files_of_earlier_starts_are_tidied_without_a_rotation() {
     for start in 0..1000 {
         std::fs::write(logs.join(format!("{start}.log")), "x").unwrap();
     }
-    let instance = Instance {
-        name: "shop-dev-0".into(),
-        uid: PodUid::parse("u1").unwrap(),
-        program: "true".into(),
-        arguments: vec![],
-        directory: directory.path().to_owned(),
-        variables: vec![],
-        logs: logs.clone(),
-        probe: None,
-        cgroup: None,
-    };
-    let (sender, _readiness) = mpsc::channel(16);
-    let stop = CancellationToken::new();
-    let run = Run { instance: &instance, readiness: &sender, stop: &stop, ready: false };
-    run.once(1000, &Spawner::start().unwrap()).await;
+    once(&instance(directory.path(), &["true"]), 1000).await;
     assert!(std::fs::read_dir(&logs).unwrap().count() < 250);
     assert!(logs.join("999.log").exists());
 }

@@ -75,10 +75,17 @@ fn filter() -> impl Strategy<Value = Filter> {
         proptest::collection::vec(0..all.len(), 0..2)
             .prop_map(move |list| list.into_iter().map(|i| all[i].to_owned()).collect::<Vec<_>>())
     };
-    (patterns(), patterns(), names(&["web-0", "cron", "gone"]), names(&["stdout", "stderr"]), any::<bool>())
-        .prop_map(move |(grep, exclude, instances, streams, excludes)| Filter {
+    (
+        patterns(),
+        patterns(),
+        names(&["web-0", "cron", "gone"]),
+        names(&["stdout", "stderr"]),
+        any::<[bool; 2]>(),
+    )
+        .prop_map(move |(grep, exclude, instances, streams, [excludes, except])| Filter {
             instances,
             streams,
+            except_stream: except.then_some("stderr"),
             grep: compile(grep),
             exclude: if excludes { compile(exclude) } else { Vec::new() },
         })

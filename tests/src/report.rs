@@ -1,4 +1,4 @@
-//! What a benchmark says: a table for people, and `target/bench/logs.json` for whoever compares runs.
+//! What a benchmark says: a table for people, and `target/bench/NAME.json` for whoever compares runs.
 
 use anyhow::Context as _;
 use serde::Serialize;
@@ -7,14 +7,14 @@ use std::path::Path;
 /// Which direction is good.
 #[derive(Clone, Copy, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(crate) enum Better {
+pub enum Better {
     Higher,
     Lower,
 }
 
 /// One measured figure, what it was compared with in the same run, and what was promised.
 #[derive(Serialize)]
-pub(crate) struct Figure {
+pub struct Figure {
     pub name: String,
     pub value: f64,
     pub unit: &'static str,
@@ -30,7 +30,7 @@ pub(crate) struct Figure {
 }
 
 impl Figure {
-    pub(crate) fn new(name: impl Into<String>, value: f64, unit: &'static str, better: Better) -> Self {
+    pub fn new(name: impl Into<String>, value: f64, unit: &'static str, better: Better) -> Self {
         Figure {
             name: name.into(),
             value,
@@ -45,21 +45,27 @@ impl Figure {
         }
     }
 
-    pub(crate) fn against(mut self, peer: impl Into<String>, peer_value: f64) -> Self {
+    pub fn against(mut self, peer: impl Into<String>, peer_value: f64) -> Self {
         self.peer = Some(peer.into());
         self.peer_value = Some(peer_value);
         self.ratio = Some(self.value / peer_value);
         self
     }
 
-    pub(crate) fn target(mut self, bound: f64) -> Self {
+    /// Says why there is nobody to compare with.
+    pub fn without(mut self, reason: impl Into<String>) -> Self {
+        self.peer = Some(reason.into());
+        self
+    }
+
+    pub fn target(mut self, bound: f64) -> Self {
         self.target = Some(bound);
         self.met = Some(self.within(self.value, bound));
         self
     }
 
     /// A promise relative to the peer; call after [`Figure::against`].
-    pub(crate) fn target_ratio(mut self, bound: f64) -> Self {
+    pub fn target_ratio(mut self, bound: f64) -> Self {
         self.target = Some(bound);
         self.target_on_ratio = true;
         self.met = self.ratio.map(|ratio| self.within(ratio, bound));
@@ -85,7 +91,8 @@ impl Figure {
         };
         let peer = match (&self.peer, self.peer_value) {
             (Some(peer), Some(value)) => format!("{peer} {}", short(value)),
-            _ => String::new(),
+            (Some(reason), None) => reason.clone(),
+            (None, _) => String::new(),
         };
         let met = match self.met {
             Some(true) => "met",
@@ -112,7 +119,8 @@ fn short(value: f64) -> String {
 }
 
 /// Prints the table and writes the JSON file.
-pub(crate) fn publish(figures: &[Figure], file: &Path) -> anyhow::Result<()> {
+#[expect(clippy::print_stdout, reason = "the table is what a benchmark is run for")]
+pub fn publish(figures: &[Figure], file: &Path) -> anyhow::Result<()> {
     let rows: Vec<[String; 6]> = figures.iter().map(Figure::row).collect();
     let head = ["figure", "value", "peer", "ratio", "target", ""].map(String::from);
     let mut widths = [0usize; 6];

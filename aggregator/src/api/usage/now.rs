@@ -1,0 +1,85 @@
+//! What is used now, as the CLI is told it.
+
+use super::super::wire;
+use crate::environment::EnvironmentKey;
+use crate::inventory::{EnvironmentState, InstanceState};
+use crate::usage::{EnvironmentUsage, InstanceUsage, Usage};
+use skpr_proto::v1::{EnvironmentSummary, UsageNow};
+use std::time::Duration;
+
+/// Puts what is used now into the summary of an environment and its instances.
+pub(in crate::api) fn fill(usage: &Usage, key: &EnvironmentKey, summary: &mut EnvironmentSummary) {
+    let mut restarts = 0_u64;
+    for instance in &mut summary.instance {
+        restarts += u64::from(instance.restarts);
+        let own = u64::from(instance.restarts);
+        instance.usage = usage.instance(key, &instance.name).map(|usage| instance_now(&usage, own));
+    }
+    summary.usage = environment_now(&usage.environment(key, |_| true), restarts);
+}
+
+/// None when nothing is known of any that is wanted.
+pub(super) fn of_environment(
+    usage: &EnvironmentUsage,
+    state: &EnvironmentState,
+    wanted: impl Fn(&str) -> bool,
+) -> Option<UsageNow> {
+    let counted = state.instances.iter().filter(|(name, _)| wanted(name));
+    environment_now(usage, counted.map(|(_, instance)| u64::from(instance.detail.restarts)).sum())
+}
+
+pub(super) fn of_instance(usage: &InstanceUsage, state: &InstanceState) -> UsageNow {
+    instance_now(usage, u64::from(state.detail.restarts))
+}
+
+pub(super) fn of_silent(state: &InstanceState) -> UsageNow {
+    UsageNow { restarts: u64::from(state.detail.restarts), ..UsageNow::default() }
+}
+
+fn environment_now(usage: &EnvironmentUsage, restarts: u64) -> Option<UsageNow> {
+    if usage.fresh == 0 && usage.stale.is_empty() {
+        return None;
+    }
+    let throttled = (usage.periods > 0).then(|| usage.throttled_periods as f64 / usage.periods as f64);
+    Some(UsageNow {
+        cpu_millicores: usage.cpu_millicores.map(|millicores| millicores as f64),
+        throttled,
+        restarts,
+        instances: wire::count(usage.fresh),
+        age_millis: Some(millis(usage.age)),
+        stale: !usage.stale.is_empty(),
+        ..gauges(&usage.sample)
+    })
+}
+
+fn instance_now(usage: &InstanceUsage, restarts: u64) -> UsageNow {
+    let rates = usage.rates;
+    UsageNow {
+        cpu_millicores: rates.and_then(|rates| rates.cpu_millicores()).map(|millicores| millicores as f64),
+        throttled: rates.and_then(|rates| rates.throttled()),
+        restarts,
+        instances: u32::from(!usage.stale),
+        age_millis: Some(millis(usage.age)),
+        stale: usage.stale,
+        ..gauges(&usage.sample)
+    }
+}
+
+fn gauges(sample: &skpr_proto::v1::Sample) -> UsageNow {
+    UsageNow {
+        cpu_share_millicores: sample.cpu_share_millicores,
+        cpu_limit_millicores: sample.cpu_limit_millicores,
+        memory_working_set_bytes: sample.memory_working_set_bytes,
+        memory_not_reclaimable_bytes: sample.memory_not_reclaimable_bytes,
+        memory_cache_bytes: sample.memory_cache_bytes,
+        memory_peak_bytes: sample.memory_peak_bytes,
+        memory_limit_bytes: sample.memory_limit_bytes,
+        oom_kills: sample.oom_kills,
+        processes: sample.processes,
+        ..UsageNow::default()
+    }
+}
+
+fn millis(age: Duration) -> u32 {
+    u32::try_from(age.as_millis()).unwrap_or(u32::MAX)
+}

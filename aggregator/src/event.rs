@@ -1,0 +1,139 @@
+//! What platforms tell of: deploys, scaling, restarts and why. Kept as records of the environment's stream `events`.
+//!
+//! * An event has an identity. Platforms tell of the same event again after a restart, and it is kept once.
+//! * The stream is the aggregator's own: what an agent sends never gets there, whatever it calls itself.
+
+mod known;
+mod writer;
+
+pub(crate) use writer::{Counts, Writer};
+
+use crate::environment::{Claim, EnvironmentKey};
+use crate::release::State;
+use serde::{Deserialize, Serialize};
+use skpr_proto::{InvalidId, Label, NodeName, PodUid, Source, UnixNanos};
+use tokio::sync::mpsc;
+
+/// Events that wait to be stored: a node's failure ends some hundred instances at once. A full queue makes the platform wait.
+pub const QUEUE: usize = 1024;
+
+/// The stream of an environment's events.
+pub const STREAM: &str = "events";
+
+/// Where platforms put what they tell of.
+pub type Sender = mpsc::Sender<Event>;
+
+/// Something that happened to an environment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    pub environment: EnvironmentKey,
+    pub time: UnixNanos,
+    pub body: Body,
+}
+
+/// What is stored of an event, as JSON.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Body {
+    /// The same for the same event, whoever tells of it and how often: `restart/UID/3`, `release/42/failed/BEGAN`. Nobody
+    /// reads anything out of it.
+    pub id: String,
+    pub kind: Kind,
+    /// One sentence.
+    pub text: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<u64>,
+    /// Where that release is since, when it is about that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<State>,
+    /// Who caused it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// Somebody may want to look.
+    #[serde(default)]
+    pub warning: bool,
+}
+
+/// What an event is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// A release began or ended.
+    Deploy,
+    /// The number of wanted instances changed.
+    Scale,
+    /// An instance's process ended and was started again.
+    Restart,
+    /// An instance was killed because it used more memory than it may.
+    OutOfMemory,
+    /// An instance did not answer its health check.
+    Probe,
+    /// The platform cannot do what is asked.
+    Trouble,
+    /// The environment was made or deleted.
+    Environment,
+}
+
+impl Kind {
+    /// The name on the wire and in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Deploy => "deploy",
+            Kind::Scale => "scale",
+            Kind::Restart => "restart",
+            Kind::OutOfMemory => "out-of-memory",
+            Kind::Probe => "probe",
+            Kind::Trouble => "trouble",
+            Kind::Environment => "environment",
+        }
+    }
+}
+
+/// No pod has this UID: a real one is a UUID or a hash in hexadecimal.
+const UID: &str = "skpr-events";
+/// Who says what is in the stream.
+const INSTANCE: &str = "skpr";
+
+/// What the events of an environment are to the store: the output of a pod that no node has.
+#[derive(Clone, Debug)]
+struct Own {
+    uid: PodUid,
+    container: Label,
+    node: NodeName,
+}
+
+impl Own {
+    fn new() -> Result<Own, InvalidId> {
+        Ok(Own {
+            uid: PodUid::parse(UID)?,
+            container: Label::parse("container", STREAM)?,
+            node: NodeName::parse(UID)?,
+        })
+    }
+
+    fn source(&self, environment: &EnvironmentKey) -> Source {
+        let EnvironmentKey { namespace, name } = environment;
+        Source {
+            namespace: namespace.clone(),
+            pod: format!("{}.{}", name.project, name.environment).into(),
+            uid: self.uid.clone(),
+            container: self.container.clone(),
+        }
+    }
+
+    fn claim(&self, environment: &EnvironmentKey) -> Claim {
+        Claim {
+            environment: environment.clone(),
+            node: self.node.clone(),
+            instance: INSTANCE.into(),
+            stream_prefix: "".into(),
+        }
+    }
+}
+
+/// Whether a source is that of events. No agent may send one.
+pub(crate) fn is_source(source: &Source) -> bool {
+    source.uid.as_str() == UID
+}

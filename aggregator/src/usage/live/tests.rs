@@ -1,0 +1,307 @@
+//! What agents say of pods, taken as an aggregator takes it: believed only as far as it can be true.
+
+mod sums;
+
+use super::*;
+use crate::inventory::tests::key;
+use crate::inventory::{Container, Detail, Pod};
+use crate::usage::counts::Outcome;
+use proptest::prelude::*;
+use skpr_proto::v1::{ContainerSample, PodSample, Usage};
+use std::collections::BTreeMap;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn pod(instance: &str, node: &str, containers: &[(&str, &str)]) -> Pod {
+    Pod {
+        environment: key("sites", "shop", "prod"),
+        node: Some(NodeName::parse(node).unwrap()),
+        instance: instance.into(),
+        main_container: Label::parse("container", "app").unwrap(),
+        version: "v1".into(),
+        ready: true,
+        production: false,
+        presence: Presence::Present,
+        detail: Detail::default(),
+        labels: Default::default(),
+        containers: containers
+            .iter()
+            .map(|(id, name)| {
+                let name = Label::parse("container", name).unwrap();
+                ((*id).into(), Container { name, running: *id != "ended" })
+            })
+            .collect(),
+    }
+}
+
+fn inventory(pods: Vec<(&str, Pod)>) -> Inventory {
+    let pods = pods.into_iter().map(|(uid, pod)| (PodUid::parse(uid).unwrap(), pod)).collect();
+    Inventory::of(pods, &BTreeMap::new())
+}
+
+fn cpu(nanos: u64) -> Sample {
+    Sample { cpu_nanos: Some(nanos), memory_working_set_bytes: Some(100), ..Sample::default() }
+}
+
+fn of(uid: &str, total: Sample) -> PodSample {
+    PodSample { uid: uid.into(), total: Some(total), ..PodSample::default() }
+}
+
+/// What agents report, second by second.
+struct Told {
+    live: Live,
+    began: Instant,
+    inventory: Inventory,
+}
+
+impl Told {
+    fn new(inventory: Inventory) -> Told {
+        Told { live: Live::new(Arc::default()), began: Instant::now(), inventory }
+    }
+
+    fn at(&self, second: u64) -> Instant {
+        self.began + SECOND * u32::try_from(second).unwrap()
+    }
+
+    /// A round of `node` that arrives at a second of ours and was at a second of its own clock; the rows of it.
+    fn round(&self, node: &str, second: u64, its: u64, pods: Vec<PodSample>) -> usize {
+        let at = Moment { instant: self.at(second), wall: i64::try_from(second * 1000).unwrap() };
+        let sample = NodeSample { cores: 4, cpu_nanos: Some(its * 2_000_000_000), ..NodeSample::default() };
+        let usage =
+            Usage { monotonic_nanos: its * 1_000_000_000, interval_millis: 5000, node: Some(sample), pods };
+        self.live.take(&NodeName::parse(node).unwrap(), usage, at, &self.inventory).len()
+    }
+
+    fn instance(&self, name: &str, second: u64) -> Option<InstanceUsage> {
+        self.live.instance(&self.inventory, &key("sites", "shop", "prod"), name, self.at(second))
+    }
+
+    fn whole(&self, second: u64) -> EnvironmentUsage {
+        self.live.environment(&self.inventory, &key("sites", "shop", "prod"), |_| true, self.at(second))
+    }
+
+    fn millicores(&self, name: &str, second: u64) -> Option<u64> {
+        self.instance(name, second)?.rates?.cpu_millicores()
+    }
+
+    #[track_caller]
+    fn counted(&self, outcome: Outcome, expected: u64) {
+        assert_eq!(self.live.counts.sample(outcome), expected, "{outcome:?}");
+    }
+}
+
+#[test]
+fn a_rate_takes_two_samples_by_the_agents_clock() {
+    let told = Told::new(inventory(vec![("u1", pod("a", "n1", &[]))]));
+    assert_eq!(told.round("n1", 0, 100, vec![of("u1", cpu(0))]), 1);
+    let first = told.instance("a", 1).unwrap();
+    assert_eq!((first.rates, first.age, first.stale), (None, SECOND, false));
+    // It arrives a second late: what counts is when it was.
+    told.round("n1", 6, 105, vec![of("u1", cpu(2_500_000_000))]);
+    assert_eq!(told.millicores("a", 6), Some(500));
+    let node = told.live.nodes(told.at(6)).pop().unwrap();
+    assert_eq!((node.cpu_nanocores, node.window), (Some(2_000_000_000), Some(SECOND * 5)));
+}
+
+#[test]
+fn what_is_not_heard_of_is_stale_and_then_gone() {
+    let told = Told::new(inventory(vec![("u1", pod("a", "n1", &[])), ("u2", pod("b", "n1", &[]))]));
+    told.round("n1", 0, 0, vec![of("u1", cpu(0))]);
+    assert_eq!(told.whole(9).fresh, 1);
+    assert_eq!(told.whole(9).unknown, [Arc::from("b")]);
+    let late = told.whole(10);
+    assert_eq!((late.fresh, &*late.stale, late.cpu_millicores), (0, &[Arc::from("a")][..], None));
+    // The last that is known goes on being told, as what it is.
+    assert_eq!((late.sample.memory_working_set_bytes, late.age), (Some(100), SECOND * 10));
+    assert!(
+        told.instance("a", 299).unwrap().stale
+            && told.live.containers(&told.inventory, told.at(10)).is_empty()
+    );
+    assert_eq!(told.instance("a", 300), None);
+    told.live.prune(&told.inventory, told.at(300));
+    assert!(told.live.nodes(told.at(300)).is_empty());
+}
+
+#[test]
+fn a_counter_that_goes_back_or_another_clock_begins_anew() {
+    let told = Told::new(inventory(vec![("u1", pod("a", "n1", &[]))]));
+    told.round("n1", 0, 100, vec![of("u1", cpu(9_000_000_000))]);
+    told.round("n1", 5, 105, vec![of("u1", cpu(0))]);
+    assert_eq!(told.millicores("a", 5), None);
+    told.round("n1", 10, 110, vec![of("u1", cpu(5_000_000_000))]);
+    assert_eq!(told.millicores("a", 10), Some(1000));
+    // The node was started again: its clock begins at 0, and so do its counters.
+    told.round("n1", 15, 3, vec![of("u1", cpu(6_000_000_000))]);
+    assert_eq!(told.millicores("a", 15), None);
+    // A clock that runs four times as fast would make a quarter of the rate.
+    told.round("n1", 20, 43, vec![of("u1", cpu(7_000_000_000))]);
+    assert_eq!(told.millicores("a", 20), None);
+}
+
+#[test]
+fn an_agent_speaks_for_the_pods_of_its_node_only() {
+    let mut gone = pod("c", "n1", &[]);
+    gone.presence = Presence::Gone;
+    let told =
+        Told::new(inventory(vec![("u1", pod("a", "n1", &[])), ("u2", pod("b", "n2", &[])), ("u3", gone)]));
+    let pods = ["u1", "u2", "u3", "u4", "../etc"].map(|uid| of(uid, cpu(1)));
+    assert_eq!(told.round("n1", 0, 0, pods.to_vec()), 1);
+    assert_eq!(told.instance("b", 0), None);
+    told.counted(Outcome::Taken, 1);
+    told.counted(Outcome::Foreign, 1);
+    told.counted(Outcome::Unclaimed, 2);
+    told.counted(Outcome::Malformed, 1);
+    // The same pod twice in one round.
+    assert_eq!(told.round("n1", 5, 5, vec![of("u1", cpu(2)), of("u1", cpu(3))]), 1);
+    told.counted(Outcome::Malformed, 2);
+}
+
+#[test]
+fn only_containers_with_a_name_are_shown() {
+    let told = Told::new(inventory(vec![("u1", pod("a", "n1", &[("c1", "app"), ("c2", "proxy")]))]));
+    let container = |id: &str, nanos| ContainerSample { id: id.into(), sample: Some(cpu(nanos)) };
+    let round = |nanos| PodSample {
+        uid: "u1".into(),
+        total: Some(cpu(nanos * 3)),
+        containers: ["c1", "c2", "sandbox", "c1"].map(|id| container(id, nanos)).to_vec(),
+        misses_last_kills: false,
+    };
+    told.round("n1", 0, 0, vec![round(0)]);
+    told.round("n1", 5, 5, vec![round(1_000_000_000)]);
+    let mut shown: Vec<(String, Option<u64>)> = told
+        .live
+        .containers(&told.inventory, told.at(5))
+        .into_iter()
+        .map(|found| (found.container.to_string(), found.rates.unwrap().cpu_millicores()))
+        .collect();
+    shown.sort();
+    assert_eq!(shown, [("app".to_owned(), Some(200)), ("proxy".to_owned(), Some(200))]);
+    let whole = told.instance("a", 5).unwrap();
+    assert_eq!(
+        (whole.sample.memory_working_set_bytes, whole.rates.unwrap().cpu_millicores()),
+        (Some(200), Some(600))
+    );
+}
+
+#[test]
+fn kubernetes_is_told_of_pods_of_which_all_is_known() {
+    let mut told = Told::new(inventory(vec![
+        ("u1", pod("a", "n1", &[("c2", "proxy"), ("c1", "app"), ("ended", "setup")])),
+        ("u2", pod("b", "n1", &[("c3", "app"), ("c4", "proxy")])),
+        ("u3", pod("c", "n1", &[])),
+    ]));
+    let container = |id: &str, nanos| ContainerSample { id: id.into(), sample: Some(cpu(nanos)) };
+    let of = |uid: &str, ids: &[&str], nanos| PodSample {
+        uid: uid.into(),
+        total: Some(cpu(nanos)),
+        containers: ids.iter().map(|id| container(id, nanos)).collect(),
+        ..PodSample::default()
+    };
+    // The second container of `b` has just been started.
+    let round = |second, nanos, second_of_b: &[&str]| {
+        let b = [&["c3", "sandbox"], second_of_b].concat();
+        let pods = vec![of("u1", &["c1", "c2"], nanos), of("u2", &b, nanos), of("u3", &["c5"], nanos)];
+        told.round("n1", second, second, pods);
+    };
+    let shown = |told: &Told, second| {
+        let wanted = |pod: &Pod| pod.labels.contains_key("app") || pod.labels.is_empty();
+        told.live.pods(&told.inventory, None, wanted, told.at(second))
+    };
+    let names = |pods: &[PodResources]| pods.iter().map(|pod| pod.instance.to_string()).collect::<Vec<_>>();
+    round(0, 0, &["c4"]);
+    assert!(shown(&told, 0).is_empty());
+    round(5, 1_000_000_123, &[]);
+    let pods = shown(&told, 5);
+    assert_eq!(names(&pods), ["a"]);
+    assert_eq!((pods[0].time, pods[0].window), (5000, SECOND * 5));
+    let found: Vec<_> =
+        pods[0].containers.iter().map(|c| (c.container.as_str(), c.cpu_nanocores, c.memory_bytes)).collect();
+    assert_eq!(found, [("app", 200_000_024, 100), ("proxy", 200_000_024, 100)]);
+    round(10, 2_000_000_000, &["c4"]);
+    assert_eq!(names(&shown(&told, 10)), ["a"]);
+    round(15, 3_000_000_000, &["c4"]);
+    assert_eq!(names(&shown(&told, 15)), ["a", "b"]);
+    let elsewhere = Label::parse("namespace", "other").unwrap();
+    assert!(told.live.pods(&told.inventory, Some(&elsewhere), |_| true, told.at(15)).is_empty());
+    // Silent for two intervals; one that is not selected.
+    assert!(shown(&told, 25).is_empty());
+    for pod in told.inventory.pods.values_mut() {
+        pod.labels = Arc::new([("tier".to_owned(), "web".to_owned())].into());
+    }
+    assert!(shown(&told, 15).is_empty());
+}
+
+#[test]
+fn one_node_cannot_fill_the_memory() {
+    let told = Told::new(inventory(vec![("u1", pod("a", "n1", &[("c1", "app")]))]));
+    let containers = vec![ContainerSample { id: "c1".into(), sample: None }; 200];
+    let many = PodSample { uid: "u1".into(), containers, ..PodSample::default() };
+    told.round("n1", 0, 0, vec![many]);
+    told.counted(Outcome::Excess, 136);
+    told.round("n1", 5, 5, (0..1500).map(|number| of(&format!("x{number}"), cpu(1))).collect());
+    told.counted(Outcome::Excess, 636);
+    assert_eq!(told.live.lock().values().map(|node| node.instances.len()).sum::<usize>(), 1);
+}
+
+#[test]
+fn a_kill_that_ended_a_container_is_the_platforms_to_tell_where_its_cgroup_took_it_away() {
+    let mut ended = pod("a", "n1", &[]);
+    ended.detail.out_of_memory_kills = 1;
+    let told = Told::new(inventory(vec![("u1", ended)]));
+    let kills = |misses_last_kills| {
+        let total = Sample { oom_kills: Some(2), ..cpu(1) };
+        PodSample { misses_last_kills, ..of("u1", total) }
+    };
+    told.round("n1", 0, 0, vec![kills(true)]);
+    assert_eq!(told.instance("a", 0).unwrap().sample.oom_kills, Some(3));
+    told.round("n1", 5, 5, vec![kills(false)]);
+    assert_eq!(told.instance("a", 5).unwrap().sample.oom_kills, Some(2));
+}
+
+#[test]
+fn what_the_platform_has_no_more_is_not_shown() {
+    let mut told = Told::new(inventory(vec![("u1", pod("a", "n1", &[]))]));
+    told.round("n1", 0, 0, vec![of("u1", cpu(1))]);
+    told.inventory = inventory(vec![("u9", pod("a", "n1", &[]))]);
+    assert_eq!(told.instance("a", 1), None);
+    assert!(told.live.instances(&told.inventory, told.at(1)).is_empty());
+    told.live.prune(&told.inventory, told.at(1));
+    assert_eq!(told.live.lock().values().map(|node| node.instances.len()).sum::<usize>(), 0);
+}
+
+proptest! {
+    /// Whatever agents send in whatever order, no rate is more than the node can do, and what is shown is the platform's.
+    #[test]
+    fn nothing_absurd_is_ever_shown(
+        rounds in proptest::collection::vec(
+            (0..3u8, 0..40u64, any::<u32>(), proptest::collection::vec((0..4u8, any::<Option<u64>>()), 0..4)), 0..24,
+        ),
+    ) {
+        let told = Told::new(inventory(vec![
+            ("u0", pod("a", "n0", &[])), ("u1", pod("b", "n1", &[("c", "app")])), ("u2", pod("c", "n2", &[])),
+        ]));
+        let mut second = 0;
+        for (node, later, its, pods) in rounds {
+            second += later;
+            let pods = pods
+                .into_iter()
+                .map(|(uid, nanos)| {
+                    let sample = Sample { cpu_nanos: nanos, periods: nanos, throttled_periods: nanos, ..Sample::default() };
+                    let containers = vec![ContainerSample { id: "c".into(), sample: Some(sample) }];
+                    PodSample { uid: format!("u{uid}"), total: Some(sample), containers, ..PodSample::default() }
+                })
+                .collect();
+            told.round(&format!("n{node}"), second, u64::from(its) % 100_000, pods);
+            for found in told.live.instances(&told.inventory, told.at(second)) {
+                let uid = format!("u{}", ["a", "b", "c"].iter().position(|name| **name == *found.instance).unwrap());
+                let uid = PodUid::parse(&uid).unwrap();
+                prop_assert!(present(&told.inventory, &uid, &found.node).is_some());
+                prop_assert!(found.sample.cpu_nanos.is_none_or(|nanos| nanos < 1 << 63));
+                if let Some(rates) = found.rates {
+                    prop_assert!(rates.cpu_millicores().is_none_or(|rate| rate <= 6000), "{rates:?}");
+                    prop_assert!(rates.throttled().is_none_or(|share| (0.0..=1.0).contains(&share)), "{rates:?}");
+                }
+            }
+        }
+    }
+}

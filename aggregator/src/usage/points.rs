@@ -1,0 +1,345 @@
+//! Cells as the points of a chart: one series of buckets for each instance, or one for the whole environment. Pure.
+//!
+//! - A bucket holds what counters added since the last cell before it, however long ago that was: counters make up for
+//!   a time without samples.
+//! - An environment's memory is the most that its instances together had in one cell, not the sum of what each had at
+//!   some time: an instance that took another's place would count twice.
+
+use super::cell::{Cell, ROLLUP_MILLIS, added};
+use super::row::{Amount, COUNTERS, GOES_BACK, PEAKS, SETTINGS};
+use crate::environment::EnvironmentKey;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The most buckets of one series.
+pub const MOST_BUCKETS: i64 = 2_000;
+/// The most points of an answer; each takes some 150 bytes while it is made.
+const MOST_POINTS: usize = 400_000;
+/// How far before the first bucket a sample may be that the first one after it is compared with.
+pub(super) const LOOKBACK: i64 = ROLLUP_MILLIS;
+/// The longest time that can be asked for, so that an environment's cells stay below 25 MiB.
+const LONGEST: i64 = 800 * 24 * 60 * 60 * 1000;
+
+/// What is asked of history. Times are milliseconds since the Unix epoch.
+#[derive(Clone, Debug)]
+pub struct Query {
+    pub environment: EnvironmentKey,
+    pub since: i64,
+    /// Not included.
+    pub until: i64,
+    pub step: Duration,
+    /// Only these; all when there is none.
+    pub instances: Vec<Arc<str>>,
+    /// A series for each, in place of one for all together.
+    pub per_instance: bool,
+}
+
+/// The answer. `since`, `until` and `step` are as asked, widened to where samples were put together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Points {
+    pub since: i64,
+    pub until: i64,
+    pub step: i64,
+    /// Sorted by instance.
+    pub series: Vec<Series>,
+    /// Files that could not be read, so that something may be missing.
+    pub damaged: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Series {
+    /// None: of the environment.
+    pub instance: Option<Arc<str>>,
+    /// In order of time. Buckets without a sample are left out.
+    pub points: Vec<Point>,
+}
+
+/// One bucket.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Point {
+    /// When it begins.
+    pub time: i64,
+    /// CPU time used; over `covered_millis` it is the average. None: not known.
+    pub cpu_nanos: Option<u64>,
+    /// The time that the counters are about: less than the bucket's where samples are missing, more where what was
+    /// used before without a sample is known only now. Of an environment: of the instance that has the most.
+    pub covered_millis: u64,
+    pub periods: u64,
+    pub throttled_periods: u64,
+    pub oom_kills: u64,
+    pub restarts: u64,
+    pub working_set_bytes: Option<u64>,
+    pub not_reclaimable_bytes: Option<u64>,
+    pub cache_bytes: Option<u64>,
+    /// The last ones known. Of an environment: none when an instance has none.
+    pub memory_limit_bytes: Option<u64>,
+    pub cpu_share_millicores: Option<u64>,
+    pub cpu_limit_millicores: Option<u64>,
+    /// The most instances there were at once, and how many were ready last.
+    pub instances: u32,
+    pub ready: u32,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error("the time asked for ends before it begins, or is longer than 800 days")]
+    Range,
+    /// `step` is the shortest that can be answered.
+    #[error("{buckets} points are more than can be answered")]
+    TooManyBuckets { buckets: i64, step: Duration },
+    #[error("so many instances have too many points together")]
+    TooManyPoints,
+    #[error("list usage files")]
+    List(#[source] std::io::Error),
+    /// The process is stopping.
+    #[error("usage cannot be read now")]
+    Closed,
+}
+
+/// What was asked, as it can be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Grid {
+    pub(super) since: i64,
+    pub(super) until: i64,
+    pub(super) step: i64,
+    /// Of the cells; the files' where that is narrow enough.
+    pub(super) width: i64,
+}
+
+impl Grid {
+    /// `oldest`: before that there is nothing.
+    pub(super) fn of(query: &Query, oldest: i64) -> Result<Grid, ReadError> {
+        let (since, until) = (query.since.max(oldest), query.until);
+        let asked = i64::try_from(query.step.as_millis()).unwrap_or(LONGEST).clamp(1000, LONGEST);
+        if query.since > until || until.saturating_sub(since) > LONGEST || until > i64::MAX / 2 {
+            return Err(ReadError::Range);
+        }
+        let width = asked.min(ROLLUP_MILLIS);
+        let up = |value: i64| (value + width - 1).div_euclid(width) * width;
+        let since = since.min(until).div_euclid(width) * width;
+        let (until, step) = (up(until), up(asked));
+        let buckets = (until - since + step - 1) / step;
+        if buckets > MOST_BUCKETS {
+            let shortest = up((until - since) / MOST_BUCKETS + 1);
+            return Err(ReadError::TooManyBuckets {
+                buckets,
+                step: Duration::from_millis(shortest.unsigned_abs()),
+            });
+        }
+        Ok(Grid { since, until, step, width })
+    }
+
+    /// Whether the cells of files serve.
+    pub(super) fn takes_rollups(&self) -> bool {
+        self.width == ROLLUP_MILLIS
+    }
+
+    /// From when on rows matter.
+    pub(super) fn from(&self) -> i64 {
+        self.since - LOOKBACK
+    }
+}
+
+/// What one or more instances did in one or more cells.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Part {
+    added: [u64; COUNTERS.len()],
+    covered: u64,
+    /// Whether anything is known of CPU.
+    measured: bool,
+    peaks: [Amount; PEAKS.len()],
+    settings: [Amount; SETTINGS.len()],
+    instances: u32,
+    ready: u32,
+}
+
+impl Part {
+    fn add_counters(&mut self, other: &Part) {
+        for (sum, added) in self.added.iter_mut().zip(other.added) {
+            *sum = sum.saturating_add(added);
+        }
+        self.measured |= other.measured;
+    }
+
+    /// What another instance did at the same time.
+    fn beside(&mut self, other: &Part) {
+        self.add_counters(other);
+        self.covered = self.covered.max(other.covered);
+        let sum = |a: Amount, b: Amount| match (a.get(), b.get()) {
+            (Some(a), Some(b)) => Amount::from(a.saturating_add(b)),
+            (a, b) => Amount::of(a.or(b)),
+        };
+        for (peak, other) in self.peaks.iter_mut().zip(other.peaks) {
+            *peak = sum(*peak, other);
+        }
+        let first = self.instances == 0;
+        for (setting, other) in self.settings.iter_mut().zip(other.settings) {
+            *setting = match (setting.get(), other.get()) {
+                (_, Some(_)) if first => other,
+                (Some(a), Some(b)) => Amount::from(a.saturating_add(b)),
+                _ => Amount::NONE,
+            };
+        }
+        self.instances += other.instances;
+        self.ready += other.ready;
+    }
+
+    /// What happened later.
+    fn then(&mut self, later: &Part) {
+        self.add_counters(later);
+        self.covered = self.covered.saturating_add(later.covered);
+        for (peak, later) in self.peaks.iter_mut().zip(later.peaks) {
+            *peak = Amount::of(peak.get().max(later.get()));
+        }
+        self.settings = later.settings;
+        self.instances = self.instances.max(later.instances);
+        self.ready = later.ready;
+    }
+
+    fn point(&self, time: i64) -> Point {
+        let [cpu_nanos, periods, throttled_periods, oom_kills, restarts] = self.added;
+        let [working_set_bytes, not_reclaimable_bytes, cache_bytes] = self.peaks.map(Amount::get);
+        let [memory_limit_bytes, cpu_share_millicores, cpu_limit_millicores] = self.settings.map(Amount::get);
+        Point {
+            time,
+            cpu_nanos: self.measured.then_some(cpu_nanos),
+            covered_millis: self.covered,
+            periods,
+            throttled_periods,
+            oom_kills,
+            restarts,
+            working_set_bytes,
+            not_reclaimable_bytes,
+            cache_bytes,
+            memory_limit_bytes,
+            cpu_share_millicores,
+            cpu_limit_millicores,
+            instances: self.instances,
+            ready: self.ready,
+        }
+    }
+}
+
+/// The last values known of an instance.
+#[derive(Clone, Copy, Default)]
+struct Before {
+    counters: [Amount; COUNTERS.len()],
+    cpu_time: Option<i64>,
+}
+
+/// Adds up cells. Each instance's come in order of time; instances may come in any order.
+pub(super) struct Summary {
+    grid: Grid,
+    before: HashMap<Arc<str>, Before>,
+    /// The instance of the last cell, whose `Before` is not in the map meanwhile.
+    current: Option<(Arc<str>, Before)>,
+    sums: Sums,
+}
+
+enum Sums {
+    /// By cell from `since` on.
+    Environment(Vec<Part>),
+    Instances {
+        points: usize,
+        series: BTreeMap<Arc<str>, BTreeMap<i64, Part>>,
+    },
+}
+
+impl Summary {
+    pub(super) fn new(grid: Grid, per_instance: bool) -> Summary {
+        let cells = usize::try_from((grid.until - grid.since) / grid.width).unwrap_or_default();
+        let sums = if per_instance {
+            Sums::Instances { points: 0, series: BTreeMap::new() }
+        } else {
+            Sums::Environment(vec![Part::default(); cells])
+        };
+        Summary { grid, before: HashMap::new(), current: None, sums }
+    }
+
+    pub(super) fn add(&mut self, cell: &Cell) -> Result<(), ReadError> {
+        if self.current.as_ref().is_none_or(|(instance, _)| *instance != cell.instance) {
+            if let Some((instance, before)) = self.current.take() {
+                self.before.insert(instance, before);
+            }
+            let before = self.before.remove(&cell.instance).unwrap_or_default();
+            self.current = Some((Arc::clone(&cell.instance), before));
+        }
+        let Some((_, before)) = &mut self.current else { return Ok(()) };
+        let part = step(before, cell);
+        if cell.start < self.grid.since || cell.start >= self.grid.until {
+            return Ok(());
+        }
+        match &mut self.sums {
+            Sums::Environment(cells) => {
+                let index = usize::try_from((cell.start - self.grid.since) / self.grid.width);
+                if let Some(sum) = index.ok().and_then(|index| cells.get_mut(index)) {
+                    sum.beside(&part);
+                }
+            }
+            Sums::Instances { points, series } => {
+                let index = (cell.start - self.grid.since) / self.grid.step;
+                let series = match series.get_mut(&cell.instance) {
+                    Some(series) => series,
+                    None => series.entry(Arc::clone(&cell.instance)).or_default(),
+                };
+                let sum = series.entry(index).or_insert_with(|| {
+                    *points += 1;
+                    Part::default()
+                });
+                sum.then(&part);
+                if *points > MOST_POINTS {
+                    return Err(ReadError::TooManyPoints);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn finish(self, damaged: u64) -> Points {
+        let Grid { since, until, step, width } = self.grid;
+        let points = |sums: BTreeMap<i64, Part>| {
+            sums.iter().map(|(index, part)| part.point(since + index * step)).collect()
+        };
+        let series = match self.sums {
+            Sums::Environment(cells) => {
+                let mut sums: BTreeMap<i64, Part> = BTreeMap::new();
+                let seen = (0..).zip(&cells).filter(|(_, cell)| cell.instances > 0);
+                seen.for_each(|(index, cell)| sums.entry(index * width / step).or_default().then(cell));
+                vec![Series { instance: None, points: points(sums) }]
+            }
+            Sums::Instances { series, .. } => series
+                .into_iter()
+                .map(|(instance, sums)| Series { instance: Some(instance), points: points(sums) })
+                .collect(),
+        };
+        Points { since, until, step, series, damaged }
+    }
+}
+
+/// What the cell adds to what was known before, which it then becomes.
+fn step(before: &mut Before, cell: &Cell) -> Part {
+    let mut part = Part {
+        peaks: cell.peaks,
+        settings: cell.settings,
+        instances: 1,
+        ready: u32::from(cell.ready),
+        ..Part::default()
+    };
+    let counters = part.added.iter_mut().zip(cell.counters).zip(&mut before.counters).zip(GOES_BACK);
+    for (((sum, counter), before), goes_back) in counters {
+        let Some(first) = counter.first.get() else { continue };
+        let since = before.get().map_or(0, |before| added(before, first, goes_back));
+        *sum = since.saturating_add(counter.added());
+        *before = counter.last;
+    }
+    let time = |offset: Amount| offset.get().and_then(|offset| cell.start.checked_add_unsigned(offset));
+    if let (Some(first), Some(last)) = (time(cell.cpu_first), time(cell.cpu_last)) {
+        let from = before.cpu_time.unwrap_or(first);
+        part.measured = before.cpu_time.is_some() || last > first;
+        part.covered = u64::try_from(last.saturating_sub(from)).unwrap_or_default();
+        before.cpu_time = Some(last);
+    }
+    part
+}

@@ -1,0 +1,213 @@
+//! Usage as people see it: a row for the environment, a row an instance, and a row of bars beside each.
+//!
+//! Invariants: no line is wider than the terminal, down to 40 columns; what the row is about, its CPU, its memory and
+//! that it is stale are never left out for want of room.
+
+use super::series::{Instance, Point, Whole};
+use crate::commands::usage::{Usage, cell};
+use crate::output::{Cell, Column, Kept, Letters, Output, cut_name, number, sparkline};
+
+/// In the order of the table; those with the greatest rank go first where there is no room.
+const COLUMNS: [Column; 12] = [
+    Column::fixed("ENVIRONMENT"),
+    Column::fixed("STATE"),
+    Column::fixed("CPU"),
+    Column::ranked("% SHARE", 4),
+    Column::fixed("MEMORY"),
+    Column::ranked("MAX", 2),
+    Column::ranked("% MAX", 5),
+    Column::ranked("INSTANCES", 3),
+    Column::ranked("THROTTLED", 6),
+    Column::ranked("OOM KILLS", 7),
+    Column::ranked("RESTARTS", 8),
+    Column::ranked("CPU", 1),
+];
+const STATE: usize = 1;
+/// Fewer bars than these say nothing.
+const FEWEST_BARS: usize = 6;
+/// More than these are no easier to read.
+const MOST_BARS: usize = 60;
+/// Where nobody counts columns.
+const SOME_BARS: usize = 30;
+/// However little room there is, names are told apart by their last characters.
+const SHORTEST_NAME: usize = 12;
+
+/// What a table is drawn with.
+#[derive(Clone, Copy)]
+pub(super) struct Look {
+    pub width: Option<usize>,
+    pub letters: Letters,
+    pub colour: bool,
+}
+
+/// A table, once.
+pub(super) fn once(whole: &Whole, instances: bool, output: &Output) -> String {
+    let width = output.size().map(|(width, _)| width);
+    table(whole, instances, Look { width, letters: output.letters, colour: output.colour })
+}
+
+pub(super) fn table(whole: &Whole, instances: bool, look: Look) -> String {
+    let mut lines = vec![Line::whole(whole)];
+    if instances {
+        lines.extend(whole.instance.iter().map(Line::instance));
+    }
+    let (mut columns, states) = (COLUMNS, lines.iter().any(|line| line.state().is_some()));
+    if let (Some(seconds), Some(bars)) = (whole.seconds, columns.last_mut()) {
+        bars.header = format!("CPU {}", in_words(seconds)).into();
+    }
+    // Most of the time nothing is stale, and a column for it would be empty.
+    let shown = |index: &usize| states || *index != STATE;
+    let columns: Vec<Column> = columns
+        .iter()
+        .enumerate()
+        .filter(|(index, _)| shown(index))
+        .map(|(_, column)| column.clone())
+        .collect();
+    let rows = |name: usize, bars: &dyn Fn(&Line<'_>) -> String| -> Vec<Vec<Cell>> {
+        lines
+            .iter()
+            .map(|line| {
+                let cells = line.cells(cut_name(&line.name, name, look.letters.ellipsis()), bars(line));
+                cells
+                    .into_iter()
+                    .enumerate()
+                    .filter(|(index, _)| shown(index))
+                    .map(|(_, cell)| cell)
+                    .collect()
+            })
+            .collect()
+    };
+    let points = lines.iter().map(|line| line.points.len()).max().unwrap_or_default();
+    let least = |_: &Line<'_>| "-".repeat(FEWEST_BARS.min(points));
+    let mut name = usize::MAX;
+    let mut kept = Kept::new(&columns, &rows(name, &least), look.width);
+    let all = (0..columns.len()).all(|index| kept.has(index)) && kept.missing == 0;
+    if let (false, Some(width)) = (all, look.width) {
+        // A long name costs less when it is cut than the columns do that it would drive out.
+        name = SHORTEST_NAME.max(width * 3 / 10);
+        kept = Kept::new(&columns, &rows(name, &least), look.width);
+        if kept.missing > 0 {
+            name = name.saturating_sub(kept.missing).max(1);
+            kept = Kept::new(&columns, &rows(name, &least), look.width);
+        }
+    }
+    let bars = match kept.left {
+        Some(left) => (left + FEWEST_BARS.min(points)).min(MOST_BARS),
+        None => SOME_BARS,
+    };
+    let drawn = |line: &Line<'_>| sparkline(&line.cpu(), bars, look.letters);
+    kept.render(&columns, &rows(name, &drawn), look.colour)
+}
+
+/// One row.
+struct Line<'a> {
+    name: String,
+    now: Option<&'a Usage>,
+    points: &'a [Point],
+    whole: bool,
+}
+
+impl<'a> Line<'a> {
+    fn whole(whole: &'a Whole) -> Self {
+        Line { name: whole.name(), now: whole.now.as_ref(), points: &whole.points, whole: true }
+    }
+
+    fn instance(series: &'a Instance) -> Self {
+        Line { name: series.name.clone(), now: series.now.as_ref(), points: &series.points, whole: false }
+    }
+
+    fn state(&self) -> Option<String> {
+        match self.now {
+            Some(usage) => usage.staleness(),
+            None if !self.whole && !self.points.is_empty() => Some("ended".to_owned()),
+            None => None,
+        }
+    }
+
+    fn cpu(&self) -> Vec<Option<f64>> {
+        self.points.iter().map(|point| point.cpu_millicores).collect()
+    }
+
+    /// In the range; nothing is known of a time without samples.
+    fn count(&self, count: fn(&Point) -> u64) -> Option<u64> {
+        let known = self.points.iter().any(|point| point.instances > 0);
+        known.then(|| self.points.iter().map(count).fold(0, u64::saturating_add))
+    }
+
+    fn cells(&self, name: String, bars: String) -> Vec<Cell> {
+        let percent = |ratio: Option<f64>| ratio.map_or_else(|| "-".to_owned(), number::percent);
+        let number = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
+        let bytes = |bytes: Option<u64>| bytes.map_or_else(|| "-".to_owned(), number::bytes);
+        let now = self.now;
+        let dim = now.is_none_or(|usage| usage.stale).then_some("2");
+        let instances = match (self.whole, now) {
+            (true, Some(usage)) => usage.instances.to_string(),
+            (true, None) => "-".to_owned(),
+            (false, _) => String::new(),
+        };
+        let kills = self.count(|point| point.out_of_memory_kills);
+        vec![
+            cell(name, if self.whole { None } else { dim }),
+            cell(self.state().unwrap_or_default(), dim),
+            cell(
+                now.and_then(|usage| usage.cpu_millicores).map_or_else(|| "-".to_owned(), number::cores),
+                now.and_then(Usage::cpu_colour),
+            ),
+            cell(percent(now.and_then(Usage::of_share)), dim),
+            cell(
+                bytes(now.and_then(|usage| usage.memory_working_set_bytes)),
+                now.and_then(Usage::memory_colour),
+            ),
+            cell(bytes(now.and_then(|usage| usage.memory_limit_bytes)), dim),
+            cell(percent(now.and_then(Usage::of_memory_limit)), now.and_then(Usage::memory_colour)),
+            cell(instances, dim),
+            cell(percent(now.and_then(|usage| usage.throttled_ratio)), dim),
+            cell(number(kills), kills.filter(|kills| *kills > 0).map(|_| "31")),
+            cell(number(self.count(|point| point.restarts)), None),
+            cell(bars, Some("36")),
+        ]
+    }
+}
+
+/// The environment over the range in three rows of bars as wide as there is room, for the whole screen.
+pub(super) fn graphs(whole: &Whole, look: Look) -> Vec<String> {
+    const LABEL: usize = 11;
+    /// `max >99999` and the two blanks before it.
+    const GREATEST: usize = 12;
+    let points = &whole.points;
+    let row = |label: &str, values: Vec<Option<f64>>, shown: &dyn Fn(f64) -> String| {
+        let greatest = values.iter().flatten().copied().reduce(f64::max)?;
+        let room = look.width.unwrap_or(80).saturating_sub(LABEL + GREATEST);
+        let bars = sparkline(&values, room, look.letters);
+        let bars = if look.colour { format!("\x1b[36m{bars}\x1b[0m") } else { bars };
+        Some(format!("{label:<LABEL$}{bars}  max {}", shown(greatest)))
+    };
+    let memory = |point: &Point| point.memory_working_set_bytes.map(|bytes| bytes as f64);
+    let instances = |point: &Point| (point.instances > 0).then_some(f64::from(point.instances));
+    // Whole bytes and instances came in as integers: a cast of a float ends at the bounds of the integer.
+    [
+        row("cpu", points.iter().map(|point| point.cpu_millicores).collect(), &number::cores),
+        row("memory", points.iter().map(memory).collect(), &|bytes| number::bytes(bytes as u64)),
+        row("instances", points.iter().map(instances).collect(), &|count| count.to_string()),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// How long the range is, in words: `1h`.
+pub(super) fn length(whole: &Whole) -> String {
+    whole.seconds.map(in_words).unwrap_or_default()
+}
+
+/// To the unit that a user would say; where a range begins is moved to a round time, which is not worth a word.
+fn in_words(seconds: i64) -> String {
+    let minutes = seconds.saturating_add(30) / 60;
+    match minutes {
+        _ if seconds < 120 => format!("{seconds}s"),
+        58..=62 => "1h".to_owned(),
+        ..120 => format!("{minutes}m"),
+        120..=2_879 => format!("{}h", (minutes + 30) / 60),
+        _ => format!("{}d", (minutes + 720) / 1_440),
+    }
+}
