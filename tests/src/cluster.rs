@@ -18,6 +18,14 @@ use std::time::Duration;
 /// How long Kubernetes may take to delete a namespace; what is left after it is not this test's any more.
 const DELETE_TIMEOUT: &str = "60s";
 
+/// What is wrong with the nodes: one that is full or cannot keep up takes no pods.
+const NODES: [&str; 4] = [
+    "get",
+    "nodes",
+    "-o",
+    "custom-columns=NODE:.metadata.name,TAINTS:.spec.taints[*].key,CONDITIONS:.status.conditions[*].reason",
+];
+
 /// A cluster and the programs that drive it.
 #[derive(Clone, Debug)]
 pub struct Cluster {
@@ -158,7 +166,7 @@ impl Namespace {
         }
         eprintln!("\n== pods of {} as the test left them", self.name);
         for arguments in
-            [["get", "pods", "-o", "wide"].as_slice(), &["get", "events", "--sort-by=.lastTimestamp"]]
+            [["get", "pods", "-o", "wide"].as_slice(), &["get", "events", "--sort-by=.lastTimestamp"], &NODES]
         {
             eprintln!("{}", self.kubectl(arguments).unwrap_or_else(|error| format!("{error:#}")));
         }
