@@ -69,6 +69,8 @@ pub struct Local {
     pub cgroups: Vec<PathBuf>,
     /// Its process group: looked at where no cgroup counts both CPU and memory.
     pub group: Option<i32>,
+    /// What was asked for, in thousandths of a CPU. Its cgroup does not tell that from what the kernel gives everybody.
+    pub cpu_share: Option<u64>,
 }
 
 /// What the last round gave.

@@ -3,6 +3,7 @@
 //! Agents report rounds of samples; [`Live`] keeps the latest of each and [`History`] a row of each on disk. Both are
 //! counters and gauges as the kernel has them: rates are made where they are asked for.
 
+mod at_once;
 mod cell;
 mod counts;
 mod files;
@@ -36,8 +37,7 @@ pub use counts::{Counts, Numbers, Outcome};
 pub use history::{History, Options};
 pub(crate) use live::ContainerView;
 pub use live::{
-    ContainerResources, ContainerUsage, EnvironmentUsage, InstanceUsage, Live, Moment, NodeUsage,
-    PodResources, Sum,
+    ContainerResources, EnvironmentUsage, InstanceUsage, Live, Moment, NodeUsage, PodResources, Sum,
 };
 pub use points::{MOST_BUCKETS, Point, Points, Query, ReadError, Series};
 pub use row::{Amount, Row};
@@ -95,16 +95,6 @@ impl Usage {
     /// What the instances of each environment of `inventory` use together; none of those that nothing was ever known of.
     pub(crate) fn sums<'a>(&self, inventory: &'a Inventory) -> HashMap<&'a EnvironmentKey, Sum> {
         self.0.live.sums(inventory, Instant::now())
-    }
-
-    /// Every instance that something is known of, stale ones too, in no order.
-    pub fn instances(&self) -> Vec<InstanceUsage> {
-        self.0.live.instances(&self.inventory(), Instant::now())
-    }
-
-    /// Every container with a fresh sample, in no order.
-    pub fn containers(&self) -> Vec<ContainerUsage> {
-        self.0.live.containers(&self.inventory(), Instant::now())
     }
 
     /// Shows every container with a fresh sample, in no order; a pod of which containers are not told apart as one.

@@ -9,6 +9,7 @@ pub mod fault;
 pub mod fleet;
 pub mod inventory;
 pub mod node;
+pub mod numbers;
 pub mod report;
 pub mod scrape;
 

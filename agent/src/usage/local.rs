@@ -8,7 +8,12 @@ use super::process::{Counter, groups};
 use super::weight::Formula;
 use skpr_proto::{PodUid, v1};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read as _;
 use std::path::Path;
+
+/// The most that is read of a list of processes, in bytes: some hundred thousand of them.
+const MOST_LISTED: u64 = 1 << 20;
 
 /// The one container of a local instance.
 const CONTAINER: &str = "app";
@@ -56,7 +61,7 @@ impl Locals {
             match self.0.get_mut(uid) {
                 // The same instance with another process: its counter goes on.
                 Some(instance) if instance.known.cgroups == local.cgroups => {
-                    instance.known.group = local.group;
+                    instance.known = local.clone();
                 }
                 _ => {
                     self.0.insert(uid.clone(), Instance::new(local.clone()));
@@ -87,15 +92,27 @@ impl Locals {
                     .and_then(|group| groups.get(&group))
                     .map(|group| group.sample(counter)),
             };
-            samples.extend(sample.map(|sample| v1::PodSample {
-                uid: uid.as_str().to_owned(),
-                total: Some(sample),
-                containers: vec![v1::ContainerSample { id: CONTAINER.to_owned(), sample: Some(sample) }],
-                misses_last_kills: false,
+            samples.extend(sample.map(|mut sample| {
+                sample.cpu_share_millicores = instance.known.cpu_share;
+                sample.processes = sample.processes.or_else(|| processes(instance.known.cgroups.first()?));
+                v1::PodSample {
+                    uid: uid.as_str().to_owned(),
+                    total: Some(sample),
+                    containers: vec![v1::ContainerSample { id: CONTAINER.to_owned(), sample: Some(sample) }],
+                    misses_last_kills: false,
+                }
             }));
         }
         (samples, unreadable)
     }
+}
+
+/// How many processes a cgroup has: on v1 only a hierarchy for it counts them, in which local instances are not.
+fn processes(directory: &Path) -> Option<u64> {
+    let mut listed = Vec::new();
+    let file = File::open(directory.join("cgroup.procs")).ok()?;
+    file.take(MOST_LISTED).read_to_end(&mut listed).ok()?;
+    u64::try_from(memchr::memchr_iter(b'\n', &listed).count()).ok()
 }
 
 impl Instance {
@@ -105,5 +122,20 @@ impl Instance {
             None => Counted::Group(Counter::default()),
         };
         Instance { known, counted }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cgroup_lists_its_processes() {
+        let directory = tempfile::tempdir().unwrap();
+        assert_eq!(processes(directory.path()), None);
+        for (listed, count) in [("", 0), ("1\n", 1), ("17\n18\n19\n", 3)] {
+            std::fs::write(directory.path().join("cgroup.procs"), listed).unwrap();
+            assert_eq!(processes(directory.path()), Some(count));
+        }
     }
 }

@@ -415,14 +415,20 @@ fn an_instance_of_this_process_is_known_by_its_cgroup_or_its_group() {
     let group = rustix::process::getpgrp().as_raw_nonzero().get();
     tell.send_modify(|locals| {
         let cgroups = vec![root.path().join(container(1))];
-        locals.insert(uid(1), Local { cgroups, group: None });
-        locals.insert(uid(2), Local { cgroups: vec!["/nowhere".into()], group: Some(group) });
-        locals.insert(uid(3), Local { cgroups: Vec::new(), group: Some(group) });
+        locals.insert(uid(1), Local { cgroups, cpu_share: Some(70), ..Local::default() });
+        locals
+            .insert(uid(2), Local { cgroups: vec!["/nowhere".into()], group: Some(group), cpu_share: None });
+        locals.insert(uid(3), Local { group: Some(group), ..Local::default() });
     });
     let usage = sampler.round(&claimed, INTERVAL);
     let [first, second] = usage.pods.as_slice() else { panic!("{usage:?}") };
     assert_eq!(first.total.unwrap().cpu_nanos, Some(48_213_377_000));
     assert_eq!(first.containers[0].id, "app");
+    // The weight of its cgroup is 10, and was not what was asked for.
+    assert_eq!(
+        (first.total.unwrap().cpu_share_millicores, second.total.unwrap().cpu_share_millicores),
+        (Some(70), None)
+    );
     assert!(second.total.unwrap().memory_working_set_bytes.unwrap() > 0);
     tell.send_replace(BTreeMap::new());
     assert_eq!(sampler.round(&claimed, INTERVAL).pods, []);

@@ -6,6 +6,9 @@
 use super::weight::Formula;
 use skpr_proto::v1;
 
+/// The kernel's lower bound, which the kubelet sets where no CPU is requested.
+const LEAST_SHARES: u64 = 2;
+
 /// What is known of one cgroup; each value as its file said last.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Values {
@@ -85,9 +88,14 @@ impl Values {
     }
 
     pub(super) fn share_millicores(&self, formula: Formula) -> Option<u64> {
-        // The kubelet rounds down to shares: what is rounded up again is what was asked for.
-        let shares = |shares: u64| shares.saturating_mul(1000).div_ceil(1024);
-        self.cpu.shares.map(shares).or_else(|| self.cpu.weight.map(|weight| formula.millicores(weight)))
+        // The least that there is stands for a share that nobody asked for.
+        let shares = |shares: u64| match shares {
+            ..=LEAST_SHARES => 0,
+            // The kubelet rounds down to shares: what is rounded up again is what was asked for.
+            more => more.saturating_mul(1000).div_ceil(1024),
+        };
+        let share = self.cpu.shares.map(shares);
+        share.or_else(|| self.cpu.weight.map(|weight| formula.millicores(weight))).filter(|share| *share > 0)
     }
 
     /// `formula` is how a v2 weight was made of a share.
@@ -155,10 +163,23 @@ mod tests {
 
     #[test]
     fn shares_of_v1_are_thousandths_of_a_core() {
-        for (shares, millicores) in [(1024, 1000), (512, 500), (256, 250), (102, 100), (51, 50), (2, 2)] {
+        for (shares, millicores) in [(1024, 1000), (512, 500), (256, 250), (102, 100), (51, 50), (3, 3)] {
             let cpu = Cpu { shares: Some(shares), ..Cpu::default() };
             let values = Values { cpu, ..Values::default() };
             assert_eq!(values.share_millicores(Formula::Linear), Some(millicores), "{shares}");
+        }
+    }
+
+    /// A pod that asked for nothing was once shown with a share of 0.002.
+    #[test]
+    fn the_least_share_is_none() {
+        for cpu in [
+            Cpu { shares: Some(2), ..Cpu::default() },
+            Cpu { shares: Some(0), ..Cpu::default() },
+            Cpu { weight: Some(1), ..Cpu::default() },
+        ] {
+            let values = Values { cpu, ..Values::default() };
+            assert_eq!(values.share_millicores(Formula::Linear), None, "{cpu:?}");
         }
     }
 }

@@ -1,10 +1,10 @@
 //! Rows as cells: what happened to one instance in one stretch of time, such that cells add up to longer stretches with
 //! the same result as the rows would. Pure.
 //!
-//! - A counter that goes back began anew, and counts from 0.
+//! - A counter that goes back has forgotten: what was counted stays counted, and it goes on from there.
 //! - What was added between two cells belongs to the later one, and is known from the counters at their edges.
 
-use super::row::{Amount, COUNTERS, GOES_BACK, GoesBack, PEAKS, Record, Row, SETTINGS, take};
+use super::row::{Amount, COUNTERS, PEAKS, Record, Row, SETTINGS, take};
 use std::sync::Arc;
 
 /// The width of the cells that are kept in files.
@@ -31,30 +31,18 @@ pub(super) struct Cell {
 pub(super) struct Counter {
     pub(super) first: Amount,
     pub(super) last: Amount,
-    /// What it had counted beyond where it went back to: `last - first + before_resets` was added. Absent is 0.
-    pub(super) before_resets: Amount,
-}
-
-/// What a counter added from one value to a later one.
-pub(super) fn added(before: u64, now: u64, goes_back: GoesBack) -> u64 {
-    match goes_back {
-        GoesBack::Anew => now.checked_sub(before).unwrap_or(now),
-        GoesBack::Forgotten => now.saturating_sub(before),
-    }
+    /// By how much it went back in all: `last - first + gone_back` was added. Absent is 0.
+    pub(super) gone_back: Amount,
 }
 
 impl Counter {
-    fn observe(&mut self, value: Amount, goes_back: GoesBack) {
+    fn observe(&mut self, value: Amount) {
         let Some(now) = value.get() else { return };
         match self.last.get() {
             None => self.first = value,
             Some(before) if now < before => {
-                let lost = match goes_back {
-                    GoesBack::Anew => before,
-                    GoesBack::Forgotten => before - now,
-                };
-                self.before_resets =
-                    Amount::from(self.before_resets.get().unwrap_or_default().saturating_add(lost));
+                let gone_back = self.gone_back.get().unwrap_or_default();
+                self.gone_back = Amount::from(gone_back.saturating_add(before - now));
             }
             Some(_) => {}
         }
@@ -64,7 +52,7 @@ impl Counter {
     /// What was added from the first value to the last.
     pub(super) fn added(&self) -> u64 {
         let (Some(first), Some(last)) = (self.first.get(), self.last.get()) else { return 0 };
-        last.saturating_add(self.before_resets.get().unwrap_or_default()).saturating_sub(first)
+        last.saturating_add(self.gone_back.get().unwrap_or_default()).saturating_sub(first)
     }
 }
 
@@ -92,8 +80,8 @@ impl Cell {
                 self.cpu_first = self.cpu_last;
             }
         }
-        for ((counter, value), goes_back) in self.counters.iter_mut().zip(row.counters).zip(GOES_BACK) {
-            counter.observe(value, goes_back);
+        for (counter, value) in self.counters.iter_mut().zip(row.counters) {
+            counter.observe(value);
         }
         for (peak, value) in self.peaks.iter_mut().zip(row.peaks) {
             *peak = Amount::of(peak.get().max(value.get()));
@@ -130,19 +118,19 @@ impl Record for Cell {
         "cpu_last_millis",
         "cpu_nanos_first",
         "cpu_nanos_last",
-        "cpu_nanos_before_resets",
+        "cpu_nanos_gone_back",
         "periods_first",
         "periods_last",
-        "periods_before_resets",
+        "periods_gone_back",
         "throttled_periods_first",
         "throttled_periods_last",
-        "throttled_periods_before_resets",
+        "throttled_periods_gone_back",
         "oom_kills_first",
         "oom_kills_last",
-        "oom_kills_before_resets",
+        "oom_kills_gone_back",
         "restarts_first",
         "restarts_last",
-        "restarts_before_resets",
+        "restarts_gone_back",
         "working_set_bytes_max",
         "not_reclaimable_bytes_max",
         "cache_bytes_max",
@@ -164,7 +152,7 @@ impl Record for Cell {
     }
 
     fn numbers(&self) -> impl Iterator<Item = Amount> {
-        let counters = self.counters.iter().flat_map(|c| [c.first, c.last, c.before_resets]);
+        let counters = self.counters.iter().flat_map(|c| [c.first, c.last, c.gone_back]);
         [self.samples, self.cpu_first, self.cpu_last]
             .into_iter()
             .chain(counters)
@@ -175,8 +163,8 @@ impl Record for Cell {
     fn of(time: i64, instance: Arc<str>, ready: bool, mut numbers: impl Iterator<Item = Amount>) -> Cell {
         let [samples, cpu_first, cpu_last] = take(&mut numbers);
         let counters = std::array::from_fn(|_| {
-            let [first, last, before_resets] = take(&mut numbers);
-            Counter { first, last, before_resets }
+            let [first, last, gone_back] = take(&mut numbers);
+            Counter { first, last, gone_back }
         });
         let peaks = take(&mut numbers);
         let settings = take(&mut numbers);
@@ -188,30 +176,19 @@ impl Record for Cell {
 mod tests {
     use super::*;
 
-    fn counted_as(goes_back: GoesBack, values: &[Option<u64>]) -> Counter {
+    fn counted(values: &[Option<u64>]) -> u64 {
         let mut counter = Counter::default();
-        values.iter().for_each(|value| counter.observe(Amount::of(*value), goes_back));
-        counter
-    }
-
-    fn counted(values: &[Option<u64>]) -> Counter {
-        counted_as(GoesBack::Anew, values)
+        values.iter().for_each(|value| counter.observe(Amount::of(*value)));
+        counter.added()
     }
 
     #[test]
-    fn kills_that_are_forgotten_are_not_counted_again() {
-        let kills = |values: &[Option<u64>]| counted_as(GoesBack::Forgotten, values).added();
-        assert_eq!(kills(&[Some(0), Some(2), Some(1), Some(1)]), 2);
-        assert_eq!(kills(&[Some(0), Some(2), Some(1), Some(3)]), 4);
-        assert_eq!((added(2, 1, GoesBack::Forgotten), added(2, 1, GoesBack::Anew)), (0, 1));
-    }
-
-    #[test]
-    fn a_counter_that_goes_back_counts_from_zero() {
-        assert_eq!(counted(&[Some(10), Some(15), None, Some(20)]).added(), 10);
-        assert_eq!(counted(&[Some(100), Some(50), Some(60), Some(7)]).added(), 50 + 10 + 7);
-        assert_eq!(counted(&[Some(100)]).added(), 0);
-        assert_eq!(counted(&[None]).added(), 0);
+    fn what_is_forgotten_is_not_counted_again() {
+        assert_eq!(counted(&[Some(10), Some(15), None, Some(20)]), 10);
+        assert_eq!(counted(&[Some(0), Some(2), Some(1), Some(1)]), 2);
+        assert_eq!(counted(&[Some(0), Some(2), Some(1), Some(3)]), 4);
+        assert_eq!(counted(&[Some(100)]), 0);
+        assert_eq!(counted(&[None]), 0);
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub use sums::Sum;
 
 use super::counts::Counts;
 use super::sample::{self, Rates};
-use super::totals::{Counters, Totals};
+use super::totals::{Counters, Kept, Totals};
 use crate::environment::EnvironmentKey;
 use crate::inventory::{Inventory, Pod, Presence};
 use skpr_proto::v1::{NodeSample, Sample};
@@ -56,31 +56,22 @@ pub struct InstanceUsage {
     pub stale: bool,
 }
 
-/// What a container of an instance uses.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ContainerUsage {
-    pub environment: EnvironmentKey,
-    pub instance: Arc<str>,
-    pub node: NodeName,
-    pub container: Label,
-    pub sample: Sample,
-    pub rates: Option<Rates>,
-    pub time: i64,
-    pub age: Duration,
-}
-
 /// What the instances of an environment use together.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct EnvironmentUsage {
     /// Of those with a fresh sample, or where none has one, of those with a stale one. What is a limit is known when all
-    /// of them have one.
+    /// of them have one; the CPU's share and limit are of those that `cpu_millicores` is of.
     pub sample: Sample,
+    /// Of those with two samples.
     pub cpu_millicores: Option<u64>,
     pub periods: u64,
     pub throttled_periods: u64,
+    /// The most of one, as in [`Rates`].
+    pub pressures: [Option<u16>; 3],
     /// How many have a fresh sample.
     pub fresh: usize,
-    /// Those whose sample is stale, and those without any, by name.
+    /// By name, those whose sample is stale, and the ready ones that have none. One that is not ready may have nothing yet
+    /// that could be sampled.
     pub stale: Vec<Arc<str>>,
     pub unknown: Vec<Arc<str>>,
     /// Of the oldest sample, also of those that are stale.
@@ -119,6 +110,8 @@ struct Node {
     cpu_nanocores: Option<u64>,
     window: Option<Duration>,
     instances: HashMap<Place, Held>,
+    /// Until when its rounds so far would have lasted, had they come no more often than they may.
+    paid_until: Instant,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -136,6 +129,7 @@ struct Held {
     counters: Counters,
     rates: Option<Rates>,
     containers: Vec<HeldContainer>,
+    kept: Kept,
 }
 
 struct HeldContainer {
@@ -215,15 +209,16 @@ impl Live {
         let mut usage = EnvironmentUsage::default();
         let state = inventory.environments.get(environment);
         let (mut fresh, mut stale) = (Vec::new(), Vec::new());
-        let names = state.iter().flat_map(|state| state.instances.keys()).filter(|name| wanted(name));
-        for name in names {
+        let instances = state.iter().flat_map(|state| &state.instances);
+        for (name, state) in instances.filter(|(name, _)| wanted(name)) {
             match self.instance(inventory, environment, name, now) {
                 Some(found) if found.stale => {
                     usage.stale.push(Arc::clone(name));
                     stale.push(found);
                 }
                 Some(found) => fresh.push(found),
-                None => usage.unknown.push(Arc::clone(name)),
+                None if state.ready => usage.unknown.push(Arc::clone(name)),
+                None => {}
             }
         }
         usage.fresh = fresh.len();
@@ -231,43 +226,31 @@ impl Live {
         let counted = if fresh.is_empty() { stale } else { fresh };
         usage.sample = sample::sum(counted.iter().map(|found| &found.sample)).unwrap_or_default();
         usage.interval = counted.iter().map(|found| found.interval).min().unwrap_or_default();
-        for rates in counted.iter().filter_map(|found| found.rates) {
+        let rates = counted.iter().filter_map(|found| found.rates);
+        for rates in rates {
             usage.periods += rates.periods;
             usage.throttled_periods += rates.throttled_periods;
-            if let Some(cpu) = rates.cpu_millicores() {
-                *usage.cpu_millicores.get_or_insert_default() += cpu;
+            for (most, pressure) in usage.pressures.iter_mut().zip(rates.pressures) {
+                *most = (*most).max(pressure);
             }
+        }
+        let cpu = |found: &InstanceUsage| found.rates.and_then(|rates| rates.cpu_millicores());
+        let rated = || counted.iter().filter(|found| cpu(found).is_some());
+        usage.cpu_millicores = rated().filter_map(cpu).reduce(u64::saturating_add);
+        // What is used stands beside the share of those that use it: an instance has no rate before its second sample.
+        if let Some(rated) = sample::sum(rated().map(|found| &found.sample)) {
+            usage.sample.cpu_share_millicores = rated.cpu_share_millicores;
+            usage.sample.cpu_limit_millicores = rated.cpu_limit_millicores;
         }
         usage
     }
 
     /// Every instance that has a sample, in no order.
-    pub(super) fn instances(&self, inventory: &Inventory, now: Instant) -> Vec<InstanceUsage> {
+    #[cfg(test)]
+    fn instances(&self, inventory: &Inventory, now: Instant) -> Vec<InstanceUsage> {
         self.each(|name, node, found| {
             let shown = |(place, held)| shown(inventory, name, place, held, now);
             found.extend(node.instances.iter().filter_map(shown));
-        })
-    }
-
-    /// Every container that has a fresh sample, in no order.
-    pub(super) fn containers(&self, inventory: &Inventory, now: Instant) -> Vec<ContainerUsage> {
-        self.each(|name, node, found| {
-            for (place, held) in &node.instances {
-                let stale = is_stale(held.at, held.interval, now);
-                if stale || present(inventory, &held.uid, name).is_none() {
-                    continue;
-                }
-                found.extend(held.containers.iter().map(|container| ContainerUsage {
-                    environment: place.environment.clone(),
-                    instance: Arc::clone(&place.instance),
-                    node: name.clone(),
-                    container: container.name.clone(),
-                    sample: container.sample,
-                    rates: container.rates,
-                    time: held.at.wall,
-                    age: now.saturating_duration_since(held.at.instant),
-                }));
-            }
         })
     }
 

@@ -5,8 +5,9 @@
 //! - An environment's memory is the most that its instances together had in one cell, not the sum of what each had at
 //!   some time: an instance that took another's place would count twice.
 
-use super::cell::{Cell, ROLLUP_MILLIS, added};
-use super::row::{Amount, COUNTERS, GOES_BACK, PEAKS, SETTINGS};
+use super::at_once::{AtOnce, Presence};
+use super::cell::{Cell, ROLLUP_MILLIS};
+use super::row::{Amount, COUNTERS, OOM_KILLS, PEAKS, SETTINGS};
 use crate::environment::EnvironmentKey;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -67,7 +68,8 @@ pub struct Point {
     pub covered_millis: u64,
     pub periods: u64,
     pub throttled_periods: u64,
-    pub oom_kills: u64,
+    /// None: nobody counts them.
+    pub oom_kills: Option<u64>,
     pub restarts: u64,
     pub working_set_bytes: Option<u64>,
     pub not_reclaimable_bytes: Option<u64>,
@@ -147,8 +149,9 @@ impl Grid {
 struct Part {
     added: [u64; COUNTERS.len()],
     covered: u64,
-    /// Whether anything is known of CPU.
+    /// Whether anything is known of CPU, and of kills.
     measured: bool,
+    kills_known: bool,
     peaks: [Amount; PEAKS.len()],
     settings: [Amount; SETTINGS.len()],
     instances: u32,
@@ -161,29 +164,19 @@ impl Part {
             *sum = sum.saturating_add(added);
         }
         self.measured |= other.measured;
+        self.kills_known |= other.kills_known;
     }
 
-    /// What another instance did at the same time.
-    fn beside(&mut self, other: &Part) {
-        self.add_counters(other);
-        self.covered = self.covered.max(other.covered);
-        let sum = |a: Amount, b: Amount| match (a.get(), b.get()) {
-            (Some(a), Some(b)) => Amount::from(a.saturating_add(b)),
-            (a, b) => Amount::of(a.or(b)),
-        };
-        for (peak, other) in self.peaks.iter_mut().zip(other.peaks) {
-            *peak = sum(*peak, other);
-        }
-        let first = self.instances == 0;
-        for (setting, other) in self.settings.iter_mut().zip(other.settings) {
-            *setting = match (setting.get(), other.get()) {
-                (_, Some(_)) if first => other,
-                (Some(a), Some(b)) => Amount::from(a.saturating_add(b)),
-                _ => Amount::NONE,
-            };
-        }
-        self.instances += other.instances;
-        self.ready += other.ready;
+    fn at_once(&self) -> AtOnce {
+        let Part { instances, ready, covered, peaks, settings, .. } = *self;
+        AtOnce { instances, ready, covered, peaks, settings }
+    }
+
+    /// What the instances of a cell had at once. Its counters are added one by one.
+    fn had(&mut self, at_once: &AtOnce) {
+        let AtOnce { instances, ready, covered, peaks, settings } = *at_once;
+        (self.instances, self.ready, self.covered) = (instances, ready, covered);
+        (self.peaks, self.settings) = (peaks, settings);
     }
 
     /// What happened later.
@@ -208,7 +201,7 @@ impl Part {
             covered_millis: self.covered,
             periods,
             throttled_periods,
-            oom_kills,
+            oom_kills: self.kills_known.then_some(oom_kills),
             restarts,
             working_set_bytes,
             not_reclaimable_bytes,
@@ -239,8 +232,11 @@ pub(super) struct Summary {
 }
 
 enum Sums {
-    /// By cell from `since` on.
-    Environment(Vec<Part>),
+    /// By cell from `since` on, with what those hours have that are not settled.
+    Environment {
+        cells: Vec<Part>,
+        present: Vec<Presence>,
+    },
     Instances {
         points: usize,
         series: BTreeMap<Arc<str>, BTreeMap<i64, Part>>,
@@ -253,7 +249,7 @@ impl Summary {
         let sums = if per_instance {
             Sums::Instances { points: 0, series: BTreeMap::new() }
         } else {
-            Sums::Environment(vec![Part::default(); cells])
+            Sums::Environment { cells: vec![Part::default(); cells], present: Vec::new() }
         };
         Summary { grid, before: HashMap::new(), current: None, sums }
     }
@@ -272,10 +268,12 @@ impl Summary {
             return Ok(());
         }
         match &mut self.sums {
-            Sums::Environment(cells) => {
-                let index = usize::try_from((cell.start - self.grid.since) / self.grid.width);
-                if let Some(sum) = index.ok().and_then(|index| cells.get_mut(index)) {
-                    sum.beside(&part);
+            Sums::Environment { cells, present } => {
+                let width = self.grid.width;
+                let index = usize::try_from((cell.start - self.grid.since) / width).unwrap_or(usize::MAX);
+                if let Some(sum) = cells.get_mut(index) {
+                    sum.add_counters(&part);
+                    present.push(Presence::of(index, width, cell, part.covered));
                 }
             }
             Sums::Instances { points, series } => {
@@ -297,13 +295,27 @@ impl Summary {
         Ok(())
     }
 
+    /// Puts the instances of an environment together, once all of an hour or a day are added.
+    pub(super) fn settle(&mut self) {
+        let Sums::Environment { cells, present } = &mut self.sums else { return };
+        present.sort_by_key(|one| one.cell);
+        for of_cell in present.chunk_by(|one, other| one.cell == other.cell) {
+            let Some(sum) = of_cell.first().and_then(|one| cells.get_mut(one.cell)) else { continue };
+            let now = AtOnce::of(self.grid.width, of_cell);
+            // Its hour's end cut the cell in two.
+            let both = if sum.instances > 0 { sum.at_once().then(&now) } else { now };
+            sum.had(&both);
+        }
+        present.clear();
+    }
+
     pub(super) fn finish(self, damaged: u64) -> Points {
         let Grid { since, until, step, width } = self.grid;
         let points = |sums: BTreeMap<i64, Part>| {
             sums.iter().map(|(index, part)| part.point(since + index * step)).collect()
         };
         let series = match self.sums {
-            Sums::Environment(cells) => {
+            Sums::Environment { cells, .. } => {
                 let mut sums: BTreeMap<i64, Part> = BTreeMap::new();
                 let seen = (0..).zip(&cells).filter(|(_, cell)| cell.instances > 0);
                 seen.for_each(|(index, cell)| sums.entry(index * width / step).or_default().then(cell));
@@ -325,12 +337,12 @@ fn step(before: &mut Before, cell: &Cell) -> Part {
         settings: cell.settings,
         instances: 1,
         ready: u32::from(cell.ready),
+        kills_known: cell.counters.get(OOM_KILLS).is_some_and(|kills| kills.last.get().is_some()),
         ..Part::default()
     };
-    let counters = part.added.iter_mut().zip(cell.counters).zip(&mut before.counters).zip(GOES_BACK);
-    for (((sum, counter), before), goes_back) in counters {
+    for ((sum, counter), before) in part.added.iter_mut().zip(cell.counters).zip(&mut before.counters) {
         let Some(first) = counter.first.get() else { continue };
-        let since = before.get().map_or(0, |before| added(before, first, goes_back));
+        let since = before.get().map_or(0, |before| first.saturating_sub(before));
         *sum = since.saturating_add(counter.added());
         *before = counter.last;
     }

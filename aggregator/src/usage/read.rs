@@ -76,7 +76,11 @@ impl Reading<'_> {
             .filter(|hour| (first..=last).contains(hour))
             .collect();
         if !self.grid.takes_rollups() {
-            return hours.into_iter().try_for_each(|hour| self.hour(hour));
+            return hours.into_iter().try_for_each(|hour| {
+                self.hour(hour)?;
+                self.summary.settle();
+                Ok(())
+            });
         }
         let days: BTreeSet<i64> = hours.iter().map(|hour| day_of(*hour)).collect();
         for day in days {
@@ -86,6 +90,7 @@ impl Reading<'_> {
             let mut found = std::mem::take(&mut self.found);
             found.sort_by(|a, b| (&a.instance, a.start).cmp(&(&b.instance, b.start)));
             found.iter().try_for_each(|cell| self.summary.add(cell))?;
+            self.summary.settle();
         }
         Ok(())
     }

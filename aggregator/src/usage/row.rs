@@ -13,27 +13,17 @@ pub(crate) const TOO_LARGE: u64 = 1 << 63;
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Amount(u64);
 
-/// Counters: of a bucket counts what was added.
+/// Counters: of a bucket counts what was added. Who writes them sees to it that they do not begin anew; one that goes back has
+/// forgotten, as an aggregator that was started again.
 pub(super) const COUNTERS: [&str; 5] = ["cpu_nanos", "periods", "throttled_periods", "oom_kills", "restarts"];
-/// What it means that a counter goes back, for each of [`COUNTERS`]. Kills and restarts do not begin anew while an instance is
-/// there: who says less has forgotten, as an agent that was started again, and what was counted stays counted.
-pub(super) const GOES_BACK: [GoesBack; COUNTERS.len()] =
-    [GoesBack::Anew, GoesBack::Anew, GoesBack::Anew, GoesBack::Forgotten, GoesBack::Forgotten];
+/// Where kills are among [`COUNTERS`].
+pub(super) const OOM_KILLS: usize = 3;
 /// Gauges of which the highest value matters.
 pub(super) const PEAKS: [&str; 3] = ["working_set_bytes", "not_reclaimable_bytes", "cache_bytes"];
 /// Gauges of which the last value matters.
 pub(super) const SETTINGS: [&str; 3] = ["memory_limit_bytes", "cpu_share_millicores", "cpu_limit_millicores"];
 /// All numbers of a row, in the order of the columns.
 pub(super) const NUMBERS: usize = COUNTERS.len() + PEAKS.len() + SETTINGS.len();
-
-/// What it means that a counter goes back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum GoesBack {
-    /// It counts from 0 again.
-    Anew,
-    /// It lacks what it had counted.
-    Forgotten,
-}
 
 /// A sample of an instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,6 +135,7 @@ mod tests {
         assert!(size_of::<Row>() <= 128, "{}", size_of::<Row>());
         let names: Vec<_> = COUNTERS.iter().chain(&PEAKS).chain(&SETTINGS).copied().collect();
         assert_eq!(Row::NAMES, names);
+        assert_eq!(COUNTERS[OOM_KILLS], "oom_kills");
         assert_eq!(NUMBERS, names.len());
     }
 

@@ -24,7 +24,16 @@ pub struct Rates {
     /// How many periods a CPU limit was enforced in, and in how many of those it was hit.
     pub periods: u64,
     pub throttled_periods: u64,
+    /// For how many thousandths of the time some process waited for CPU, memory, I/O.
+    pub pressures: [Option<u16>; 3],
 }
+
+/// What processes wait for, as the kernel counts how long they did.
+const PRESSURES: [fn(&Sample) -> Option<u64>; 3] = [
+    |sample| sample.cpu_pressure_micros,
+    |sample| sample.memory_pressure_micros,
+    |sample| sample.io_pressure_micros,
+];
 
 impl Rates {
     /// None when the samples cannot be compared. `cores`: what the node has, 0 when that is not known.
@@ -43,6 +52,7 @@ impl Rates {
             cpu_nanocores: added(|sample| sample.cpu_nanos).and_then(|nanos| nanocores(nanos, window, cores)),
             periods,
             throttled_periods: throttled.min(periods),
+            pressures: PRESSURES.map(|of| thousandths(added(of)?, window)),
         })
     }
 
@@ -54,6 +64,12 @@ impl Rates {
     pub fn throttled(&self) -> Option<f64> {
         (self.periods > 0).then(|| self.throttled_periods as f64 / self.periods as f64)
     }
+}
+
+/// As much of the time as there is, where clocks differ by a little.
+fn thousandths(micros: u64, window: Duration) -> Option<u16> {
+    let share = u128::from(micros).saturating_mul(1000).checked_div(window.as_micros())?;
+    u16::try_from(share.min(1000)).ok()
 }
 
 /// None when it is more than the node can do, by more than times are inexact.
@@ -201,6 +217,22 @@ mod tests {
         check(0, 40_000_000_000, 5000, 0, Some(8000));
         check(0, 1, 0, 4, None);
         assert_eq!(Rates::between(&cpu(1), &cpu(2), None, 4), None);
+    }
+
+    #[test]
+    fn pressure_is_the_part_of_the_time_that_was_waited() {
+        let waited = |cpu, io| Sample {
+            cpu_pressure_micros: Some(cpu),
+            io_pressure_micros: io,
+            memory_pressure_micros: Some(7),
+            ..Sample::default()
+        };
+        let window = Some(Duration::from_secs(5));
+        let rates = Rates::between(&waited(1_000_000, None), &waited(1_625_000, Some(1)), window, 4).unwrap();
+        assert_eq!(rates.pressures, [Some(125), Some(0), None]);
+        // Its clock is a little ahead, and a counter went back.
+        let rates = Rates::between(&waited(0, Some(9)), &waited(5_000_900, Some(1)), window, 4).unwrap();
+        assert_eq!(rates.pressures, [Some(1000), Some(0), None]);
     }
 
     #[test]

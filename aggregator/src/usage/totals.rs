@@ -7,8 +7,7 @@
 //!   anybody looked is nobody's increase.
 //! - What could not be true in the time between counts nothing.
 
-use super::cell::added;
-use super::row::GoesBack;
+use super::row::{Amount, COUNTERS};
 use super::sample::nanocores;
 use skpr_proto::v1::Sample;
 use std::time::Duration;
@@ -67,8 +66,8 @@ impl Counters {
     pub(super) fn since(&self, before: &Counters, between: Between) -> Totals {
         let kinds = (before.of_pod, self.of_pod);
         let more = |before: Option<u64>, now: Option<u64>| match (before.zip(now), kinds) {
-            (Some((before, now)), (true, true)) => added(before, now, GoesBack::Anew),
-            (Some((before, now)), (false, false)) => added(before, now, GoesBack::Forgotten),
+            (Some((before, now)), (true, true)) => begins_anew(before, now),
+            (Some((before, now)), (false, false)) => now.saturating_sub(before),
             (None, _) | (_, (true, false) | (false, true)) => 0,
         };
         let cpu = more(before.cpu_nanos, self.cpu_nanos);
@@ -77,10 +76,46 @@ impl Counters {
         let kills = before.oom_kills.zip(self.oom_kills);
         Totals {
             cpu_nanos: if nanocores(cpu, between.elapsed, between.cores).is_some() { cpu } else { 0 },
-            oom_kills: kills.map_or(0, |(before, now)| added(before, now, GoesBack::Forgotten)),
-            restarts: added(before.restarts, self.restarts, GoesBack::Forgotten),
+            oom_kills: kills.map_or(0, |(before, now)| now.saturating_sub(before)),
+            restarts: self.restarts.saturating_sub(before.restarts),
             ..Totals::default()
         }
+    }
+}
+
+/// What a counter of the kernel added, that counts from 0 again when its cgroup does.
+fn begins_anew(before: u64, now: u64) -> u64 {
+    now.checked_sub(before).unwrap_or(now)
+}
+
+/// An instance's counters as history has them: they begin where the kernel's are when it is seen first, grow by what was
+/// added, and so never go back while it is held.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Kept([Amount; COUNTERS.len()]);
+
+impl Kept {
+    /// Takes what was added since the sample before. Returns what a row of this sample has: nothing where the sample does not
+    /// tell, and no CPU that containers make up together, of which nobody knows how much began anew.
+    pub(super) fn grow(
+        &mut self,
+        now: &Counters,
+        sample: &Sample,
+        added: &Totals,
+    ) -> [Amount; COUNTERS.len()] {
+        let cpu = now.cpu_nanos.filter(|_| now.of_pod);
+        let known = [cpu, sample.periods, sample.throttled_periods, now.oom_kills, Some(now.restarts)]
+            .map(Amount::of);
+        let Totals { cpu_nanos, periods, throttled_periods, oom_kills, restarts } = *added;
+        let added = [cpu_nanos, periods, throttled_periods, oom_kills, restarts];
+        for ((kept, known), added) in self.0.iter_mut().zip(known).zip(added) {
+            *kept = kept.get().map_or(known, |kept| Amount::from(kept.saturating_add(added)));
+        }
+        let mut row = self.0;
+        row.iter_mut()
+            .zip(known)
+            .filter(|(_, known)| known.get().is_none())
+            .for_each(|(kept, _)| *kept = Amount::NONE);
+        row
     }
 }
 
@@ -88,7 +123,7 @@ impl Counters {
 pub(super) fn throttling(before: Option<&Sample>, now: &Sample) -> Totals {
     let more = |of: fn(&Sample) -> Option<u64>| {
         let before = before.map_or(Some(0), of);
-        before.zip(of(now)).map_or(0, |(before, now)| added(before, now, GoesBack::Anew))
+        before.zip(of(now)).map_or(0, |(before, now)| begins_anew(before, now))
     };
     let periods = more(|sample| sample.periods);
     let throttled_periods = more(|sample| sample.throttled_periods).min(periods);
@@ -173,6 +208,24 @@ mod tests {
         let now = counters(7, None, true);
         assert_eq!(now.since(&now.at_birth(), BETWEEN).cpu_nanos, 7);
         assert_eq!(counters(7, Some(2), true).since(&now, BETWEEN).oom_kills, 0);
+    }
+
+    #[test]
+    fn what_history_has_never_goes_back() {
+        let sample = |periods| Sample { periods, ..Sample::default() };
+        let mut kept = Kept::default();
+        let mut grow = |cpu, of_pod, periods, added: Totals| {
+            let row = kept.grow(&counters(cpu, None, of_pod), &sample(periods), &added);
+            (row[0].get(), row[1].get(), row[3].get())
+        };
+        assert_eq!(grow(100, true, Some(50), Totals::default()), (Some(100), Some(50), None));
+        // A container of two began anew, and so do the periods of both together.
+        let added = Totals { cpu_nanos: 7, periods: 2, ..Totals::default() };
+        assert_eq!(grow(107, true, Some(12), added), (Some(107), Some(52), None));
+        // The pod's own is not there for once, and the containers have counted less.
+        assert_eq!(grow(3, false, None, Totals::default()), (None, None, None));
+        // More than the node can do: that nothing was added has been decided.
+        assert_eq!(grow(1 << 60, true, Some(13), Totals::default()), (Some(107), Some(52), None));
     }
 
     #[test]

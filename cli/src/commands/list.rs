@@ -24,7 +24,7 @@ const COLUMNS: [Column; 8] = [
     Column::fixed("INSTANCES"),
     Column::ranked("CPU", 1),
     Column::ranked("MEMORY", 2),
-    Column::fixed("LAST DEPLOY"),
+    Column::ranked("LAST DEPLOY", 3),
     Column::fixed("HEALTH"),
 ];
 

@@ -14,9 +14,9 @@ use crate::terminal::clean;
 use crate::time::{self, Range, Typed};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
-use series::Whole;
+use series::{Whole, past};
 use skpr_proto::v1::{self, UsageRequest};
-use skpr_proto::{EnvironmentName, Failure, Label, UnixNanos};
+use skpr_proto::{EnvironmentName, ErrorKind, Failure, Label, UnixNanos};
 
 /// Without `--since`, this much is shown.
 const WINDOW: SignedDuration = SignedDuration::from_hours(1);
@@ -53,6 +53,7 @@ pub(super) async fn run(verb: &Metrics, settings: &Settings, output: &Output) ->
         Cluster::open(question.environment.clone(), question.namespace.clone(), settings, output).await?;
     let answer = cluster.client.metrics().read(question.request(&range)).await;
     let answer = cluster.answer(answer).await?;
+    question.is_about(&answer)?;
     explain(&answer, &question, range.since, output);
     let whole = Whole::new(&question.environment, answer);
     match output.format {
@@ -103,6 +104,16 @@ impl Question<'_> {
         self.verb.per_instance || !self.verb.instance.is_empty()
     }
 
+    /// Whoever asks for an instance by name means one that there was.
+    fn is_about(&self, answer: &v1::UsageResponse) -> Result<(), Failure> {
+        let known = |name: &&String| answer.instances.iter().any(|series| series.instance == **name);
+        let Some(missing) = self.verb.instance.iter().find(|name| !known(name)) else { return Ok(()) };
+        let shown: String = missing.chars().take(128).collect();
+        let message = format!("{} had no instance `{}` in that time", self.environment, clean(&shown));
+        Err(Failure::new(ErrorKind::NotFound, message)
+            .with_hint(format!("skpr metrics {} --per-instance shows which there were", self.environment)))
+    }
+
     fn request(&self, range: &Range) -> UsageRequest {
         UsageRequest {
             environment: Some(v1::Environment {
@@ -138,6 +149,9 @@ fn explain(answer: &v1::UsageResponse, question: &Question<'_>, since: Option<Ti
         .whole
         .as_ref()
         .is_none_or(|whole| whole.now.is_none() && whole.points.iter().all(|point| point.instances == 0));
+    if past(answer) && !nothing {
+        output.note("CPU is the average of that time, memory and instances are the most");
+    }
     if nothing {
         let of = if question.verb.instance.is_empty() { "" } else { " these instances of" };
         output.note(&format!("nothing is known of what{of} {} used in that time", question.environment));

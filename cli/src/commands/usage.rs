@@ -33,6 +33,9 @@ pub(super) struct Usage {
     pub processes: Option<u64>,
     pub age_milliseconds: Option<u32>,
     pub stale: bool,
+    pub cpu_pressure_ratio: Option<f64>,
+    pub memory_pressure_ratio: Option<f64>,
+    pub io_pressure_ratio: Option<f64>,
 }
 
 impl From<&UsageNow> for Usage {
@@ -53,6 +56,9 @@ impl From<&UsageNow> for Usage {
             processes: now.processes,
             age_milliseconds: now.age_millis,
             stale: now.stale,
+            cpu_pressure_ratio: ratio(now.cpu_pressure),
+            memory_pressure_ratio: ratio(now.memory_pressure),
+            io_pressure_ratio: ratio(now.io_pressure),
         }
     }
 }
@@ -97,6 +103,20 @@ impl Usage {
 
     pub(super) fn of_memory_limit(&self) -> Option<f64> {
         of(self.memory_working_set_bytes.map(|bytes| bytes as f64), self.memory_limit_bytes)
+    }
+
+    /// `waits for CPU 12% and I/O 3% of the time`: of what holds it up for at least a hundredth.
+    fn waits(&self) -> Option<String> {
+        let all = [
+            ("CPU", self.cpu_pressure_ratio),
+            ("memory", self.memory_pressure_ratio),
+            ("I/O", self.io_pressure_ratio),
+        ];
+        let long = |(of, ratio): (&str, Option<f64>)| {
+            ratio.filter(|ratio| *ratio >= 0.01).map(|ratio| format!("{of} {}", number::percent(ratio)))
+        };
+        let waits: Vec<String> = all.into_iter().filter_map(long).collect();
+        (!waits.is_empty()).then(|| format!("waits for {} of the time", waits.join(" and ")))
     }
 
     /// `stale 25s`.
@@ -156,7 +176,7 @@ fn marked(text: String, usage: &Usage) -> String {
     }
 }
 
-/// `0.35 cores (70% of its share), 212Mi of memory (41% of its max)`.
+/// `0.35 cores (70% of its share), 212Mi of memory (41% of its max), waits for CPU 12% of the time`.
 pub(super) fn sentence(usage: Option<&Usage>) -> String {
     let Some(usage) = usage else { return "-".to_owned() };
     let of = |ratio: Option<f64>, of: &str| {
@@ -168,7 +188,7 @@ pub(super) fn sentence(usage: Option<&Usage>) -> String {
     let memory = usage
         .memory_working_set_bytes
         .map(|used| format!("{} of memory{}", number::bytes(used), of(usage.of_memory_limit(), "max")));
-    match [cpu, memory].into_iter().flatten().collect::<Vec<_>>().join(", ") {
+    match [cpu, memory, usage.waits()].into_iter().flatten().collect::<Vec<_>>().join(", ") {
         known if known.is_empty() => "-".to_owned(),
         known => match usage.staleness() {
             Some(stale) => format!("{known}; {stale}"),
@@ -198,6 +218,13 @@ mod tests {
         assert_eq!(usage.cpu_millicores, Some(351.235));
         assert_eq!((usage.cpu(), usage.memory()), ("0.35/0.5".to_owned(), "212Mi/512Mi".to_owned()));
         assert_eq!(sentence(Some(&usage)), "0.35 cores (70% of its share), 212Mi of memory (41% of its max)");
+        let waiting = Usage {
+            cpu_pressure_ratio: Some(0.12),
+            memory_pressure_ratio: Some(0.009),
+            io_pressure_ratio: Some(0.03),
+            ..Usage::default()
+        };
+        assert_eq!(sentence(Some(&waiting)), "waits for CPU 12% and I/O 3% of the time");
         let stale = Usage { stale: true, age_milliseconds: Some(25_400), cpu_millicores: None, ..usage };
         assert_eq!(sentence(Some(&stale)), "212Mi of memory (41% of its max); stale 25s");
         assert_eq!(marked(stale.memory(), &stale), "212Mi/512Mi (stale 25s)");

@@ -30,6 +30,9 @@ pub(crate) fn now() -> UsageNow {
         processes: Some(12),
         age_millis: Some(1_800),
         stale: false,
+        cpu_pressure: Some(0.125),
+        memory_pressure: None,
+        io_pressure: Some(0.004),
     }
 }
 
@@ -47,7 +50,7 @@ fn points(count: i64, instances: u32) -> Vec<Point> {
             not_reclaimable_bytes: Some(180 << 20),
             instances,
             throttled: Some(0.01),
-            oom_kills: u64::from(index == 30),
+            oom_kills: Some(u64::from(index == 30)),
             restarts: u64::from(index % 30 == 0),
             cpu_share_millicores: Some(1000),
             memory_limit_bytes: Some(512 << 20),
@@ -130,14 +133,17 @@ fn what_is_typed_is_what_is_asked() {
         "--interval",
         "5m",
         "--instance",
-        "web-1",
+        "shop-prod-0ld",
         "--instance",
-        "web-2",
+        "shop-prod-n3w",
         "--namespace",
         "sites",
     ]);
     assert_eq!((request.since, request.until, request.interval_seconds), (at(0), at(3600), 300));
-    assert_eq!((request.instances, request.per_instance), (vec!["web-1".into(), "web-2".into()], true));
+    assert_eq!(
+        (request.instances, request.per_instance),
+        (vec!["shop-prod-0ld".into(), "shop-prod-n3w".into()], true)
+    );
     assert_eq!(request.environment.unwrap().namespace.as_deref(), Some("sites"));
     let request = asked(&[]);
     assert_eq!((request.until, request.interval_seconds, request.per_instance), (None, 0, false));
@@ -156,6 +162,28 @@ fn what_is_typed_is_what_is_asked() {
         let shown = run(&mut home.with(&fake, &all), None);
         assert!(shown.starts_with("exit 2\n") && shown.contains(message), "{shown}");
     }
+}
+
+/// What is used now was once shown beside the bars of a time that was past.
+#[test]
+fn a_time_that_is_past_is_shown_in_its_own_numbers() {
+    let whole = Series { points: points(20, 2), ..answer().whole.unwrap() };
+    let past = UsageResponse { whole: Some(whole), instances: Vec::new(), until: at(1200), ..answer() };
+    let (home, fake) = (Home::new(), answering(past));
+    let shown = run(&mut home.with(&fake, &["metrics", "prod"]), None);
+    assert!(shown.contains("CPU is the average of that time, memory and instances are the most"), "{shown}");
+    let row = shown.lines().find(|line| line.starts_with("shop/prod")).unwrap();
+    let cells: Vec<&str> = row.split_whitespace().take(6).collect();
+    // The points' CPU, and their memory of 200 to 219 MiB.
+    assert_eq!(cells, ["shop/prod", "0.42", "42%", "219Mi", "512Mi", "43%"], "{shown}");
+}
+
+#[test]
+fn an_instance_that_there_was_not_is_no_empty_answer() {
+    let (home, fake) = (Home::new(), answering(answer()));
+    let shown = run(&mut home.with(&fake, &["metrics", "prod", "--instance", "web\u{1b}-9"]), None);
+    assert!(shown.starts_with("exit 3\n") && shown.contains("had no instance `web"), "{shown}");
+    assert!(!shown.contains('\u{1b}') && shown.contains("--per-instance"), "{shown}");
 }
 
 #[test]
@@ -341,7 +369,7 @@ fn list_and_info_show_usage_where_there_is_room() {
     fake.script().described = described;
     let info = shown("", &["info", "prod"]);
     assert!(
-        info.contains("uses        0.84 cores (84% of its share), 424Mi of memory (83% of its max)\n"),
+        info.contains("uses        0.84 cores (84% of its share), 424Mi of memory (83% of its max), waits for CPU 12% of the time\n"),
         "{info}"
     );
     assert!(info.contains("0.84/1 (stale 25s)  424Mi/512Mi (stale 25s)"), "{info}");

@@ -9,6 +9,7 @@ use serde_json::Value;
 use skpr_tests::cli::{Running, User};
 use skpr_tests::cluster::{Cluster, Namespace};
 use skpr_tests::eventually;
+use skpr_tests::numbers::Numbers;
 use std::fs;
 use std::net::TcpListener;
 use std::time::Duration;
@@ -17,19 +18,6 @@ const MOMENTS: u64 = 20;
 /// A deploy that goes well takes some six seconds here: the kill falls anywhere in it, or into the call that begins it.
 const WITHIN_MILLISECONDS: u64 = 6000;
 const SEED: u64 = 4;
-
-/// Numbers that look random and are the same each time (splitmix64).
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % limit
-    }
-}
 
 /// The aggregator as a process, and a developer.
 struct Host {
@@ -129,7 +117,7 @@ fn a_deploy_survives_the_aggregator_being_killed_at_any_moment() {
     manifest(&host.developer, "  dev: {}\n").unwrap();
     host.developer.skpr(&["deploy", "dev", "v1"]).unwrap().success().unwrap();
 
-    let mut numbers = Numbers(SEED);
+    let mut numbers = Numbers::new(SEED);
     let mut good = "v1".to_owned();
     let mut known = 1;
     let (mut carried, mut never_begun) = (0, 0);

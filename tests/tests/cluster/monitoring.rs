@@ -24,13 +24,13 @@ const LASTS: Duration = Duration::from_secs(150);
 const JOBS: [(&str, &str); 2] = [("skpr", "/metrics"), ("skpr-containers", "/metrics/containers")];
 
 /// The right to read metrics, for a ServiceAccount of this namespace.
-struct Right {
+pub(crate) struct Right {
     cluster: Cluster,
     name: String,
 }
 
 impl Right {
-    fn give(cluster: &Cluster, namespace: &Namespace) -> Result<Right> {
+    pub(crate) fn give(cluster: &Cluster, namespace: &Namespace) -> Result<Right> {
         namespace.kubectl(&["create", "serviceaccount", "prometheus"])?;
         let name = format!("prometheus.{}", namespace.name());
         let account = format!("--serviceaccount={}:prometheus", namespace.name());

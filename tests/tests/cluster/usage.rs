@@ -1,12 +1,14 @@
 //! What skpr says that an instance uses, beside what the kernel and the kubelet say.
 
 use super::deploy::Shop;
+use super::monitoring::Right;
 use super::shop::{TIMEOUT, manifest};
 use anyhow::{Context as _, Result, ensure};
 use jiff::Timestamp;
 use serde_json::Value;
 use skpr_tests::cluster::Breakable;
 use skpr_tests::eventually;
+use skpr_tests::scrape::value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,9 +22,6 @@ const ROUND_MILLIS: i64 = 5000;
 const MOST_OFF: f64 = 0.02;
 /// The kernel charges memory to a cgroup by so many pages at once: one CPU's share of it.
 const PAGE_SET: f64 = 64.0 * 4096.0;
-
-/// How often the aggregator writes samples, and what that takes.
-const WRITTEN_EVERY: Duration = Duration::from_secs(40);
 
 /// The kernel's own counter of a pod's CPU time, looked at all the time.
 struct Counter {
@@ -287,7 +286,14 @@ fn three_kills_count_three_across_restarts() {
         .unwrap();
     counted(&shop, 0);
     // A killed aggregator loses what it has not written yet, and then knows of a kill only by a sample before it.
-    std::thread::sleep(WRITTEN_EVERY);
+    let _right = Right::give(&cluster, shop.skpr.namespace()).unwrap();
+    let scraper = shop.skpr.scraper("prometheus").unwrap();
+    let written = || -> Result<Option<f64>> {
+        Ok(value(&scraper.get("/metrics")?, "skpr_usage_samples_total{outcome=\"kept\"}"))
+    };
+    let before = written().unwrap().unwrap_or_default();
+    eventually("samples are written", TIMEOUT, || Ok(written()?.filter(|written| *written > before)))
+        .unwrap();
 
     // The first process, which is the end of the container; then a child, which its parent survives.
     in_pod(&["kill", "-USR1", "1"]);

@@ -47,8 +47,8 @@ fn environment_now(usage: &EnvironmentUsage, restarts: u64) -> Option<UsageNow> 
         restarts,
         instances: wire::count(usage.fresh),
         age_millis: Some(millis(usage.age)),
-        stale: !usage.stale.is_empty(),
-        ..gauges(&usage.sample)
+        stale: !usage.stale.is_empty() || !usage.unknown.is_empty(),
+        ..with_pressures(usage.pressures, gauges(&usage.sample))
     })
 }
 
@@ -61,7 +61,7 @@ fn instance_now(usage: &InstanceUsage, restarts: u64) -> UsageNow {
         instances: u32::from(!usage.stale),
         age_millis: Some(millis(usage.age)),
         stale: usage.stale,
-        ..gauges(&usage.sample)
+        ..with_pressures(rates.map(|rates| rates.pressures).unwrap_or_default(), gauges(&usage.sample))
     }
 }
 
@@ -78,6 +78,12 @@ fn gauges(sample: &skpr_proto::v1::Sample) -> UsageNow {
         processes: sample.processes,
         ..UsageNow::default()
     }
+}
+
+/// `pressures` are thousandths.
+fn with_pressures(pressures: [Option<u16>; 3], now: UsageNow) -> UsageNow {
+    let [cpu, memory, io] = pressures.map(|pressure| pressure.map(|pressure| f64::from(pressure) / 1000.0));
+    UsageNow { cpu_pressure: cpu, memory_pressure: memory, io_pressure: io, ..now }
 }
 
 fn millis(age: Duration) -> u32 {

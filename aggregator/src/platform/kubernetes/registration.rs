@@ -58,10 +58,10 @@ impl Registrar {
     /// Looks after the registration. Ends only with whoever waits for it.
     pub(super) async fn look_after(mut self) -> anyhow::Result<()> {
         if self.metrics_api != MetricsApi::Never {
-            let heard = self.inventory.wait_for(|inventory| inventory.heard).await.is_ok();
-            if !heard || self.front_proxies.wait_for(Option::is_some).await.is_err() {
-                return Err(anyhow!("what has to be known of the cluster is not told any more"));
-            }
+            let heard = self.inventory.wait_for(|inventory| inventory.heard).await;
+            heard.map_err(|_gone| anyhow!("what has to be known of the cluster is not told any more"))?;
+            // A round says what is amiss; this, in general, takes but a moment.
+            drop(timeout(LOOK_EVERY, self.front_proxies.wait_for(Option::is_some)).await);
         }
         let mut reach = Reach::default();
         let mut said = Said::Nothing;
@@ -88,6 +88,11 @@ impl Registrar {
         let step = step(self.metrics_api, standing, reaching);
         match (step, &found) {
             (Step::Leave, _) => {}
+            // It is not registered by one who would refuse the API server; what is registered already is taken back as
+            // above, if that lasts.
+            (Step::Write, _) if self.front_proxies.borrow().is_none() => {
+                return Ok(Said::Trouble("who the API server is cannot be read yet".to_owned()));
+            }
             (Step::Write, found) => {
                 let owner = self.owner().await?;
                 let wanted = wanted(&self.here, &self.authority.pem()?, owner);
@@ -172,13 +177,14 @@ impl Said {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::front_proxy_tests::Ca;
     use crate::platform::kubernetes::fake::Fake;
     use serde_json::Value;
 
     const SERVICE: &str = "/apis/apiregistration.k8s.io/v1/apiservices/v1beta1.metrics.k8s.io";
     const ROLE: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles/skpr-aggregator.skpr";
 
-    fn registrar(fake: &Fake, metrics_api: MetricsApi) -> Registrar {
+    fn registrar(fake: &Fake, metrics_api: MetricsApi, knows: bool) -> Registrar {
         Registrar {
             client: fake.client(),
             metrics_api,
@@ -187,7 +193,7 @@ mod tests {
                 service: "skpr-aggregator-metrics".into(),
             },
             authority: Authority::Own("pem".into()),
-            front_proxies: watch::channel(None).1,
+            front_proxies: watch::channel(knows.then(|| Arc::new(Ca::new().proxy(&[])))).1,
             inventory: watch::channel(Arc::default()).1,
         }
     }
@@ -199,7 +205,7 @@ mod tests {
     }
 
     async fn round(fake: &Fake, metrics_api: MetricsApi) -> anyhow::Result<Said> {
-        registrar(fake, metrics_api).round(&mut Reach::default()).await
+        registrar(fake, metrics_api, true).round(&mut Reach::default()).await
     }
 
     fn theirs() -> Value {
@@ -240,6 +246,27 @@ mod tests {
         assert_eq!(left["spec"]["service"]["name"], "metrics-server");
         assert_eq!(left["metadata"]["ownerReferences"], json!([]));
         assert!(left["metadata"]["annotations"][MARK].is_null());
+    }
+
+    /// An aggregator that could not read who the API server is once left its registration alone, which then blocked the
+    /// deletion of every namespace.
+    #[tokio::test(start_paused = true)]
+    async fn what_cannot_be_served_is_not_registered_and_taken_back() {
+        let fake = installed();
+        let blind = registrar(&fake, MetricsApi::Auto, false);
+        assert!(matches!(blind.round(&mut Reach::default()).await.unwrap(), Said::Trouble(_)));
+        assert!(fake.get(SERVICE).is_null());
+        round(&fake, MetricsApi::Auto).await.unwrap();
+        fake.change(SERVICE, |object| {
+            object["status"] =
+                json!({"conditions": [{"type": "Available", "status": "False", "message": "403"}]});
+        });
+        let mut reach = Reach::default();
+        blind.round(&mut reach).await.unwrap();
+        assert!(!fake.get(SERVICE).is_null());
+        tokio::time::advance(Duration::from_secs(130)).await;
+        assert!(matches!(blind.round(&mut reach).await.unwrap(), Said::Trouble(_)));
+        assert!(fake.get(SERVICE).is_null());
     }
 
     #[tokio::test]

@@ -127,6 +127,7 @@ impl Instances {
             variables.push((volume_variable(volume.as_str()), place.display().to_string()));
             volumes.push(place);
         }
+        let cpu_share = recipe.limits.cpu_share;
         let (logs, cgroup) = self.make(&source, recipe.limits, volumes).await?;
         let instance = Instance {
             wrapper: self.host.wrapper(cgroup.as_ref()),
@@ -139,6 +140,7 @@ impl Instances {
             probe: recipe.probe,
             ports: recipe.listens.then(|| self.host.ports.clone()),
             cgroup,
+            cpu_share,
             whereabouts: self.host.whereabouts.clone(),
         };
         let stop = CancellationToken::new();

@@ -69,6 +69,8 @@ pub(super) struct Instance {
     /// Where its ports come from; none for one that listens on nothing.
     pub(super) ports: Option<Ports>,
     pub(super) cgroup: Option<Cgroup>,
+    /// In thousandths of a CPU.
+    pub(super) cpu_share: Option<u64>,
     pub(super) whereabouts: Whereabouts,
 }
 
@@ -160,6 +162,7 @@ impl Run<'_> {
         let local = usage::Local {
             cgroups: instance.cgroup.as_ref().map(|cgroup| cgroup.directories().to_vec()).unwrap_or_default(),
             group: group.map(|group| group.as_raw_nonzero().get()),
+            cpu_share: instance.cpu_share,
         };
         instance.whereabouts.send_modify(|all| _ = all.insert(instance.uid.clone(), local));
         let port = self.port.as_ref().map(Port::number);

@@ -4,7 +4,7 @@ use super::{Held, HeldContainer, Live, Moment, NODES, Node, Place, is_kept, pres
 use crate::environment::EnvironmentKey;
 use crate::inventory::{Inventory, Pod, Presence};
 use crate::usage::counts::{Counts, Outcome};
-use crate::usage::row::{Amount, Row};
+use crate::usage::row::{Amount, COUNTERS, Row};
 use crate::usage::sample::{self, Rates};
 use crate::usage::totals::{Between, Counters, Totals, throttling};
 use skpr_proto::v1::{NodeSample, PodSample, Sample, Usage};
@@ -21,6 +21,11 @@ const INTERVALS: (u64, u64) = (1_000, 300_000);
 /// How much an agent's clock and ours may differ in what they say about the time between two rounds: a round is late by
 /// what the connection is. More, and the agent's clock is another one, as after its start.
 const CLOCKS_APART: Duration = Duration::from_secs(10);
+
+/// How often a node's rounds are taken over time: twice as often as the shortest interval.
+const ROUND_EVERY: Duration = Duration::from_millis(500);
+/// How many rounds may come at once, as after a time without a connection.
+const ROUNDS_AT_ONCE: u32 = 30;
 
 /// How far the platform's clock may be ahead of or behind ours in what it says about when a pod was made.
 const BIRTH_INEXACT_MILLIS: i64 = 10_000;
@@ -59,6 +64,10 @@ impl Live {
             return Vec::new();
         }
         let node = nodes.entry(name.clone()).or_insert_with(|| Node::new(&round));
+        if !node.takes_another(at) {
+            self.counts.add(Outcome::Excess, usage.pods.len().min(PODS) as u64);
+            return Vec::new();
+        }
         node.take(round, sample);
         let (mut rows, mut added) = (Vec::new(), Vec::new());
         for pod in usage.pods.into_iter().take(PODS) {
@@ -111,7 +120,18 @@ impl Node {
             cpu_nanocores: None,
             window: None,
             instances: Default::default(),
+            paid_until: round.at.instant,
         }
+    }
+
+    /// Whether a round more is within what an agent may send: what one sends must not take the room of all others.
+    fn takes_another(&mut self, at: Moment) -> bool {
+        let paid_until = self.paid_until.max(at.instant);
+        let within = paid_until.saturating_duration_since(at.instant) < ROUND_EVERY * ROUNDS_AT_ONCE;
+        if within {
+            self.paid_until = paid_until + ROUND_EVERY;
+        }
+        within
     }
 
     fn take(&mut self, round: Round, sample: NodeSample) {
@@ -173,14 +193,16 @@ impl Node {
         let counters = Counters::of(&sample, facts.detail.restarts, of_pod);
         let is_later = before.is_none_or(|before| before.at.wall < round.at.wall);
         let Round { at, interval, monotonic, .. } = round;
-        let held = Held { uid, at, interval, monotonic, sample, counters, rates, containers };
+        let kept = before.map(|before| before.kept).unwrap_or_default();
+        let mut held = Held { uid, at, interval, monotonic, sample, counters, rates, containers, kept };
         let added = self.added(round, before, facts, &held);
+        let row = row(at.wall, facts, &sample, held.kept.grow(&counters, &sample, &added));
         self.instances.insert(place, held);
         counts.add(Outcome::Taken, 1);
         if !is_later {
             counts.add(Outcome::Late, 1);
         }
-        Some(Taken { row: is_later.then(|| row(at.wall, facts, &sample)), added })
+        Some(Taken { row: is_later.then_some(row), added })
     }
 
     /// What an instance has used since its sample before, or since it began if that was after this node's round before.
@@ -215,14 +237,7 @@ struct Taken {
     added: Totals,
 }
 
-fn row(time: i64, pod: &Pod, sample: &Sample) -> Row {
-    let numbers = [
-        sample.cpu_nanos,
-        sample.periods,
-        sample.throttled_periods,
-        sample.oom_kills,
-        Some(u64::from(pod.detail.restarts)),
-    ];
+fn row(time: i64, pod: &Pod, sample: &Sample, counters: [Amount; COUNTERS.len()]) -> Row {
     let peaks =
         [sample.memory_working_set_bytes, sample.memory_not_reclaimable_bytes, sample.memory_cache_bytes];
     let settings = [sample.memory_limit_bytes, sample.cpu_share_millicores, sample.cpu_limit_millicores];
@@ -230,7 +245,7 @@ fn row(time: i64, pod: &Pod, sample: &Sample) -> Row {
         time,
         instance: Arc::clone(&pod.instance),
         ready: pod.ready,
-        counters: numbers.map(Amount::of),
+        counters,
         peaks: peaks.map(Amount::of),
         settings: settings.map(Amount::of),
     }

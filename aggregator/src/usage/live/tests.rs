@@ -6,6 +6,7 @@ use super::*;
 use crate::inventory::tests::key;
 use crate::inventory::{Container, Detail, Pod};
 use crate::usage::counts::Outcome;
+use crate::usage::row::Row;
 use proptest::prelude::*;
 use skpr_proto::v1::{ContainerSample, PodSample, Usage};
 use std::collections::BTreeMap;
@@ -63,13 +64,18 @@ impl Told {
         self.began + SECOND * u32::try_from(second).unwrap()
     }
 
-    /// A round of `node` that arrives at a second of ours and was at a second of its own clock; the rows of it.
+    /// A round of `node` that arrives at a second of ours and was at a second of its own clock; how many rows come of it.
     fn round(&self, node: &str, second: u64, its: u64, pods: Vec<PodSample>) -> usize {
+        self.rows(node, second, its, pods).len()
+    }
+
+    fn rows(&self, node: &str, second: u64, its: u64, pods: Vec<PodSample>) -> Vec<Row> {
         let at = Moment { instant: self.at(second), wall: i64::try_from(second * 1000).unwrap() };
         let sample = NodeSample { cores: 4, cpu_nanos: Some(its * 2_000_000_000), ..NodeSample::default() };
         let usage =
             Usage { monotonic_nanos: its * 1_000_000_000, interval_millis: 5000, node: Some(sample), pods };
-        self.live.take(&NodeName::parse(node).unwrap(), usage, at, &self.inventory).len()
+        let rows = self.live.take(&NodeName::parse(node).unwrap(), usage, at, &self.inventory);
+        rows.into_iter().map(|(_, row)| row).collect()
     }
 
     fn instance(&self, name: &str, second: u64) -> Option<InstanceUsage> {
@@ -78,6 +84,16 @@ impl Told {
 
     fn whole(&self, second: u64) -> EnvironmentUsage {
         self.live.environment(&self.inventory, &key("sites", "shop", "prod"), |_| true, self.at(second))
+    }
+
+    /// Every container that is shown, by name, with its time of CPU.
+    fn containers(&self, second: u64) -> Vec<(String, Option<u64>)> {
+        let mut shown = Vec::new();
+        self.live.look_at_containers(&self.inventory, self.at(second), |view| {
+            shown.push((view.container.to_owned(), view.sample.cpu_nanos));
+        });
+        shown.sort();
+        shown
     }
 
     fn millicores(&self, name: &str, second: u64) -> Option<u64> {
@@ -113,10 +129,7 @@ fn what_is_not_heard_of_is_stale_and_then_gone() {
     assert_eq!((late.fresh, &*late.stale, late.cpu_millicores), (0, &[Arc::from("a")][..], None));
     // The last that is known goes on being told, as what it is.
     assert_eq!((late.sample.memory_working_set_bytes, late.age), (Some(100), SECOND * 10));
-    assert!(
-        told.instance("a", 299).unwrap().stale
-            && told.live.containers(&told.inventory, told.at(10)).is_empty()
-    );
+    assert!(told.instance("a", 299).unwrap().stale && told.containers(10).is_empty());
     assert_eq!(told.instance("a", 300), None);
     told.live.prune(&told.inventory, told.at(300));
     assert!(told.live.nodes(told.at(300)).is_empty());
@@ -168,14 +181,8 @@ fn only_containers_with_a_name_are_shown() {
     };
     told.round("n1", 0, 0, vec![round(0)]);
     told.round("n1", 5, 5, vec![round(1_000_000_000)]);
-    let mut shown: Vec<(String, Option<u64>)> = told
-        .live
-        .containers(&told.inventory, told.at(5))
-        .into_iter()
-        .map(|found| (found.container.to_string(), found.rates.unwrap().cpu_millicores()))
-        .collect();
-    shown.sort();
-    assert_eq!(shown, [("app".to_owned(), Some(200)), ("proxy".to_owned(), Some(200))]);
+    let shown = told.containers(5);
+    assert_eq!(shown, [("app".to_owned(), Some(1_000_000_000)), ("proxy".to_owned(), Some(1_000_000_000))]);
     let whole = told.instance("a", 5).unwrap();
     assert_eq!(
         (whole.sample.memory_working_set_bytes, whole.rates.unwrap().cpu_millicores()),
@@ -241,6 +248,71 @@ fn one_node_cannot_fill_the_memory() {
     told.round("n1", 5, 5, (0..1500).map(|number| of(&format!("x{number}"), cpu(1))).collect());
     told.counted(Outcome::Excess, 636);
     assert_eq!(told.live.lock().values().map(|node| node.instances.len()).sum::<usize>(), 1);
+}
+
+/// An agent that sent rounds without a pause once took the room of all other nodes' rows.
+#[test]
+fn a_flood_of_rounds_is_not_taken() {
+    let told = Told::new(inventory(vec![("u1", pod("a", "n1", &[])), ("u2", pod("b", "n2", &[]))]));
+    let taken: usize = (0..1000).map(|its| told.round("n1", 1, its, vec![of("u1", cpu(its))])).sum();
+    assert_eq!(taken, 1, "of one moment history has one row");
+    told.counted(Outcome::Excess, 970);
+    // Others are not held up, and after a while it may go on.
+    assert_eq!(told.round("n2", 1, 0, vec![of("u2", cpu(1))]), 1);
+    assert_eq!(told.round("n1", 2, 2000, vec![of("u1", cpu(2000))]), 1);
+    assert_eq!(told.round("n1", 30, 2030, vec![of("u1", cpu(2001))]), 1);
+}
+
+/// A sidecar's restart once made history count again what the container that went on had counted.
+#[test]
+fn a_container_that_begins_anew_adds_nothing_to_history_that_was_there_before() {
+    let told = Told::new(inventory(vec![(
+        "u1",
+        pod("a", "n1", &[("c1", "app"), ("c2", "proxy"), ("c3", "proxy")]),
+    )]));
+    let container = |id: &str, periods| {
+        let sample = Sample { periods: Some(periods), throttled_periods: Some(periods / 2), ..cpu(0) };
+        ContainerSample { id: id.into(), sample: Some(sample) }
+    };
+    let round = |second, total: Option<u64>, containers: Vec<ContainerSample>| {
+        let pod = PodSample { uid: "u1".into(), total: total.map(cpu), containers, ..PodSample::default() };
+        let row = told.rows("n1", second, second, vec![pod]).pop().unwrap();
+        (row.counters[0].get(), row.counters[1].get(), row.counters[2].get())
+    };
+    let first = round(0, Some(1000), vec![container("c1", 100), container("c2", 1000)]);
+    assert_eq!(first, (Some(1000), Some(1100), Some(550)));
+    let restarted = round(5, Some(1500), vec![container("c1", 110), container("c3", 4)]);
+    assert_eq!(restarted, (Some(1500), Some(1114), Some(557)));
+    // Without the pod's own, the containers' CPU is not comparable with what there was.
+    assert_eq!(round(10, None, vec![container("c1", 110), container("c3", 4)]).0, None);
+    // A number that the node cannot have reached is not believed.
+    assert_eq!(round(15, Some(1 << 62), vec![container("c1", 110), container("c3", 4)]).0, Some(1500));
+}
+
+#[test]
+fn the_share_beside_what_is_used_is_of_those_that_use_it() {
+    let told = Told::new(inventory(vec![("u1", pod("a", "n1", &[])), ("u2", pod("b", "n1", &[]))]));
+    let with_share = |nanos| Sample { cpu_share_millicores: Some(500), ..cpu(nanos) };
+    told.round("n1", 0, 0, vec![of("u1", with_share(0))]);
+    let second = vec![of("u1", with_share(1_000_000_000)), of("u2", with_share(0))];
+    told.round("n1", 5, 5, second);
+    let whole = told.whole(5);
+    assert_eq!(
+        (whole.fresh, whole.cpu_millicores, whole.sample.cpu_share_millicores),
+        (2, Some(200), Some(500))
+    );
+    assert_eq!(whole.sample.memory_working_set_bytes, Some(200));
+    told.round("n1", 10, 10, vec![of("u1", with_share(1_000_000_000)), of("u2", with_share(500_000_000))]);
+    assert_eq!(told.whole(10).sample.cpu_share_millicores, Some(1000));
+}
+
+#[test]
+fn an_instance_that_is_not_ready_may_have_no_sample() {
+    let mut starting = pod("b", "n1", &[]);
+    starting.ready = false;
+    let told = Told::new(inventory(vec![("u1", pod("a", "n1", &[])), ("u2", starting)]));
+    told.round("n1", 0, 0, vec![of("u1", cpu(0))]);
+    assert!(told.whole(0).unknown.is_empty());
 }
 
 #[test]

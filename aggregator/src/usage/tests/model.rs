@@ -9,14 +9,12 @@ use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// What a counter adds over values in order, of which only those from `since` on count; by the time of the later one. One that
-/// begins anew counts from 0.
-fn added(values: &[(i64, Option<u64>)], since: i64, anew: bool) -> Vec<(i64, u64, i64)> {
+/// What a counter adds over values in order, of which only those from `since` on count; by the time of the later one.
+fn added(values: &[(i64, Option<u64>)], since: i64) -> Vec<(i64, u64, i64)> {
     let known: Vec<_> = values.iter().filter_map(|(time, value)| Some((*time, (*value)?))).collect();
     let pairs = known.windows(2).map(|pair| {
         let ((from, before), (time, now)) = (pair[0], pair[1]);
-        let from_zero = if anew { now } else { 0 };
-        (time, if now >= before { now - before } else { from_zero }, time - from)
+        (time, now.saturating_sub(before), time - from)
     });
     pairs.filter(|(time, ..)| *time >= since).collect()
 }
@@ -50,9 +48,12 @@ fn naive(rows: &[Row], since: i64, until: i64, step: i64) -> Vec<Series> {
                 ..Point::default()
             };
         }
+        for row in rows.iter().filter(|row| row.time >= since && row.counters[3].get().is_some()) {
+            points.get_mut(&bucket(row.time)).unwrap().oom_kills = Some(0);
+        }
         for counter in 0..5 {
             let values: Vec<_> = rows.iter().map(|row| (row.time, row.counters[counter].get())).collect();
-            for (time, added, covered) in added(&values, since, counter < 3) {
+            for (time, added, covered) in added(&values, since) {
                 let point = points.get_mut(&bucket(time)).unwrap();
                 match counter {
                     0 => {
@@ -62,7 +63,7 @@ fn naive(rows: &[Row], since: i64, until: i64, step: i64) -> Vec<Series> {
                     }
                     1 => point.periods += added,
                     2 => point.throttled_periods += added,
-                    3 => point.oom_kills += added,
+                    3 => *point.oom_kills.as_mut().unwrap() += added,
                     _ => point.restarts += added,
                 }
             }
@@ -205,6 +206,29 @@ fn an_environment_s_memory_is_what_its_instances_have_at_once() {
     assert_eq!((point.instances, point.ready), (1, 1));
     assert_eq!(point.cpu_nanos, Some(119 * 3_000_000_000));
     assert_eq!(point.covered_millis, 2 * 119 * 5000);
+}
+
+/// Instances replaced within a cell were once counted beside those that replaced them.
+#[test]
+fn a_deploy_within_a_cell_doubles_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut rows = Vec::new();
+    for at in 0..60_i64 {
+        let old_or_new = if at < 30 { "old" } else { "new" };
+        for instance in 0..3 {
+            let cpu = at.unsigned_abs() % 30 * 1_000_000_000;
+            rows.push(steady(&format!("{old_or_new}-{instance}"), DAY + at * 5000 + instance, cpu));
+        }
+    }
+    seal::in_order(&mut rows);
+    let state = State { flushed: 1, parts: 1, settled: DAY + 2 * HOUR, reopened: false };
+    let world = history(directory.path(), &rows, state);
+    let found = world.read(&query(DAY, DAY + HOUR, 300_000, false)).unwrap();
+    let point = &found.series[0].points[0];
+    assert_eq!((point.instances, point.ready, point.working_set_bytes), (3, 3, Some(300 << 20)));
+    assert_eq!((point.memory_limit_bytes, point.cpu_share_millicores), (Some(3 * 512 << 20), Some(750)));
+    // A core's fifth each: 29 s of 145 s, before the deploy and after it.
+    assert_eq!((point.cpu_nanos, point.covered_millis), (Some(2 * 3 * 29_000_000_000), 2 * 145_002));
 }
 
 #[test]

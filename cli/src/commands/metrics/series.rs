@@ -32,6 +32,9 @@ pub(super) struct Whole {
     pub at: Option<UnixNanos>,
     #[serde(skip)]
     pub sample_millis: u32,
+    /// The range ended before now.
+    #[serde(skip)]
+    pub past: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -53,7 +56,8 @@ pub(super) struct Point {
     pub memory_limit_bytes: Option<u64>,
     pub instances: u32,
     pub throttled_ratio: Option<f64>,
-    pub out_of_memory_kills: u64,
+    /// None: nobody counts them.
+    pub out_of_memory_kills: Option<u64>,
     pub restarts: u64,
 }
 
@@ -78,10 +82,18 @@ fn points(series: &v1::Series) -> Vec<Point> {
     series.points.iter().map(Point::from).collect()
 }
 
+/// Whether the range ended before now. Its end is moved to a round time.
+pub(super) fn past(answer: &v1::UsageResponse) -> bool {
+    let ends = answer.until.zip(answer.now);
+    let nearly = i64::from(answer.interval_seconds).max(10) * 1_000_000_000;
+    ends.is_some_and(|(until, now)| until.unix_nanos.saturating_add(nearly) < now.unix_nanos)
+}
+
 impl Whole {
     pub(super) fn new(environment: &EnvironmentName, answer: v1::UsageResponse) -> Self {
         let at = |instant: Option<v1::Instant>| instant.map(UnixNanos::from);
         let (since, until) = (at(answer.since), at(answer.until));
+        let past = past(&answer);
         let whole = answer.whole.unwrap_or_default();
         let nanos = since.zip(until).map(|(since, until)| until.0.saturating_sub(since.0));
         Whole {
@@ -106,6 +118,7 @@ impl Whole {
                 .collect(),
             seconds: nanos.map(|nanos| nanos / 1_000_000_000),
             at: at(answer.now),
+            past,
             sample_millis: answer.sample_interval_millis,
         }
     }
@@ -145,7 +158,7 @@ impl Whole {
                 amount(point.memory_limit_bytes),
                 point.instances.to_string(),
                 share(point.throttled_ratio),
-                point.out_of_memory_kills.to_string(),
+                amount(point.out_of_memory_kills),
                 point.restarts.to_string(),
             ];
             out.push_str(&csv_line(fields.iter().map(String::as_str)));

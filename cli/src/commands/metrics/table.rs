@@ -6,6 +6,7 @@
 use super::series::{Instance, Point, Whole};
 use crate::commands::usage::{Usage, cell};
 use crate::output::{Cell, Column, Kept, Letters, Output, cut_name, number, sparkline};
+use std::borrow::Cow;
 
 /// In the order of the table; those with the greatest rank go first where there is no room.
 const COLUMNS: [Column; 12] = [
@@ -49,7 +50,7 @@ pub(super) fn once(whole: &Whole, instances: bool, output: &Output) -> String {
 pub(super) fn table(whole: &Whole, instances: bool, look: Look) -> String {
     let mut lines = vec![Line::whole(whole)];
     if instances {
-        lines.extend(whole.instance.iter().map(Line::instance));
+        lines.extend(whole.instance.iter().map(|series| Line::instance(whole, series)));
     }
     let (mut columns, states) = (COLUMNS, lines.iter().any(|line| line.state().is_some()));
     if let (Some(seconds), Some(bars)) = (whole.seconds, columns.last_mut()) {
@@ -102,22 +103,30 @@ pub(super) fn table(whole: &Whole, instances: bool, look: Look) -> String {
 /// One row.
 struct Line<'a> {
     name: String,
-    now: Option<&'a Usage>,
+    /// What its numbers are of: now, or a time that is past.
+    shown: Option<Cow<'a, Usage>>,
     points: &'a [Point],
     whole: bool,
+    past: bool,
 }
 
 impl<'a> Line<'a> {
-    fn whole(whole: &'a Whole) -> Self {
-        Line { name: whole.name(), now: whole.now.as_ref(), points: &whole.points, whole: true }
+    fn new(whole: &Whole, name: String, now: Option<&'a Usage>, points: &'a [Point], is_whole: bool) -> Self {
+        let shown = if whole.past { over(points).map(Cow::Owned) } else { now.map(Cow::Borrowed) };
+        Line { name, shown, points, whole: is_whole, past: whole.past }
     }
 
-    fn instance(series: &'a Instance) -> Self {
-        Line { name: series.name.clone(), now: series.now.as_ref(), points: &series.points, whole: false }
+    fn whole(whole: &'a Whole) -> Self {
+        Line::new(whole, whole.name(), whole.now.as_ref(), &whole.points, true)
+    }
+
+    fn instance(whole: &Whole, series: &'a Instance) -> Self {
+        Line::new(whole, series.name.clone(), series.now.as_ref(), &series.points, false)
     }
 
     fn state(&self) -> Option<String> {
-        match self.now {
+        match &self.shown {
+            _ if self.past => None,
             Some(usage) => usage.staleness(),
             None if !self.whole && !self.points.is_empty() => Some("ended".to_owned()),
             None => None,
@@ -138,14 +147,15 @@ impl<'a> Line<'a> {
         let percent = |ratio: Option<f64>| ratio.map_or_else(|| "-".to_owned(), number::percent);
         let number = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
         let bytes = |bytes: Option<u64>| bytes.map_or_else(|| "-".to_owned(), number::bytes);
-        let now = self.now;
+        let now = self.shown.as_deref();
         let dim = now.is_none_or(|usage| usage.stale).then_some("2");
         let instances = match (self.whole, now) {
             (true, Some(usage)) => usage.instances.to_string(),
             (true, None) => "-".to_owned(),
             (false, _) => String::new(),
         };
-        let kills = self.count(|point| point.out_of_memory_kills);
+        let counted = self.points.iter().filter_map(|point| point.out_of_memory_kills);
+        let kills = counted.reduce(u64::saturating_add);
         vec![
             cell(name, if self.whole { None } else { dim }),
             cell(self.state().unwrap_or_default(), dim),
@@ -167,6 +177,23 @@ impl<'a> Line<'a> {
             cell(bars, Some("36")),
         ]
     }
+}
+
+/// A time that is past in one number each: CPU on average, the most of memory and of instances, and the last of what is set.
+fn over(points: &[Point]) -> Option<Usage> {
+    let cpu: Vec<f64> = points.iter().filter_map(|point| point.cpu_millicores).collect();
+    let throttled: Vec<f64> = points.iter().filter_map(|point| point.throttled_ratio).collect();
+    let average = |of: &[f64]| (!of.is_empty()).then(|| of.iter().sum::<f64>() / of.len() as f64);
+    let last = points.iter().rfind(|point| point.instances > 0)?;
+    Some(Usage {
+        cpu_millicores: average(&cpu),
+        throttled_ratio: average(&throttled),
+        cpu_share_millicores: last.cpu_share_millicores,
+        memory_working_set_bytes: points.iter().filter_map(|point| point.memory_working_set_bytes).max(),
+        memory_limit_bytes: last.memory_limit_bytes,
+        instances: points.iter().map(|point| point.instances).max().unwrap_or_default(),
+        ..Usage::default()
+    })
 }
 
 /// The environment over the range in three rows of bars as wide as there is room, for the whole screen.

@@ -15,6 +15,7 @@ use skpr_proto::{ErrorKind, Failure};
 use std::pin::pin;
 use std::time::{Duration, Instant};
 use table::Look;
+use tokio::time::MissedTickBehavior;
 
 /// How often instances are sampled, where the aggregator does not say.
 const USUAL: Duration = Duration::from_secs(5);
@@ -34,6 +35,7 @@ pub(super) async fn run(question: &Question<'_>, access: &Access, output: &Outpu
         // A call that ended well has answered.
         Err(Cut::Closed) => return Ok(()),
     };
+    question.is_about(&first)?;
     let namespace = question.namespace.clone().map(String::from).or_else(|| first.namespace.clone());
     let mut view = View {
         question,
@@ -136,6 +138,9 @@ impl View<'_> {
     /// Works, and meanwhile follows the user. `None`: they have seen enough.
     async fn during<T>(&mut self, work: impl Future<Output = T>) -> Result<Option<T>, Error> {
         let mut work = pin!(work);
+        // What is shown without a connection grows old while it is looked at.
+        let mut second = tokio::time::interval(Duration::from_secs(1));
+        second.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 done = &mut work => return Ok(Some(done)),
@@ -145,6 +150,7 @@ impl View<'_> {
                     }
                 }
                 () = self.resized.next() => self.draw()?,
+                _ = second.tick(), if self.connection == Connection::Lost => self.draw()?,
             }
         }
     }

@@ -9,6 +9,7 @@ use crate::median;
 use anyhow::{Context as _, ensure};
 use skpr_aggregator::usage::{Amount, Counts, History, Options, Row};
 use skpr_tests::fleet::{Fleet, environment};
+use skpr_tests::numbers::Numbers;
 use skpr_tests::report::{Better, Figure};
 use std::path::Path;
 use std::sync::Arc;
@@ -19,19 +20,6 @@ const STEP_MILLIS: i64 = 5000;
 const HOUR_MILLIS: i64 = 3_600_000;
 const TIMES: usize = 11;
 const SEED: u64 = 5;
-
-/// Numbers that look random and are the same each time (splitmix64).
-struct Numbers(u64);
-
-impl Numbers {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % limit
-    }
-}
 
 /// An instance as it goes on: a site with visitors by day, that is restarted now and then.
 struct Instance {
@@ -107,7 +95,7 @@ fn fill(directory: &Path) -> anyhow::Result<u64> {
     let options = Options { directory: directory.to_owned(), ..Options::default() };
     let history = History::open(options, Arc::new(Counts::default())).context("open the store")?;
     let key = environment(0)?;
-    let mut numbers = Numbers(SEED);
+    let mut numbers = Numbers::new(SEED);
     let inventory = FLEET.inventory()?;
     let state = inventory.environments.get(&key).context("find the environment")?;
     let mut instances: Vec<Instance> = state

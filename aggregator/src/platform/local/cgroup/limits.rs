@@ -15,7 +15,7 @@ pub(in super::super) struct Limits {
     /// In bytes.
     memory: Option<u64>,
     /// In thousandths of a CPU: the share when all is used, and the most ever.
-    cpu_share: Option<u64>,
+    pub(in super::super) cpu_share: Option<u64>,
     cpu_limit: Option<u64>,
 }
 

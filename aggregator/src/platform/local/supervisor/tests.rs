@@ -22,6 +22,7 @@ fn instance(directory: &Path, command: &[&str]) -> Instance {
         probe: Probe::Runs,
         ports: None,
         cgroup: None,
+        cpu_share: None,
         whereabouts: Whereabouts::default(),
     }
 }
