@@ -7,6 +7,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("cargo::rerun-if-changed={file}");
     }
     let descriptors = protox::compile(files, ["."])?;
-    tonic_prost_build::configure().bytes(".").build_transport(false).compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .bytes(".")
+        .build_transport(false)
+        .codec_path("crate::codec::SmallCodec")
+        .compile_fds(descriptors)?;
     Ok(())
 }

@@ -16,7 +16,8 @@ use std::sync::Arc;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Inventory {
     pub environments: BTreeMap<EnvironmentKey, EnvironmentState>,
-    pub pods: HashMap<PodUid, Pod>,
+    /// Shared with the inventory before: of a large cluster, one that changes is nearly the same.
+    pub pods: HashMap<PodUid, Arc<Pod>>,
     /// The same by node: every node asks at every change.
     pub(crate) nodes: HashMap<NodeName, BTreeSet<PodUid>>,
     /// The first full list has arrived. Until then an absent pod means nothing.
@@ -122,7 +123,7 @@ pub struct Pod {
     /// What it is selected by; pods that are alike share one map. Empty when it is not known.
     pub labels: Arc<Labels>,
     /// Its containers, by the runtime's id. Empty when the pod is all that is told apart.
-    pub containers: BTreeMap<Arc<str>, Container>,
+    pub containers: Containers,
     pub version: Arc<str>,
     pub ready: bool,
     pub production: bool,
@@ -135,6 +136,36 @@ pub struct Pod {
 pub struct Container {
     pub name: Label,
     pub running: bool,
+}
+
+/// The containers of a pod, each with its id, in the order of ids. Nearly every pod has one or two.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Containers(Box<[(Arc<str>, Container)]>);
+
+impl Containers {
+    pub fn get(&self, id: &str) -> Option<&(Arc<str>, Container)> {
+        self.0.iter().find(|(known, _)| **known == *id)
+    }
+
+    pub fn iter(&self) -> std::slice::Iter<'_, (Arc<str>, Container)> {
+        self.0.iter()
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl FromIterator<(Arc<str>, Container)> for Containers {
+    /// Of one id the last counts.
+    fn from_iter<T: IntoIterator<Item = (Arc<str>, Container)>>(containers: T) -> Containers {
+        let by_id: BTreeMap<Arc<str>, Container> = containers.into_iter().collect();
+        Containers(by_id.into_iter().collect())
+    }
 }
 
 /// Whether a pod counts as an instance. Its records are accepted in each of these.
@@ -173,12 +204,12 @@ impl Inventory {
                 (key.clone(), EnvironmentState { wanted: *wanted, ..EnvironmentState::default() })
             })
             .collect();
-        Inventory::with(pods, environments)
+        Inventory::with(pods.into_iter().map(|(uid, pod)| (uid, Arc::new(pod))).collect(), environments)
     }
 
     /// Puts pods into their environments, of which these exist in any case.
     pub fn with(
-        pods: HashMap<PodUid, Pod>,
+        pods: HashMap<PodUid, Arc<Pod>>,
         mut environments: BTreeMap<EnvironmentKey, EnvironmentState>,
     ) -> Inventory {
         for pod in pods.values().filter(|pod| pod.presence == Presence::Present) {
@@ -248,7 +279,7 @@ pub(crate) mod tests {
             instance: instance.into(),
             main_container: Label::parse("container", "php").unwrap(),
             labels: Default::default(),
-            containers: BTreeMap::new(),
+            containers: Containers::default(),
             version: "1.0".into(),
             ready: true,
             production: false,

@@ -3,6 +3,7 @@
 //!
 //! What comes from the network is a bare message of [`v1`]; it becomes an id of [`ids`] by parsing, once, at the edge.
 
+mod codec;
 pub mod error;
 pub mod ids;
 pub mod manifest;

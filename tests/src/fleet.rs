@@ -76,7 +76,8 @@ impl Fleet {
                 main_container: container.clone(),
                 labels: Default::default(),
                 containers: [(container_id(number).into(), Container { name: container, running: true })]
-                    .into(),
+                    .into_iter()
+                    .collect(),
                 version: "1.42.0".into(),
                 ready: true,
                 production: false,

@@ -198,7 +198,7 @@ fn pod(name: &str, node: &str) -> Pod {
         instance: name.into(),
         main_container: Label::parse("container", "php").unwrap(),
         labels: Default::default(),
-        containers: BTreeMap::new(),
+        containers: Default::default(),
         version: "1.0".into(),
         ready: true,
         production: false,

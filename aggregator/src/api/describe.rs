@@ -7,8 +7,6 @@ use super::{list, wire};
 use crate::aggregator::Shared;
 use crate::audit::Access;
 use crate::auth::{Grant, See};
-use crate::environment::EnvironmentKey;
-use crate::inventory::Inventory;
 use skpr_proto::v1::{DescribeRequest, DescribeResponse};
 use skpr_proto::{ErrorKind, Failure};
 use tonic::Request;
@@ -26,21 +24,17 @@ pub(super) async fn describe(
     access.allowed(Some(grant.environment()));
     shared.platform.is_known(grant.environment())?;
     access.sent(1, 0);
-    let mut description = description(&inventory, grant.environment()).ok_or_else(|| {
+    let key = grant.environment();
+    let state = inventory.environments.get(key).ok_or_else(|| {
         Failure::new(ErrorKind::NotFound, format!("there is no environment `{}`", target.name))
             .with_hint("skpr list")
     })?;
-    if let Some(summary) = &mut description.summary {
-        now::fill(&shared.usage, grant.environment(), summary);
-    }
-    Ok(description)
-}
-
-fn description(inventory: &Inventory, key: &EnvironmentKey) -> Option<DescribeResponse> {
-    let state = inventory.environments.get(key)?;
+    let mut summary = list::summary(key, state, inventory.stale);
+    summary.instance = list::instances(state);
+    now::fill(&shared.usage, key, state, &mut summary);
     let managed = state.managed.as_deref();
-    Some(DescribeResponse {
-        summary: Some(list::summary(key, state, inventory.stale)),
+    Ok(DescribeResponse {
+        summary: Some(summary),
         releases: managed
             .map(|managed| managed.releases.iter().rev().map(wire::release).collect())
             .unwrap_or_default(),

@@ -7,7 +7,7 @@ use crate::aggregator::Shared;
 use crate::audit::Access;
 use crate::environment::EnvironmentKey;
 use crate::inventory::{EnvironmentState, Inventory};
-use skpr_proto::v1::{EnvironmentSummary, ListRequest, ListResponse};
+use skpr_proto::v1::{EnvironmentSummary, Instance, ListRequest, ListResponse};
 use skpr_proto::{Failure, Label};
 use std::collections::BTreeSet;
 use tonic::Request;
@@ -28,23 +28,34 @@ pub(super) async fn list(
     let visible = shared.auth.visible(&user, candidates).await?;
     access.allowed(None);
     access.sent(visible.len(), 0);
-    let mut environments = summaries(&inventory, &visible);
-    for (key, summary) in &mut environments {
-        now::fill(&shared.usage, key, summary);
-    }
-    Ok(ListResponse { environments: environments.into_iter().map(|(_, summary)| summary).collect() })
+    let with_instances = !request.get_ref().without_instances;
+    let told = |(key, state): (&EnvironmentKey, &EnvironmentState)| {
+        let mut summary = summary(key, state, inventory.stale);
+        if with_instances {
+            summary.instance = instances(state);
+        }
+        now::fill(&shared.usage, key, state, &mut summary);
+        summary
+    };
+    Ok(ListResponse { environments: shown(&inventory, &visible).into_iter().map(told).collect() })
 }
 
-fn summaries<'a>(
+/// In the order of a list.
+fn shown<'a>(
     inventory: &'a Inventory,
     visible: &BTreeSet<EnvironmentKey>,
-) -> Vec<(&'a EnvironmentKey, EnvironmentSummary)> {
+) -> Vec<(&'a EnvironmentKey, &'a EnvironmentState)> {
     let mut shown: Vec<_> = inventory.environments.iter().filter(|(key, _)| visible.contains(key)).collect();
     // Stable: within either kind the order of names stays.
     shown.sort_by_key(|(key, state)| (key.name.project.clone(), is_production(state)));
-    shown.into_iter().map(|(key, state)| (key, summary(key, state, inventory.stale))).collect()
+    shown
 }
 
+pub(super) fn instances(state: &EnvironmentState) -> Vec<Instance> {
+    state.instances.iter().map(|(name, state)| wire::instance(name, state)).collect()
+}
+
+/// Without its instances, and without what it uses.
 pub(super) fn summary(key: &EnvironmentKey, state: &EnvironmentState, stale: bool) -> EnvironmentSummary {
     let managed = state.managed.as_deref();
     let instances = managed.and_then(|managed| managed.settings.instances.as_ref());
@@ -62,7 +73,7 @@ pub(super) fn summary(key: &EnvironmentKey, state: &EnvironmentState, stale: boo
         minimum,
         maximum,
         production: is_production(state),
-        instance: state.instances.iter().map(|(name, state)| wire::instance(name, state)).collect(),
+        instance: Vec::new(),
         stale,
         release: managed.and_then(|managed| managed.releases.last()).map(wire::release),
         trouble: managed.and_then(|managed| managed.trouble.clone()),
@@ -94,11 +105,8 @@ mod tests {
         let inventory = Inventory::of(Default::default(), &wanted.clone().into());
         let visible =
             wanted.iter().map(|(key, _)| key.clone()).filter(|key| key.name.project.as_str() != "zoo");
-        let names: Vec<_> = summaries(&inventory, &visible.collect())
-            .into_iter()
-            .map(|(_, summary)| summary.environment.unwrap())
-            .map(|name| format!("{}/{}", name.project, name.environment))
-            .collect();
+        let names: Vec<_> =
+            shown(&inventory, &visible.collect()).into_iter().map(|(key, _)| key.name.to_string()).collect();
         assert_eq!(names, ["shop/dev", "shop/staging", "shop/live", "web/dev"]);
     }
 }

@@ -4,7 +4,7 @@
 //! - What could not be true is unknown, never a number: values of 2^53 and more, times of 2^63 ns and more, and what counters
 //!   say that went back.
 
-use super::row::TOO_LARGE;
+use super::row::{Amount, TOO_LARGE};
 use skpr_proto::v1::{NodeSample, Sample};
 use std::time::Duration;
 
@@ -116,6 +116,33 @@ fn amounts(sample: &mut Sample) -> [&mut Option<u64>; 12] {
     ]
 }
 
+/// A sample while it is held: half as large as the message.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Small {
+    limits: [Amount; 3],
+    times: [Amount; 4],
+    amounts: [Amount; 12],
+}
+
+impl Small {
+    /// Of one that is clean.
+    pub(super) fn of(mut sample: Sample) -> Small {
+        Small {
+            limits: limits(&mut sample).map(|value| Amount::of(*value)),
+            times: times(&mut sample).map(|value| Amount::of(*value)),
+            amounts: amounts(&mut sample).map(|value| Amount::of(*value)),
+        }
+    }
+
+    pub(super) fn whole(&self) -> Sample {
+        let mut sample = Sample::default();
+        limits(&mut sample).into_iter().zip(self.limits).for_each(|(value, small)| *value = small.get());
+        times(&mut sample).into_iter().zip(self.times).for_each(|(value, small)| *value = small.get());
+        amounts(&mut sample).into_iter().zip(self.amounts).for_each(|(value, small)| *value = small.get());
+        sample
+    }
+}
+
 fn forget<'a>(too_large: u64, values: impl IntoIterator<Item = &'a mut Option<u64>>) -> u64 {
     let mut forgotten = 0;
     for value in values {
@@ -217,6 +244,22 @@ mod tests {
         check(0, 40_000_000_000, 5000, 0, Some(8000));
         check(0, 1, 0, 4, None);
         assert_eq!(Rates::between(&cpu(1), &cpu(2), None, 4), None);
+    }
+
+    #[test]
+    fn a_sample_that_is_held_is_whole_and_half_as_large() {
+        let mut sample = Sample::default();
+        let mut number = 0;
+        let mut next = |value: &mut Option<u64>| {
+            number += 1;
+            *value = (number % 3 > 0).then_some(number);
+        };
+        limits(&mut sample).into_iter().for_each(&mut next);
+        times(&mut sample).into_iter().for_each(&mut next);
+        amounts(&mut sample).into_iter().for_each(&mut next);
+        assert_eq!(Small::of(sample).whole(), sample);
+        // No field was forgotten: each of a message takes two words.
+        assert_eq!(size_of::<Small>() * 2, size_of::<Sample>());
     }
 
     #[test]

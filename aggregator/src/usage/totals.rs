@@ -120,9 +120,9 @@ impl Kept {
 }
 
 /// How often a container ran into its CPU limit since an earlier sample, or since it began.
-pub(super) fn throttling(before: Option<&Sample>, now: &Sample) -> Totals {
+pub(super) fn throttling(before: Option<Sample>, now: &Sample) -> Totals {
     let more = |of: fn(&Sample) -> Option<u64>| {
-        let before = before.map_or(Some(0), of);
+        let before = before.map_or(Some(0), |before| of(&before));
         before.zip(of(now)).map_or(0, |(before, now)| begins_anew(before, now))
     };
     let periods = more(|sample| sample.periods);
@@ -194,7 +194,7 @@ mod tests {
             ..Sample::default()
         };
         let check = |before: Option<Sample>, now, expected| {
-            let more = throttling(before.as_ref(), &now);
+            let more = throttling(before, &now);
             assert_eq!((more.periods, more.throttled_periods), expected);
         };
         check(Some(sample(100, 50)), sample(150, 60), (50, 10));

@@ -119,7 +119,7 @@ impl Pieces {
         let mut rows = Vec::new();
         usage.look_at_containers(inventory, |view| {
             if shard.has(&view) {
-                rows.push((labels(&view), *view.sample));
+                rows.push((labels(&view), view.sample));
             }
         });
         Pieces { rows, text: Text::new(format), column: 0, row: 0 }

@@ -18,7 +18,7 @@ use crate::store::Appended;
 use skpr_proto::NodeName;
 use skpr_proto::v1::AgentReport;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -55,6 +55,8 @@ pub(crate) struct Metrics {
     pub(crate) events: event::Counts,
     calls: Counted<2>,
     reports: Mutex<BTreeMap<NodeName, (Instant, AgentReport)>>,
+    /// Of the last scrape, in bytes: the next is about as long, and need not grow to that.
+    length: AtomicUsize,
 }
 
 /// Counts batches by what became of them.
@@ -127,7 +129,8 @@ impl Metrics {
     /// The text of one scrape, for whoever may read it.
     pub(super) fn encode(&self, shared: &Shared, format: Format, _: &Monitor) -> String {
         let inventory = std::sync::Arc::clone(&shared.inventory.borrow());
-        let mut text = Text::new(format);
+        let before = self.length.load(Ordering::Relaxed);
+        let mut text = Text::with_room(format, before + before / 16);
         text.table(&process::TABLE, &[(Labels::default(), process::Process::now())]);
         text.table(&own::TABLE, &[(Labels::default(), self.own(shared, &inventory))]);
         text.table(&CALLS, &self.calls.rows(CALLS.labels));
@@ -141,6 +144,7 @@ impl Metrics {
         text.table(&nodes::TABLE, &nodes::rows(&shared.usage));
         text.table(&environments::TABLE, &environments::rows(&shared.usage, &inventory));
         text.end();
+        self.length.store(text.len(), Ordering::Relaxed);
         text.take()
     }
 

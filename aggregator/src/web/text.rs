@@ -156,7 +156,12 @@ impl Format {
 
 impl Text {
     pub(crate) fn new(format: Format) -> Text {
-        Text { format, out: String::new() }
+        Text::with_room(format, 0)
+    }
+
+    /// With room for so many bytes.
+    pub(crate) fn with_room(format: Format, bytes: usize) -> Text {
+        Text { format, out: String::with_capacity(bytes) }
     }
 
     /// Writes a table, family by family, of rows with their labels.

@@ -87,7 +87,9 @@ pub(super) async fn run(verb: &List, settings: &Settings, output: &Output) -> Re
     let access = settings.access()?;
     let project = if verb.all { None } else { settings.project()?.map(String::from) };
     let client = Client::connect(&access).await?;
-    let environments = fetch(&client, &access, settings, project.clone()).await?;
+    // Only what programs read whole has instances.
+    let brief = matches!(output.format, Format::Table | Format::Csv | Format::Name);
+    let environments = fetch(&client, &access, settings, project.clone(), brief).await?;
     if environments.is_empty() {
         let of = project.as_deref().map(|project| format!(" of project `{project}`")).unwrap_or_default();
         output.note(&format!(
@@ -101,7 +103,7 @@ pub(super) async fn run(verb: &List, settings: &Settings, output: &Output) -> Re
     for round in 0u64.. {
         output.write(&block(&environments, output, round == 0)?)?;
         tokio::time::sleep(WATCH_INTERVAL).await;
-        match again(&access, settings, project.clone()).await {
+        match again(&access, settings, project.clone(), brief).await {
             Ok(fresh) => environments = fresh,
             // What was shown is old now, and says so, until the cluster answers again.
             Err(Error::Failed { failure, .. }) if failure.kind.retryable() => {
@@ -117,9 +119,10 @@ async fn again(
     access: &Access,
     settings: &Settings,
     project: Option<String>,
+    brief: bool,
 ) -> Result<Vec<Environment>, Error> {
     let client = Client::connect(access).await?;
-    fetch(&client, access, settings, project).await
+    fetch(&client, access, settings, project, brief).await
 }
 
 async fn fetch(
@@ -127,9 +130,11 @@ async fn fetch(
     access: &Access,
     settings: &Settings,
     project: Option<String>,
+    brief: bool,
 ) -> Result<Vec<Environment>, Error> {
     let all = project.is_none();
-    let answer = client.environments().list(ListRequest { project }).await;
+    let request = ListRequest { project, without_instances: brief };
+    let answer = client.environments().list(request).await;
     let answer = answer.map_err(|status| call_error(&status, &access.endpoint))?.into_inner();
     let mut environments: Vec<Environment> = answer.environments.into_iter().map(Environment::from).collect();
     environments.sort_by(|a, b| {
@@ -150,7 +155,7 @@ async fn fetch(
 
 /// The names of all environments that the caller may see, for suggestions.
 pub(super) async fn names(client: &Client, access: &Access, settings: &Settings) -> Vec<String> {
-    match fetch(client, access, settings, None).await {
+    match fetch(client, access, settings, None, true).await {
         Ok(environments) => environments.iter().map(Environment::name).collect(),
         Err(_) => completion::known(&settings.directory, &access.endpoint.to_string()),
     }

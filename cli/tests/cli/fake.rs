@@ -201,9 +201,13 @@ impl Environments for Service {
     async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
         authorise(&request)?;
         let mut state = self.state.lock().unwrap();
-        let project = request.into_inner().project;
-        state.list_requests.push(ListRequest { project: project.clone() });
+        let request = request.into_inner();
+        state.list_requests.push(request.clone());
+        let ListRequest { project, without_instances } = request;
         let mut environments = state.environments.clone();
+        if without_instances {
+            environments.iter_mut().for_each(|summary| summary.instance.clear());
+        }
         environments.retain(|summary| {
             project.is_none() || project == summary.environment.as_ref().map(|name| name.project.clone())
         });

@@ -62,7 +62,8 @@ impl Served {
                 "c1".into(),
                 Container { name: Label::parse("container", "php").unwrap(), running: true },
             )]
-            .into(),
+            .into_iter()
+            .collect(),
             ..pod("web-1", "local")
         };
         let pods = HashMap::from([(PodUid::parse("u1").unwrap(), pod)]);

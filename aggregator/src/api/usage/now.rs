@@ -7,15 +7,18 @@ use crate::usage::{EnvironmentUsage, InstanceUsage, Usage};
 use skpr_proto::v1::{EnvironmentSummary, UsageNow};
 use std::time::Duration;
 
-/// Puts what is used now into the summary of an environment and its instances.
-pub(in crate::api) fn fill(usage: &Usage, key: &EnvironmentKey, summary: &mut EnvironmentSummary) {
-    let mut restarts = 0_u64;
+/// Puts what is used now into the summary of an environment and into those instances that it has.
+pub(in crate::api) fn fill(
+    usage: &Usage,
+    key: &EnvironmentKey,
+    state: &EnvironmentState,
+    summary: &mut EnvironmentSummary,
+) {
     for instance in &mut summary.instance {
-        restarts += u64::from(instance.restarts);
-        let own = u64::from(instance.restarts);
-        instance.usage = usage.instance(key, &instance.name).map(|usage| instance_now(&usage, own));
+        let restarts = u64::from(instance.restarts);
+        instance.usage = usage.instance(key, &instance.name).map(|usage| instance_now(&usage, restarts));
     }
-    summary.usage = environment_now(&usage.environment(key, |_| true), restarts);
+    summary.usage = of_environment(&usage.environment(key, |_| true), state, |_| true);
 }
 
 /// None when nothing is known of any that is wanted.

@@ -2,11 +2,10 @@
 
 use super::{ENVIRONMENT_LABEL, PRODUCTION_LABEL, PROJECT_LABEL, RELEASE_LABEL};
 use crate::environment::EnvironmentKey;
-use crate::inventory::{Container, Detail, End, Labels, Pod, Presence};
+use crate::inventory::{Container, Containers, Detail, End, Labels, Pod, Presence};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use skpr_proto::{EnvironmentName, InvalidId, Label, NodeName, PodUid};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The annotation by which kubectl, too, chooses a pod's main container.
@@ -105,7 +104,7 @@ fn labels_of(metadata: &ObjectMeta) -> Labels {
 }
 
 /// The pod's containers, by the id that the node's runtime has for each.
-fn containers_of(pod: &core::Pod) -> BTreeMap<Arc<str>, Container> {
+fn containers_of(pod: &core::Pod) -> Containers {
     let of = |status: &core::ContainerStatus| {
         // `containerd://64 hexadecimal digits`.
         let (_, id) = status.container_id.as_deref()?.split_once("://")?;

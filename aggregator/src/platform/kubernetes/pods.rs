@@ -33,7 +33,7 @@ pub(super) struct Pods {
 }
 
 struct Known {
-    pod: Pod,
+    pod: Arc<Pod>,
     gone_since: Option<Instant>,
     /// How often its main container has ended.
     ends: u32,
@@ -80,7 +80,7 @@ impl Pods {
                 let facts = facts_of(pod)?;
                 let main = facts.main_container.as_str();
                 let (ends, health) = (ends_of(pod, main), health_path(pod, main));
-                Ok((uid, Known { pod: facts, gone_since: None, ends, health, failed_in: None }))
+                Ok((uid, Known { pod: Arc::new(facts), gone_since: None, ends, health, failed_in: None }))
             }),
             Err(undecodable) => return self.refuse(watched, &undecodable.error),
         };
@@ -89,7 +89,7 @@ impl Pods {
                 if let Some(listing) = &mut self.listing {
                     listing.insert(uid.clone());
                 }
-                self.share_labels(&mut known.pod);
+                self.share_labels(Arc::make_mut(&mut known.pod));
                 let before = self.known.get(&uid);
                 // Only a static pod's hash can be written by hand; whoever does comes too late.
                 if before.is_some_and(|before| before.gone_since.is_none() && !before.is_of(metadata)) {
@@ -143,7 +143,7 @@ impl Pods {
 
     /// Everything known, with the environments that skpr looks after.
     pub(super) fn inventory(&self, managed: BTreeMap<EnvironmentKey, EnvironmentState>) -> Inventory {
-        let pods = self.known.iter().map(|(uid, known)| (uid.clone(), known.pod.clone())).collect();
+        let pods = self.known.iter().map(|(uid, known)| (uid.clone(), Arc::clone(&known.pod))).collect();
         Inventory { heard: self.heard, ..Inventory::with(pods, managed) }
     }
 
@@ -175,8 +175,9 @@ impl Pods {
             warning: true,
         };
         self.told.push(event(&known.pod.environment, failed.at, body));
-        let detail = &mut known.pod.detail;
-        let shows = !known.pod.ready && detail.waiting.is_none() && detail.message.as_deref() != Some(&*why);
+        let ready = known.pod.ready;
+        let detail = &mut Arc::make_mut(&mut known.pod).detail;
+        let shows = !ready && detail.waiting.is_none() && detail.message.as_deref() != Some(&*why);
         if shows {
             detail.message = Some(why);
         }
@@ -205,12 +206,13 @@ impl Known {
 
     /// Keeps what the pod itself does not say.
     fn remember(&mut self, before: &Known) {
-        let detail = &mut self.pod.detail;
+        let ready = self.pod.ready;
+        let detail = &mut Arc::make_mut(&mut self.pod).detail;
         let earlier = &before.pod.detail;
         self.failed_in = before.failed_in;
         let new = if self.ends > before.ends { detail.out_of_memory_kills } else { 0 };
         detail.out_of_memory_kills = (earlier.out_of_memory_kills + new).max(detail.out_of_memory_kills);
-        if !self.pod.ready && detail.waiting.is_none() && earlier.waiting.is_none() {
+        if !ready && detail.waiting.is_none() && earlier.waiting.is_none() {
             detail.message = detail.message.take().or_else(|| earlier.message.clone());
         }
     }
@@ -253,8 +255,9 @@ impl Known {
         let leaves = self.gone_since.is_none();
         if leaves {
             self.gone_since = Some(now);
-            self.pod.presence = Presence::Gone;
-            self.pod.ready = false;
+            let pod = Arc::make_mut(&mut self.pod);
+            pod.presence = Presence::Gone;
+            pod.ready = false;
         }
         leaves
     }

@@ -69,12 +69,12 @@ impl Live {
 impl super::Held {
     /// What each of the pod's containers uses, if that is known of every one that runs.
     fn whole(&self, pod: &Pod) -> Option<Vec<ContainerResources>> {
-        let of = |(id, known): (&Arc<str>, &Container)| {
+        let of = |(id, known): &(Arc<str>, Container)| {
             let held = self.containers.iter().find(|held| held.id == *id)?;
             Some(ContainerResources {
                 container: known.name.clone(),
                 cpu_nanocores: held.rates?.cpu_nanocores?,
-                memory_bytes: held.sample.memory_working_set_bytes?,
+                memory_bytes: held.sample.whole().memory_working_set_bytes?,
             })
         };
         let mut containers =

@@ -28,7 +28,7 @@ pub(crate) struct ContainerView<'a> {
     pub(crate) instance: &'a str,
     pub(crate) container: &'a str,
     pub(crate) node: &'a NodeName,
-    pub(crate) sample: &'a Sample,
+    pub(crate) sample: Sample,
 }
 
 impl Live {
@@ -54,8 +54,8 @@ impl Live {
                 let sum = sums.entry(&pod.environment).or_default();
                 sum.fresh += 1;
                 match &mut sum.sample {
-                    Some(sum) => sample::add(sum, &held.sample),
-                    none => *none = Some(held.sample),
+                    Some(sum) => sample::add(sum, &held.sample.whole()),
+                    none => *none = Some(held.sample.whole()),
                 }
             }
         }
@@ -81,10 +81,10 @@ impl Live {
                     sample,
                 };
                 for container in &held.containers {
-                    look(view(container.name.as_str(), &container.sample));
+                    look(view(container.name.as_str(), container.sample.whole()));
                 }
                 if pod.containers.is_empty() {
-                    look(view(pod.main_container.as_str(), &held.sample));
+                    look(view(pod.main_container.as_str(), held.sample.whole()));
                 }
             }
         }

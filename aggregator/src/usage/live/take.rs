@@ -5,7 +5,7 @@ use crate::environment::EnvironmentKey;
 use crate::inventory::{Inventory, Pod, Presence};
 use crate::usage::counts::{Counts, Outcome};
 use crate::usage::row::{Amount, COUNTERS, Row};
-use crate::usage::sample::{self, Rates};
+use crate::usage::sample::{self, Rates, Small};
 use crate::usage::totals::{Between, Counters, Totals, throttling};
 use skpr_proto::v1::{NodeSample, PodSample, Sample, Usage};
 use skpr_proto::{NodeName, PodUid};
@@ -154,7 +154,7 @@ impl Node {
         counts: &Counts,
     ) -> Option<Taken> {
         let place = Place { environment: facts.environment.clone(), instance: Arc::clone(&facts.instance) };
-        let before = self.instances.get(&place).filter(|before| before.uid == uid);
+        let before = self.instances.get(&place).map(Box::as_ref).filter(|before| before.uid == uid);
         if before.is_some_and(|before| before.at.instant == round.at.instant) {
             // It is in the round twice.
             counts.add(Outcome::Malformed, 1);
@@ -165,39 +165,47 @@ impl Node {
         let mut total = pod.total;
         let mut unknown: u64 = total.iter_mut().map(sample::clean).sum();
         let mut all = Vec::with_capacity(pod.containers.len());
-        let mut containers: Vec<HeldContainer> = Vec::new();
+        let most = facts.containers.len().min(pod.containers.len());
+        let mut containers: Vec<HeldContainer> = Vec::with_capacity(most);
+        let mut named: Vec<Sample> = Vec::with_capacity(most);
         let window = before.and_then(|before| round.since(before.at, before.monotonic));
         for container in pod.containers {
             let mut sample = container.sample.unwrap_or_default();
             unknown += sample::clean(&mut sample);
             all.push(sample);
-            let Some((id, known)) = facts.containers.get_key_value(container.id.as_str()) else { continue };
+            let Some((id, known)) = facts.containers.get(container.id.as_str()) else { continue };
             if containers.iter().any(|known| known.id == *id) {
                 counts.add(Outcome::Malformed, 1);
                 continue;
             }
             let earlier = before.and_then(|before| before.containers.iter().find(|c| c.id == *id));
-            let rates = earlier.and_then(|c| Rates::between(&c.sample, &sample, window, round.cores));
-            containers.push(HeldContainer { id: Arc::clone(id), name: known.name.clone(), sample, rates });
+            let earlier = earlier.map(|earlier| earlier.sample.whole());
+            let rates = earlier.and_then(|earlier| Rates::between(&earlier, &sample, window, round.cores));
+            let (id, name, small) = (Arc::clone(id), known.name.clone(), Small::of(sample));
+            named.push(sample);
+            containers.push(HeldContainer { id, name, sample: small, rates });
         }
         counts.unknown(unknown);
-        let named: Vec<Sample> = containers.iter().map(|container| container.sample).collect();
         let mut sample = sample::of_instance(total.as_ref(), &named, &all)?;
         if pod.misses_last_kills {
             // The platform knows of those, and of no others.
             let ended = u64::from(facts.detail.out_of_memory_kills);
             sample.oom_kills = sample.oom_kills.map(|kills| kills.saturating_add(ended));
         }
-        let rates = before.and_then(|before| Rates::between(&before.sample, &sample, window, round.cores));
+        let earlier = before.map(|before| before.sample.whole());
+        let rates = earlier.and_then(|earlier| Rates::between(&earlier, &sample, window, round.cores));
         let of_pod = total.is_some_and(|total| total.cpu_nanos.is_some());
         let counters = Counters::of(&sample, facts.detail.restarts, of_pod);
         let is_later = before.is_none_or(|before| before.at.wall < round.at.wall);
         let Round { at, interval, monotonic, .. } = round;
         let kept = before.map(|before| before.kept).unwrap_or_default();
-        let mut held = Held { uid, at, interval, monotonic, sample, counters, rates, containers, kept };
+        let containers = containers.into_boxed_slice();
+        let small = Small::of(sample);
+        let mut held =
+            Held { uid, at, interval, monotonic, sample: small, counters, rates, containers, kept };
         let added = self.added(round, before, facts, &held);
         let row = row(at.wall, facts, &sample, held.kept.grow(&counters, &sample, &added));
-        self.instances.insert(place, held);
+        self.instances.insert(place, Box::new(held));
         counts.add(Outcome::Taken, 1);
         if !is_later {
             counts.add(Outcome::Late, 1);
@@ -215,11 +223,11 @@ impl Node {
         let elapsed = round.at.instant.saturating_duration_since(since.instant) + CLOCKS_APART;
         let mut added = now.counters.since(&earlier, Between { elapsed, cores: round.cores });
         if now.containers.is_empty() {
-            added.add(&throttling(before.map(|before| &before.sample), &now.sample));
+            added.add(&throttling(before.map(|before| before.sample.whole()), &now.sample.whole()));
         }
         for container in &now.containers {
             let known = before.and_then(|before| before.containers.iter().find(|c| c.id == container.id));
-            added.add(&throttling(known.map(|known| &known.sample), &container.sample));
+            added.add(&throttling(known.map(|known| known.sample.whole()), &container.sample.whole()));
         }
         added
     }

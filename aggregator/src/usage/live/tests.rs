@@ -233,7 +233,7 @@ fn kubernetes_is_told_of_pods_of_which_all_is_known() {
     // Silent for two intervals; one that is not selected.
     assert!(shown(&told, 25).is_empty());
     for pod in told.inventory.pods.values_mut() {
-        pod.labels = Arc::new([("tier".to_owned(), "web".to_owned())].into());
+        Arc::make_mut(pod).labels = Arc::new([("tier".to_owned(), "web".to_owned())].into());
     }
     assert!(shown(&told, 15).is_empty());
 }

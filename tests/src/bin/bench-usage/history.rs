@@ -13,12 +13,14 @@ use skpr_tests::numbers::Numbers;
 use skpr_tests::report::{Better, Figure};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 const FLEET: Fleet = Fleet { nodes: 10, pods_per_node: 10, instances: 100 };
 const DAYS: i64 = 30;
 const STEP_MILLIS: i64 = 5000;
 const HOUR_MILLIS: i64 = 3_600_000;
 const TIMES: usize = 11;
+const PATIENCE: Duration = Duration::from_secs(300);
 const SEED: u64 = 5;
 
 /// An instance as it goes on: a site with visitors by day, that is restarted now and then.
@@ -92,8 +94,14 @@ pub(crate) fn measure(work: &Path) -> anyhow::Result<Vec<Figure>> {
 /// Puts thirty days until now into the store; how many rows that is.
 fn fill(directory: &Path) -> anyhow::Result<u64> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let options = Options { directory: directory.to_owned(), ..Options::default() };
-    let history = History::open(options, Arc::new(Counts::default())).context("open the store")?;
+    let open = || {
+        let options = Options { directory: directory.to_owned(), ..Options::default() };
+        History::open(options, Arc::new(Counts::default())).context("open the store")
+    };
+    let files = |kind: fn(&str) -> bool| -> anyhow::Result<usize> {
+        Ok(names(directory)?.iter().filter(|name| kind(name)).count())
+    };
+    let history = open()?;
     let key = environment(0)?;
     let mut numbers = Numbers::new(SEED);
     let inventory = FLEET.inventory()?;
@@ -121,12 +129,16 @@ fn fill(directory: &Path) -> anyhow::Result<u64> {
         history.add(hour);
         runtime.block_on(history.flush());
     }
-    // It seals one hour after the other, and then merges days.
-    skpr_tests::eventually("every hour is sealed", std::time::Duration::from_secs(600), || {
-        let names = names(directory)?;
-        let spools = names.iter().filter(|name| name.ends_with(".spool")).count();
-        let days = names.iter().filter(|name| name.ends_with(".5m.parquet") && !name.contains('T')).count();
-        Ok((spools <= 1 && days + 1 >= DAYS as usize).then_some(()))
+    // The hour that goes on, and perhaps the one before.
+    skpr_tests::eventually("every hour is sealed", PATIENCE, || {
+        Ok((files(|name| name.ends_with(".spool"))? <= 2).then_some(()))
+    })?;
+    runtime.block_on(history.close());
+    // Days are merged once an hour, and at the start.
+    let history = open()?;
+    skpr_tests::eventually("every day is merged", PATIENCE, || {
+        let days = files(|name| name.ends_with(".5m.parquet") && !name.contains('T'))?;
+        Ok((days + 2 >= DAYS as usize).then_some(()))
     })?;
     runtime.block_on(history.close());
     Ok(rows)
