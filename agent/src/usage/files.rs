@@ -7,9 +7,9 @@
 use super::parse::{amount, keyed, nanos, number, pressure};
 use super::values::{Stat, Values};
 
-/// Slow files are read in every so many rounds, and rare ones: of the usual five seconds each minute and every other one.
+/// Slow files are read in every so many rounds, and rare ones: of the usual five seconds each minute and every five.
 pub(super) const SLOW_EVERY: u32 = 12;
-pub(super) const RARE_EVERY: u32 = 2 * SLOW_EVERY;
+pub(super) const RARE_EVERY: u32 = 5 * SLOW_EVERY;
 
 /// Of which hierarchy a file is. On v2 there is one for all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,9 +68,9 @@ pub(super) static V2_CONTAINER: [Spec; 12] = [
     spec(Unified, "cpu.weight", Rare, |values, text| values.cpu.weight = amount(text)),
     spec(Unified, "memory.peak", Slow, |values, text| values.peak_bytes = amount(text)),
     spec(Unified, "memory.max", Rare, |values, text| values.limit_bytes = amount(text)),
-    spec(Unified, "cpu.pressure", Rare, |values, text| values.cpu_pressure = pressure(text)),
-    spec(Unified, "memory.pressure", Rare, |values, text| values.memory_pressure = pressure(text)),
-    spec(Unified, "io.pressure", Rare, |values, text| values.io_pressure = pressure(text)),
+    spec(Unified, "cpu.pressure", Each, |values, text| values.cpu_pressure = pressure(text)),
+    spec(Unified, "memory.pressure", Each, |values, text| values.memory_pressure = pressure(text)),
+    spec(Unified, "io.pressure", Each, |values, text| values.io_pressure = pressure(text)),
     spec(Unified, "pids.current", Slow, |values, text| values.processes = amount(text)),
 ];
 
@@ -96,9 +96,9 @@ pub(super) static V1_CONTAINER: [Spec; 16] = [
     spec(Memory, "memory.max_usage_in_bytes", Slow, |values, text| values.peak_bytes = amount(text)),
     spec(Memory, "memory.limit_in_bytes", Rare, |values, text| values.limit_bytes = amount(text)),
     spec(Pids, "pids.current", Slow, |values, text| values.processes = amount(text)),
-    spec(Unified, "cpu.pressure", Rare, |values, text| values.cpu_pressure = pressure(text)),
-    spec(Unified, "memory.pressure", Rare, |values, text| values.memory_pressure = pressure(text)),
-    spec(Unified, "io.pressure", Rare, |values, text| values.io_pressure = pressure(text)),
+    spec(Unified, "cpu.pressure", Each, |values, text| values.cpu_pressure = pressure(text)),
+    spec(Unified, "memory.pressure", Each, |values, text| values.memory_pressure = pressure(text)),
+    spec(Unified, "io.pressure", Each, |values, text| values.io_pressure = pressure(text)),
 ];
 
 pub(super) static V1_POD: [Spec; 3] = [
