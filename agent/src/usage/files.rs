@@ -4,7 +4,7 @@
 //! [`SLOW_EVERY`]th or [`RARE_EVERY`]th round from files that do not: an open file of a cgroup holds a page or two of the
 //! kernel's memory, which counts as the agent's, and to open one costs as much as to read it ten times.
 
-use super::parse::{amount, keyed, nanos, number, pressure};
+use super::parse::{amount, keyed, nanos, number, pressure, value};
 use super::values::{Stat, Values};
 
 /// Slow files are read in every so many rounds, and rare ones: of the usual five seconds each minute and every five.
@@ -132,21 +132,15 @@ fn v2_cpu_max(values: &mut Values, text: &[u8]) {
 }
 
 fn v2_memory_stat(values: &mut Values, text: &[u8]) {
-    let mut stat = Stat::default();
-    for (key, value) in keyed(text) {
-        let known = match key {
-            b"anon" => &mut stat.anonymous,
-            b"file" => &mut stat.file,
-            b"inactive_file" => &mut stat.inactive_file,
-            b"shmem" => &mut stat.shared,
-            b"slab_unreclaimable" => &mut stat.slab_unreclaimable,
-            b"kernel_stack" => &mut stat.kernel_stack,
-            b"pagetables" => &mut stat.page_tables,
-            _ => continue,
-        };
-        *known = amount(value);
-    }
-    values.memory.stat = stat;
+    values.memory.stat = Stat {
+        anonymous: value(text, b"\nanon "),
+        file: value(text, b"\nfile "),
+        inactive_file: value(text, b"\ninactive_file "),
+        shared: value(text, b"\nshmem "),
+        slab_unreclaimable: value(text, b"\nslab_unreclaimable "),
+        kernel_stack: value(text, b"\nkernel_stack "),
+        page_tables: value(text, b"\npagetables "),
+    };
 }
 
 fn v2_memory_events(values: &mut Values, text: &[u8]) {
@@ -182,20 +176,16 @@ fn v1_cpu_stat(values: &mut Values, text: &[u8]) {
     }
 }
 
-/// The totals include what is below; kernels that print none print them in this order all the same.
+/// The totals include what is below.
 fn v1_memory_stat(values: &mut Values, text: &[u8]) {
-    let mut stat = Stat::default();
-    for (key, value) in keyed(text) {
-        let known = match key {
-            b"rss" | b"total_rss" => &mut stat.anonymous,
-            b"cache" | b"total_cache" => &mut stat.file,
-            b"inactive_file" | b"total_inactive_file" => &mut stat.inactive_file,
-            b"shmem" | b"total_shmem" => &mut stat.shared,
-            _ => continue,
-        };
-        *known = amount(value);
-    }
-    values.memory.stat = stat;
+    let either = |total: &[u8], own: &[u8]| value(text, total).or_else(|| value(text, own));
+    values.memory.stat = Stat {
+        anonymous: either(b"\ntotal_rss ", b"\nrss "),
+        file: either(b"\ntotal_cache ", b"\ncache "),
+        inactive_file: either(b"\ntotal_inactive_file ", b"\ninactive_file "),
+        shared: either(b"\ntotal_shmem ", b"\nshmem "),
+        ..Stat::default()
+    };
 }
 
 /// Counts the processes of this very cgroup and not of those below.

@@ -36,6 +36,16 @@ pub(super) fn keyed(text: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     lines(text).filter_map(|line| line.split_at_checked(memchr(b' ', line)?))
 }
 
+/// The number of one key of many, each in a line `KEY NUMBER`. `line` is the key between a line's end and a blank. Of a long
+/// file with few keys that matter this is several times as fast as [`keyed`].
+pub(super) fn value(text: &[u8], line: &[u8]) -> Option<u64> {
+    let at = match text.strip_prefix(line.get(1..)?) {
+        Some(rest) => rest,
+        None => text.get(memchr::memmem::find(text, line)? + line.len()..)?,
+    };
+    amount(lines(at).next()?)
+}
+
 /// The microseconds for which some task waited, as a pressure file counts them.
 pub(super) fn pressure(text: &[u8]) -> Option<u64> {
     let some = lines(text).find_map(|line| line.strip_prefix(b"some "))?;
@@ -104,6 +114,25 @@ mod tests {
     }
 
     #[test]
+    fn a_key_is_found_whole() {
+        let text =
+            b"cache 1\ntotal_cache 5\nrss 2\ntotal_rss x\nshmem\ntotal_shmem 18446744073709551615\nlast 7";
+        for (line, expected) in [
+            (b"\ncache ".as_slice(), Some(1)),
+            (b"\ntotal_cache ", Some(5)),
+            (b"\nrss ", Some(2)),
+            (b"\ntotal_rss ", None),
+            (b"\nshmem ", None),
+            (b"\ntotal_shmem ", None),
+            (b"\nlast ", Some(7)),
+            (b"\nach ", None),
+            (b"", None),
+        ] {
+            assert_eq!(value(text, line), expected, "{}", line.escape_ascii());
+        }
+    }
+
+    #[test]
     fn pressure_is_the_total_of_some() {
         let text = b"some avg10=0.00 avg60=1.00 avg300=2.27 total=20500281\n\
                      full avg10=0.00 avg60=0.00 avg300=0.00 total=17\n";
@@ -128,6 +157,7 @@ mod tests {
             prop_assert_eq!(number(&bytes), digits.and_then(|digits| digits.parse().ok()));
             prop_assert!(amount(&bytes).is_none_or(|amount| Some(amount) == number(&bytes)));
             pressure(&bytes);
+            value(&bytes, b"\nanon ");
             for (key, value) in keyed(&bytes) {
                 prop_assert!(!key.contains(&b'\n') && !value.contains(&b'\n'));
             }
@@ -139,6 +169,11 @@ mod tests {
             let read = keyed(text.as_bytes()).map(|(key, value)| (key.to_vec(), number(value).unwrap()));
             let expected = lines.iter().map(|(key, value)| (key.as_bytes().to_vec(), *value));
             prop_assert_eq!(read.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+            for (key, _) in &lines {
+                let first = keyed(text.as_bytes()).find(|(known, _)| *known == key.as_bytes());
+                let found = value(text.as_bytes(), format!("\n{key} ").as_bytes());
+                prop_assert_eq!(found, first.and_then(|(_, value)| amount(value)));
+            }
         }
     }
 }

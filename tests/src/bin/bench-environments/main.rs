@@ -151,7 +151,7 @@ impl Aggregator {
             .arg(work.join("data"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(std::fs::File::create("target/bench/environments.log").context("open the log")?)
+            .stderr(std::fs::File::create(work.join("aggregator.log")).context("open the log")?)
             .spawn()
             .context("start the aggregator")?;
         Ok(Aggregator { process, address: format!("localhost:{port}"), ca: work.join("ca.crt") })

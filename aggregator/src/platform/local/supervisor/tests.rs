@@ -131,7 +131,7 @@ async fn it_is_started_again_with_the_next_file() {
 
 #[tokio::test]
 async fn a_stop_asks_first_and_leaves_nobody() {
-    let script = "trap 'echo bye; exit 0' TERM; sleep 1000 & echo $! > child; echo up; wait";
+    let script = "trap 'echo bye; exit 0' TERM; sleep 1000 & echo up; echo $! > child; wait";
     let mut started = start(script);
     assert!(started.ready().await);
     let child = started.directory.path().join("child");
