@@ -73,6 +73,8 @@ pub(super) struct Cgroup {
     /// CPU and memory when the dear file was read last.
     moved: (Option<u64>, Option<u64>),
     rounds: u32,
+    /// How many of its files are open.
+    open: usize,
     /// Some files could not be opened, and are due again.
     incomplete: bool,
 }
@@ -103,6 +105,7 @@ impl Cgroup {
             values: Values::default(),
             moved: (None, None),
             rounds: phase % RARE_EVERY,
+            open: 0,
             incomplete: false,
         }
     }
@@ -111,9 +114,8 @@ impl Cgroup {
         self.directories.counts_kills_below()
     }
 
-    /// How many of its files are open.
     pub(super) fn open_files(&self) -> usize {
-        self.files.iter().filter(|slot| matches!(slot.state, State::Open(_))).count()
+        self.open
     }
 
     /// Takes in what its files say now. What cannot be read is unknown.
@@ -157,6 +159,7 @@ impl Cgroup {
                         if matches!(errno, Some(Errno::NOENT | Errno::OPNOTSUPP)) {
                             gone += 1;
                             if let Some(slot) = self.files.get_mut(at) {
+                                self.open -= usize::from(matches!(slot.state, State::Open(_)));
                                 slot.state = State::Missing;
                             }
                         } else {
@@ -189,6 +192,7 @@ impl Cgroup {
         let keep = slot.spec.pace.is_kept() && reader.open < reader.most_open;
         if keep {
             reader.open += 1;
+            self.open += 1;
             slot.state = State::Open(file);
         } else {
             slot.state = State::Closed;
@@ -203,5 +207,6 @@ impl Cgroup {
                 slot.state = State::Closed;
             }
         }
+        self.open = 0;
     }
 }

@@ -7,9 +7,9 @@
 use super::parse::{amount, keyed, nanos, number, pressure, value};
 use super::values::{Stat, Values};
 
-/// Slow files are read in every so many rounds, and rare ones: of the usual five seconds each minute and every five.
-pub(super) const SLOW_EVERY: u32 = 12;
-pub(super) const RARE_EVERY: u32 = 5 * SLOW_EVERY;
+/// Slow files are read in every so many rounds, and rare ones: of the usual five seconds every two minutes and every six.
+pub(super) const SLOW_EVERY: u32 = 24;
+pub(super) const RARE_EVERY: u32 = 3 * SLOW_EVERY;
 
 /// Of which hierarchy a file is. On v2 there is one for all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
