@@ -27,7 +27,7 @@ pub(super) struct AtOnce {
     /// The most there were, and how many of those that were there last were ready.
     pub(super) instances: u32,
     pub(super) ready: u32,
-    /// The time that anything is known of the CPU of any, in milliseconds.
+    /// The time that their CPU together is about, in milliseconds: see [`AtOnce::of`].
     pub(super) covered: u64,
     /// The most they had together.
     pub(super) peaks: [Amount; PEAKS.len()],
@@ -52,6 +52,11 @@ impl Presence {
         }
     }
 
+    /// When its last sample in the cell is.
+    pub(super) fn last(&self) -> i64 {
+        self.last
+    }
+
     /// The time between two of its samples.
     fn gap(&self) -> Option<i64> {
         let gaps = i64::try_from(self.samples).ok()?.checked_sub(1)?;
@@ -60,8 +65,10 @@ impl Presence {
 }
 
 impl AtOnce {
-    /// Of one cell's instances.
-    pub(super) fn of(width: i64, present: &[Presence]) -> AtOnce {
+    /// Of one cell's instances. Times before `reached` are counted in an earlier cell: instances are sampled at different
+    /// moments, and what they cover overlaps from cell to cell. An instance that is heard of again after a while covers all of
+    /// that while, since its CPU is of all of it.
+    pub(super) fn of(width: i64, present: &[Presence], reached: i64) -> AtOnce {
         // A sample stands for the time until the next one.
         let usual = present.iter().filter_map(Presence::gap).min().unwrap_or(width);
         let until = |one: &Presence| one.last + one.gap().unwrap_or(usual);
@@ -70,7 +77,7 @@ impl AtOnce {
         // Who leaves at a moment is not there with who comes at it.
         moments.sort_by_key(|(time, comes, _)| (*time, *comes));
         let mut now = Together::default();
-        let mut found = AtOnce { covered: covered(present), ..AtOnce::default() };
+        let mut found = AtOnce { covered: covered(present, reached), ..AtOnce::default() };
         for (_, comes, one) in moments {
             now.change(one, comes);
             found.instances = found.instances.max(now.instances);
@@ -119,17 +126,18 @@ impl Together {
     }
 }
 
-/// How much time is in at least one of their times.
-fn covered(present: &[Presence]) -> u64 {
+/// How much time from `reached` on is in at least one of their times, and at least what the longest of them is.
+fn covered(present: &[Presence], reached: i64) -> u64 {
     let mut times: Vec<(i64, i64)> =
         present.iter().map(|one| (one.last.saturating_sub(one.covered), one.last)).collect();
     times.sort_unstable();
-    let (mut sum, mut reached) = (0, i64::MIN);
+    let (mut sum, mut reached, mut longest) = (0, reached, 0);
     for (from, until) in times {
         sum += until.saturating_sub(from.max(reached)).max(0);
         reached = reached.max(until);
+        longest = longest.max(until.saturating_sub(from));
     }
-    sum.unsigned_abs()
+    sum.max(longest).unsigned_abs()
 }
 
 #[cfg(test)]
@@ -152,7 +160,7 @@ mod tests {
     }
 
     fn counted(present: &[Presence]) -> (u32, u32, Option<u64>, Option<u64>, u64) {
-        let found = AtOnce::of(WIDTH, present);
+        let found = AtOnce::of(WIDTH, present, 0);
         (found.instances, found.ready, found.peaks[0].get(), found.settings[0].get(), found.covered)
     }
 
@@ -174,18 +182,29 @@ mod tests {
         assert_eq!(counted(&all), (2, 1, Some(27), Some(1000), 295_000));
     }
 
+    /// Two instances that are sampled 2.5 s apart were once taken to cover 12.5 s in every 10.
+    #[test]
+    fn what_one_cell_covers_the_next_does_not() {
+        let sampled = |last: i64| Presence { covered: 10_000, ..present(last - 5000, last, 2, 1) };
+        let both = [sampled(9000), sampled(6500)];
+        assert_eq!(AtOnce::of(10_000, &both, -1000).covered, 10_000);
+        // One that was silent for an hour is not a spike in ten seconds.
+        let back = Presence { covered: 3_600_000, ..sampled(6500) };
+        assert_eq!(AtOnce::of(10_000, &[sampled(9000), back], -1000).covered, 3_600_000);
+    }
+
     #[test]
     fn what_nobody_knows_is_not_known() {
-        let found = AtOnce::of(WIDTH, &[present(0, 5000, 2, 1), present(0, 5000, 2, 2)]);
+        let found = AtOnce::of(WIDTH, &[present(0, 5000, 2, 1), present(0, 5000, 2, 2)], 0);
         assert_eq!(found.peaks.map(Amount::get), [Some(3), None, Some(2)]);
         assert_eq!(found.settings.map(Amount::get), [Some(1000), Some(500), None]);
-        assert_eq!(AtOnce::of(WIDTH, &[]), AtOnce::default());
+        assert_eq!(AtOnce::of(WIDTH, &[], 0), AtOnce::default());
     }
 
     #[test]
     fn a_cell_in_two_parts_is_one() {
-        let first = AtOnce::of(WIDTH, &[present(0, 100_000, 21, 300), present(0, 100_000, 21, 7)]);
-        let second = AtOnce::of(WIDTH, &[present(105_000, 295_000, 39, 400)]);
+        let first = AtOnce::of(WIDTH, &[present(0, 100_000, 21, 300), present(0, 100_000, 21, 7)], 0);
+        let second = AtOnce::of(WIDTH, &[present(105_000, 295_000, 39, 400)], 100_000);
         let both = first.then(&second);
         assert_eq!((both.instances, both.ready, both.peaks[0].get()), (2, 1, Some(400)));
         assert_eq!((both.settings[0].get(), both.covered), (Some(500), 290_000));

@@ -236,6 +236,8 @@ enum Sums {
     Environment {
         cells: Vec<Part>,
         present: Vec<Presence>,
+        /// When the last sample of what is settled was.
+        reached: i64,
     },
     Instances {
         points: usize,
@@ -249,7 +251,11 @@ impl Summary {
         let sums = if per_instance {
             Sums::Instances { points: 0, series: BTreeMap::new() }
         } else {
-            Sums::Environment { cells: vec![Part::default(); cells], present: Vec::new() }
+            Sums::Environment {
+                cells: vec![Part::default(); cells],
+                present: Vec::new(),
+                reached: i64::MIN / 2,
+            }
         };
         Summary { grid, before: HashMap::new(), current: None, sums }
     }
@@ -268,7 +274,7 @@ impl Summary {
             return Ok(());
         }
         match &mut self.sums {
-            Sums::Environment { cells, present } => {
+            Sums::Environment { cells, present, .. } => {
                 let width = self.grid.width;
                 let index = usize::try_from((cell.start - self.grid.since) / width).unwrap_or(usize::MAX);
                 if let Some(sum) = cells.get_mut(index) {
@@ -297,11 +303,14 @@ impl Summary {
 
     /// Puts the instances of an environment together, once all of an hour or a day are added.
     pub(super) fn settle(&mut self) {
-        let Sums::Environment { cells, present } = &mut self.sums else { return };
+        let Sums::Environment { cells, present, reached } = &mut self.sums else { return };
         present.sort_by_key(|one| one.cell);
         for of_cell in present.chunk_by(|one, other| one.cell == other.cell) {
-            let Some(sum) = of_cell.first().and_then(|one| cells.get_mut(one.cell)) else { continue };
-            let now = AtOnce::of(self.grid.width, of_cell);
+            let Some(first) = of_cell.first() else { continue };
+            let Some(sum) = cells.get_mut(first.cell) else { continue };
+            let start = i64::try_from(first.cell).unwrap_or_default() * self.grid.width;
+            let now = AtOnce::of(self.grid.width, of_cell, *reached - start);
+            *reached = of_cell.iter().map(|one| start + one.last()).fold(*reached, i64::max);
             // Its hour's end cut the cell in two.
             let both = if sum.instances > 0 { sum.at_once().then(&now) } else { now };
             sum.had(&both);
