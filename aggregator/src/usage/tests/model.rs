@@ -226,7 +226,7 @@ fn a_deploy_within_a_cell_doubles_nothing() {
     let found = world.read(&query(DAY, DAY + HOUR, 300_000, false)).unwrap();
     let point = &found.series[0].points[0];
     assert_eq!((point.instances, point.ready, point.working_set_bytes), (3, 3, Some(300 << 20)));
-    assert_eq!((point.memory_limit_bytes, point.cpu_share_millicores), (Some(3 * 512 << 20), Some(750)));
+    assert_eq!((point.memory_limit_bytes, point.cpu_share_millicores), (Some(1536 << 20), Some(750)));
     // A core's fifth each: 29 s of 145 s, before the deploy and after it.
     assert_eq!((point.cpu_nanos, point.covered_millis), (Some(2 * 3 * 29_000_000_000), 2 * 145_002));
 }
