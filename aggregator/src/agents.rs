@@ -5,7 +5,7 @@
 
 mod control;
 
-use crate::aggregator::Shared;
+use crate::aggregator::{Shared, stopping};
 use crate::audit::Sparing;
 use crate::auth::Agent;
 use crate::gate::Held;
@@ -103,11 +103,6 @@ impl Drop for AgentCall {
     }
 }
 
-/// What a stream ends with when the aggregator stops.
-pub(crate) fn stopping() -> Status {
-    Failure::new(ErrorKind::Unavailable, "the aggregator is stopping").into()
-}
-
 /// Says what was wrong with a frame in terms of who sent it; how tonic's decoder puts it is its own affair.
 pub(crate) fn frame_error(status: Status) -> Status {
     match status.code() {
@@ -147,7 +142,7 @@ impl Agents for AgentsService {
         let mut distrusted = call.distrusted();
         loop {
             let message = tokio::select! {
-                () = call.shared.stopping.ending.cancelled() => return Err(call.failed(stopping())),
+                () = call.shared.stopping.ending.cancelled() => return Err(call.failed(stopping().into())),
                 failure = &mut distrusted => return Err(call.failed(failure.into())),
                 message = reports.message() => message,
             };

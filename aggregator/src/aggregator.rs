@@ -25,11 +25,11 @@ use crate::usage::{self, Usage};
 use crate::web::{self, Metrics};
 use anyhow::{Context as _, anyhow};
 use rustls::server::danger::ClientCertVerifier;
-use skpr_proto::MAX_FRAME;
 use skpr_proto::v1::agents_server::AgentsServer;
 use skpr_proto::v1::environments_server::EnvironmentsServer;
 use skpr_proto::v1::logs_server::LogsServer;
 use skpr_proto::v1::metrics_server::MetricsServer;
+use skpr_proto::{ErrorKind, Failure, MAX_FRAME};
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -104,6 +104,11 @@ pub(crate) struct Stopping {
     pub(crate) begun: CancellationToken,
     /// Streams end now.
     pub(crate) ending: CancellationToken,
+}
+
+/// What a call ends with when the aggregator stops.
+pub(crate) fn stopping() -> Failure {
+    Failure::new(ErrorKind::Unavailable, "the aggregator is stopping")
 }
 
 /// Where a standalone aggregator is found and who is let in.

@@ -10,8 +10,9 @@
 //! [`IN_FLIGHT_BYTES`], the stream is not read, and HTTP/2 flow control stops the agent. Nor is it while the batch read
 //! last waits for its share of what all streams together may have in flight.
 
-use crate::agents::{AgentCall, frame_error, stopping};
+use crate::agents::{AgentCall, frame_error};
 use crate::aggregator::ALL_IN_FLIGHT_BYTES;
+use crate::aggregator::stopping;
 use crate::audit::Line;
 use crate::batch::Batch;
 use crate::environment::Claim;
@@ -146,14 +147,14 @@ impl Shipment {
             }
             tokio::select! {
                 biased;
-                () = ending.cancelled() => return Err(stopping()),
+                () = ending.cancelled() => return Err(stopping().into()),
                 failure = &mut self.distrusted => return Err(failure.into()),
                 Some(outcome) = self.in_flight.next(), if !self.in_flight.is_empty() => {
                     return self.acknowledge(outcome).map(Some);
                 }
                 admitted = admitted(&mut self.admission) => {
                     self.admission = None;
-                    self.take(admitted.map_err(|_| stopping())?).await?;
+                    self.take(admitted.map_err(|_| Status::from(stopping()))?).await?;
                 }
                 message = self.batches.message(), if room && !self.ended && self.admission.is_none() => {
                     match message.map_err(frame_error).inspect_err(|status| self.malformed(status))? {

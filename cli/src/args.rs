@@ -8,9 +8,7 @@ pub(crate) use environments::{Delete, Deploy, Events, Info, Releases, Rollback, 
 pub(crate) use metrics::Metrics;
 pub(crate) use project::{Config, ConfigVerb, Validate};
 
-use crate::completion;
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
-use clap_complete::engine::ArgValueCompleter;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -64,7 +62,7 @@ Examples:
   skpr completion fish > ~/.config/fish/completions/skpr.fish
 ";
 
-/// What runs in a project's environments: deploys, logs and events
+/// What runs in a project's environments: deploys, logs, metrics and events
 #[derive(Debug, Parser)]
 #[command(name = "skpr", version, before_help = EXAMPLES, disable_help_subcommand = true, max_term_width = 110)]
 pub(crate) struct Arguments {
@@ -201,12 +199,8 @@ pub(crate) struct List {
 
 #[derive(Debug, Args)]
 pub(crate) struct Logs {
-    /// ENVIRONMENT or PROJECT/ENVIRONMENT
-    #[arg(value_name = "ENV", add = ArgValueCompleter::new(completion::environments))]
-    pub environment: String,
-    /// That of this namespace, where several have one of that name; else SKPR_NAMESPACE
-    #[arg(long, value_name = "NAMESPACE")]
-    pub namespace: Option<String>,
+    #[command(flatten)]
+    pub target: Target,
     /// Go on with what is written from now on
     #[arg(short, long)]
     pub follow: bool,

@@ -3,6 +3,7 @@
 //! A closed pipe is not a failure: whoever read our output has seen enough.
 
 use serde::Serialize;
+pub(crate) use skpr_proto::error::usage;
 use skpr_proto::{ErrorKind, Failure};
 use std::io;
 use tonic::Status;
@@ -100,11 +101,6 @@ impl From<io::Error> for Error {
     fn from(error: io::Error) -> Self {
         Error::from(Failure::new(ErrorKind::Failed, error.to_string()))
     }
-}
-
-/// The error of a flag, a value or an argument.
-pub(crate) fn usage(message: impl Into<String>) -> Failure {
-    Failure::new(ErrorKind::Usage, message)
 }
 
 /// The name among `known` that was most likely meant by `typed`.

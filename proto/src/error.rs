@@ -151,6 +151,11 @@ impl Failure {
     }
 }
 
+/// The failure of a flag, an argument or a value that the caller gave.
+pub fn usage(message: impl Into<String>) -> Failure {
+    Failure::new(ErrorKind::Usage, message)
+}
+
 impl From<Failure> for Status {
     fn from(failure: Failure) -> Status {
         let detail =

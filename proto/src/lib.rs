@@ -17,7 +17,7 @@ pub mod v1 {
 
 pub use error::{ErrorKind, Failure};
 pub use ids::{EnvironmentName, InvalidId, Label, NodeName, PodUid, Source, UnixNanos};
-pub use version::Version;
+pub use version::{DIRTY, Version};
 
 /// The audience of a user's token.
 pub const USER_AUDIENCE: &str = "skpr";

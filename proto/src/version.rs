@@ -6,6 +6,8 @@
 use crate::error::{ErrorKind, Failure};
 use std::fmt;
 
+/// What `git describe --dirty` puts behind a version that has changes beside it.
+pub const DIRTY: &str = "-dirty";
 /// The longest tag of an image.
 const LONGEST: usize = 128;
 

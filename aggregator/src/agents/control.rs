@@ -2,7 +2,8 @@
 //!
 //! The first message is the whole set, sent once the platform has been heard from; then only differences.
 
-use super::{AgentCall, frame_error, stopping};
+use super::{AgentCall, frame_error};
+use crate::aggregator::stopping;
 use crate::auth::random_below;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt as _};
@@ -114,7 +115,7 @@ impl ControlStream {
         let stop = self.call.shared.stopping.clone();
         loop {
             tokio::select! {
-                () = stop.ending.cancelled() => return Err(stopping()),
+                () = stop.ending.cancelled() => return Err(stopping().into()),
                 () = replaced.cancelled() => {
                     let message = format!("a newer connection speaks for node `{}`", self.call.agent.node);
                     return Err(Failure::new(ErrorKind::Locked, message).into());
@@ -133,7 +134,7 @@ impl ControlStream {
                     if changed.is_err() {
                         // The platform's task is gone, which stops the aggregator; the stop ends this stream.
                         stop.ending.cancelled().await;
-                        return Err(stopping());
+                        return Err(stopping().into());
                     }
                     if let Some(claims) = self.claims() {
                         return Ok(Some(Kind::Claims(claims)));

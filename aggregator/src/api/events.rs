@@ -37,6 +37,7 @@ pub(super) fn response(told: Told) -> EventsResponse {
             events: chunk.records.into_iter().map(event).collect(),
             cursor: chunk.cursor.encode(),
             live: chunk.live,
+            skipped: chunk.skipped,
             ..EventsResponse::default()
         },
     }

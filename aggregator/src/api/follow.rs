@@ -9,8 +9,7 @@ mod last_lines;
 use super::reading::forbidden;
 use super::seats::Seat;
 use super::target::{Target, heard};
-use crate::agents::stopping;
-use crate::aggregator::Shared;
+use crate::aggregator::{Shared, stopping};
 use crate::audit::Access;
 use crate::auth::{Grant, ReadLogs, See};
 use crate::inventory::Inventory;
@@ -176,14 +175,14 @@ impl Following {
                 () = sleep_until(until) => true,
             }
         };
-        if self.unless_over(changed).await? { Ok(()) } else { Err(Failure::from(&stopping())) }
+        if self.unless_over(changed).await? { Ok(()) } else { Err(stopping()) }
     }
 
     /// Waits, but not beyond the end of the aggregator or of the right.
     async fn unless_over<T>(&mut self, waited_for: impl Future<Output = T>) -> Result<T, Failure> {
         tokio::select! {
             biased;
-            () = self.shared.stopping.ending.cancelled() => Err(Failure::from(&stopping())),
+            () = self.shared.stopping.ending.cancelled() => Err(stopping()),
             failure = &mut self.forbidden => Err(failure),
             value = waited_for => Ok(value),
         }

@@ -1,12 +1,13 @@
 //! `List`: the environments that the caller may see, production last.
 
-use super::target::{heard, usage};
+use super::target::heard;
 use super::usage::now;
 use super::wire;
 use crate::aggregator::Shared;
 use crate::audit::Access;
 use crate::environment::EnvironmentKey;
 use crate::inventory::{EnvironmentState, Inventory};
+use skpr_proto::error::usage;
 use skpr_proto::v1::{EnvironmentSummary, Instance, ListRequest, ListResponse};
 use skpr_proto::{Failure, Label};
 use std::collections::BTreeSet;

@@ -1,13 +1,13 @@
 //! `Logs`: the records of one environment, from the past, the present, or one after the other.
 
 use super::reading::{self, Asked, Opened, Told};
-use super::target::usage;
 use crate::aggregator::Shared;
 use crate::audit::Access;
 use crate::event;
 use crate::record::{Filter, Record};
 use bytes::Bytes;
 use regex::bytes::{Regex, RegexBuilder};
+use skpr_proto::error::usage;
 use skpr_proto::v1::{LogRecord, LogsRequest, LogsResponse};
 use skpr_proto::{ErrorKind, Failure};
 use std::sync::Arc;

@@ -3,9 +3,8 @@
 //! The read is made from a [`Grant`]; there is no other way to one. While it follows, the right is asked for again.
 
 use super::seats::Seat;
-use super::target::{Target, usage};
-use crate::agents::stopping;
-use crate::aggregator::Shared;
+use super::target::Target;
+use crate::aggregator::{Shared, stopping};
 use crate::audit::Access;
 use crate::auth::{Grant, Permission, ReadLogs};
 use crate::record::{Chunk, Cursor, Filter, Read};
@@ -13,6 +12,7 @@ use crate::store::Reader;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt as _};
+use skpr_proto::error::usage;
 use skpr_proto::v1::{self, Instant};
 use skpr_proto::{ErrorKind, Failure, UnixNanos};
 use std::sync::Arc;
@@ -157,7 +157,7 @@ impl<T> Sending<T> {
         let Opened { shared, reader, follow, .. } = &mut self.opened;
         let chunk = tokio::select! {
             biased;
-            () = shared.stopping.ending.cancelled() => return Err(Failure::from(&stopping())),
+            () = shared.stopping.ending.cancelled() => return Err(stopping()),
             failure = &mut self.forbidden => return Err(failure),
             chunk = reader.next() => chunk,
         };
@@ -172,7 +172,7 @@ impl<T> Sending<T> {
                 Err(Failure::new(ErrorKind::Failed, "the store could not be read; its log says why"))
             }
             // A follower has no end of its own: the store is closing.
-            None if *follow => Err(Failure::from(&stopping())),
+            None if *follow => Err(stopping()),
             None => Ok(None),
         }
     }

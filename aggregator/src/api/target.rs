@@ -5,6 +5,7 @@ use crate::auth::{Candidates, Standing};
 use crate::environment::EnvironmentKey;
 use crate::inventory::{Inventory, Managed};
 use crate::platform;
+use skpr_proto::error::usage;
 use skpr_proto::{EnvironmentName, ErrorKind, Failure, Label, v1};
 use std::sync::Arc;
 
@@ -77,8 +78,4 @@ pub(super) fn heard(shared: &Shared) -> Result<Arc<Inventory>, Failure> {
 pub(super) fn managed(inventory: &Inventory, key: &EnvironmentKey) -> Result<Arc<Managed>, Failure> {
     let state = inventory.environments.get(key);
     state.and_then(|state| state.managed.clone()).ok_or_else(|| platform::unmanaged(&key.name))
-}
-
-pub(super) fn usage(message: impl Into<String>) -> Failure {
-    Failure::new(ErrorKind::Usage, message)
 }

@@ -3,7 +3,7 @@
 pub(super) mod now;
 mod points;
 
-use super::target::{Target, heard, usage as wrong};
+use super::target::{Target, heard};
 use super::wire;
 use crate::aggregator::Shared;
 use crate::audit::Access;
@@ -12,6 +12,7 @@ use crate::environment::EnvironmentKey;
 use crate::usage::{Points, Query, ReadError};
 use jiff::Timestamp;
 use points::Range;
+use skpr_proto::error::usage as wrong;
 use skpr_proto::v1::{Series, UsageRequest, UsageResponse};
 use skpr_proto::{ErrorKind, Failure, UnixNanos};
 use std::collections::BTreeMap;

@@ -3,8 +3,9 @@
 //! What there is comes from whoever is about to write: a side that is not named stays as it is then, whatever was shown
 //! before.
 
+use skpr_proto::Failure;
+use skpr_proto::error::usage;
 use skpr_proto::manifest::{Instances, MAX_INSTANCES};
-use skpr_proto::{ErrorKind, Failure};
 
 /// How many instances are wanted, at least and at most. A side that is not named stays.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,10 +74,6 @@ impl Scaled {
     pub fn is_change(&self) -> bool {
         self.before != self.after
     }
-}
-
-fn usage(message: impl Into<String>) -> Failure {
-    Failure::new(ErrorKind::Usage, message)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 use super::containers::{Pieces, Shard};
 use super::monitoring::Peer;
 use super::text::Format;
-use crate::aggregator::Shared;
+use crate::aggregator::{Shared, stopping};
 use crate::audit::Access;
 use crate::auth::Monitor;
 use axum::Router;
@@ -106,8 +106,8 @@ impl Scrapes {
         access.user(&user);
         let monitor = self.shared.auth.monitor(&user).await?;
         access.allowed(None);
-        let closed = |_| Failure::new(ErrorKind::Unavailable, "the aggregator is stopping");
-        Ok((monitor, Arc::clone(&self.turns).acquire_owned().await.map_err(closed)?))
+        let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(|_closed| stopping())?;
+        Ok((monitor, turn))
     }
 }
 

@@ -21,11 +21,8 @@ use crate::settings::Settings;
 use crate::terminal::clean;
 use crate::time;
 use skpr_proto::v1::DeployRequest;
-use skpr_proto::{EnvironmentName, ErrorKind, Failure, Version};
+use skpr_proto::{DIRTY, EnvironmentName, ErrorKind, Failure, Version};
 use std::time::Duration;
-
-/// What git says of a tree with changes that are not committed.
-const DIRTY: &str = "-dirty";
 
 pub(super) async fn run(verb: &Deploy, settings: &Settings, output: &Output) -> Result<(), Error> {
     if let Some(id) = &verb.follow {

@@ -97,7 +97,7 @@ impl Source for Told {
     fn frame(answer: &mut EventsResponse) -> Frame {
         Frame {
             cursor: std::mem::take(&mut answer.cursor),
-            skipped: 0,
+            skipped: answer.skipped,
             oldest_kept: answer.oldest_kept,
             namespace: answer.namespace.take(),
         }

@@ -28,8 +28,8 @@ pub(super) async fn run(verb: Logs, settings: &Settings, output: &Output) -> Res
             .into());
     }
     let zone = time::zone(verb.timezone.as_deref())?;
-    let environment = settings.environment(&verb.environment)?;
-    let namespace = settings.namespace(verb.namespace.as_deref())?;
+    let environment = settings.environment(&verb.target.environment)?;
+    let namespace = settings.namespace(verb.target.namespace.as_deref())?;
     let typed = Typed {
         since: verb.since.as_deref(),
         until: verb.until.as_deref(),

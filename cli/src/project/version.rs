@@ -2,7 +2,7 @@
 
 use crate::error::usage;
 use crate::terminal::clean;
-use skpr_proto::Failure;
+use skpr_proto::{DIRTY, Failure};
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -21,7 +21,7 @@ pub(super) fn describe(directory: &Path) -> Result<Described, Failure> {
     let output = git(directory, &["describe", "--tags", "--always", "--dirty"])?;
     if output.status.success() {
         let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        return Ok(Described { dirty: version.ends_with("-dirty"), version });
+        return Ok(Described { dirty: version.ends_with(DIRTY), version });
     }
     let said = String::from_utf8_lossy(&output.stderr);
     let said = clean(said.lines().next().unwrap_or_default()).trim_start_matches("fatal: ").to_owned();

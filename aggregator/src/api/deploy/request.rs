@@ -1,17 +1,14 @@
 //! What a deploy asks for, as a value that can be trusted. Pure: the same rules hold whatever program asks.
 
-use crate::api::target::usage;
 use crate::environment::EnvironmentKey;
 use crate::inventory::Managed;
 use crate::release::{self, Deploy};
+use skpr_proto::error::usage;
 use skpr_proto::manifest::{Environment, Refusal, check_image};
 use skpr_proto::v1::DeployRequest;
-use skpr_proto::{ErrorKind, Failure, Version};
+use skpr_proto::{DIRTY, ErrorKind, Failure, Version};
 use std::sync::Arc;
 use std::time::Duration;
-
-/// What `git describe --dirty` ends with when the tree has changes that are in no commit.
-const DIRTY: &str = "-dirty";
 
 pub(super) fn read(request: &DeployRequest, key: &EnvironmentKey, by: String) -> Result<Deploy, Failure> {
     let settings = Environment::from_json(&request.settings)?;

@@ -1,9 +1,9 @@
 //! Which points are asked for, and history's as the CLI is told them. Pure.
 
-use super::super::target::usage as wrong;
 use super::instant;
 use crate::usage::{Point, Points};
 use jiff::Timestamp;
+use skpr_proto::error::usage as wrong;
 use skpr_proto::v1::{self, UsageRequest};
 use skpr_proto::{Failure, UnixNanos};
 use std::time::Duration;

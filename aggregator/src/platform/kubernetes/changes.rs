@@ -5,6 +5,7 @@
 
 use super::access::{self, DEPLOY};
 use super::failures::failure;
+use super::outcome::is_refused;
 use super::resource::{
     self, Asked, DeletionPolicy, Environment, EnvironmentSpec, Noted, object_name, releases_of,
 };
@@ -86,10 +87,7 @@ impl Platform for Kubernetes {
                     let status = object.status.clone().unwrap_or_default();
                     let releases = releases_of(&object.spec, &status);
                     // One that is not acted on does not come to an end by itself either.
-                    let refused = |c: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition| {
-                        c.type_ == "Accepted" && c.status == "False"
-                    };
-                    if !status.conditions.iter().any(refused) {
+                    if !is_refused(&status) {
                         release::locked(&key.name, &releases)?;
                     }
                     let number = object.spec.next_number(&releases);

@@ -27,7 +27,8 @@ pub(super) enum Step {
     /// With the time it was asked for, where that is known.
     Begin(u64, Box<Deploy>, Option<Timestamp>),
     PutBack(Box<EnvironmentSpec>),
-    Go,
+    /// Nothing is to be begun.
+    Rest,
 }
 
 /// Who wrote the spec last, other than skpr, and whether that was after it was last acted on.
@@ -63,7 +64,7 @@ pub(super) fn next(spec: &EnvironmentSpec, releases: &[Release], written: &Writt
         }
     }
     if runs_as(spec, current) {
-        return Step::Go;
+        return Step::Rest;
     }
     // Putting back could not be written when it was its time. Only who writes what failed once more asks for it.
     let gone_back = newest.number != current.number && newest.put_back_since.is_some();
@@ -149,7 +150,7 @@ mod tests {
         let said = match next(spec, &releases(all), &BY) {
             Step::Begin(number, deploy, _) => format!("begin {number} {} by {}", deploy.version, deploy.by),
             Step::PutBack(back) => format!("put back {}", back.version),
-            Step::Go => "go".to_owned(),
+            Step::Rest => "rest".to_owned(),
         };
         assert_eq!(said, expected);
     }
@@ -164,7 +165,7 @@ mod tests {
         };
         check(&v1, &[], "begin 1 v1 by kubectl");
         check(&asked(1), &[], "begin 1 v2 by ann");
-        check(&v1, &[("v1", State::Succeeded)], "go");
+        check(&v1, &[("v1", State::Succeeded)], "rest");
         check(&asked(2), &[("v1", State::Succeeded)], "begin 2 v2 by ann");
         // An edit of the version after a deploy leaves the number that was asked for.
         check(&asked(1), &[("v1", State::Succeeded)], "begin 2 v2 by kubectl");
@@ -172,10 +173,10 @@ mod tests {
         check(&v2, &[("v1", State::Failed)], "begin 2 v2 by kubectl");
         let failed = [("v1", State::Succeeded), ("v2", State::RollingBack)];
         check(&asked(2), &failed, "put back v1");
-        check(&v1, &failed, "go");
+        check(&v1, &failed, "rest");
         check(&spec(json!({"version": "v3"})), &failed, "begin 3 v3 by kubectl");
         let back = [("v1", State::Succeeded), ("v2", State::RolledBack)];
-        check(&v1, &back, "go");
+        check(&v1, &back, "rest");
         check(&v2, &back, "begin 3 v2 by kubectl");
     }
 
@@ -188,7 +189,7 @@ mod tests {
             all[1].put_back_since = Some(Timestamp::UNIX_EPOCH);
             let Step::PutBack(back) = next(&v2, &all, &read) else { panic!("{state:?}") };
             assert_eq!(back.version, "v1");
-            assert_eq!(next(&back, &all, &read), Step::Go);
+            assert_eq!(next(&back, &all, &read), Step::Rest);
             // Whoever writes it again wants it.
             assert!(matches!(next(&v2, &all, &BY), Step::Begin(3, ..)));
             assert!(matches!(next(&spec(json!({"version": "v3"})), &all, &read), Step::Begin(3, ..)));
@@ -199,11 +200,11 @@ mod tests {
     fn the_number_of_instances_is_no_release_but_goes_back_with_one() {
         let more =
             json!({"instances": {"min": 2, "max": 4}, "domains": ["a.example.com"], "production": true});
-        check(&spec(more.clone()), &[("v1", State::Succeeded)], "go");
+        check(&spec(more.clone()), &[("v1", State::Succeeded)], "rest");
         let mut failed = releases(&[("v1", State::Succeeded), ("v1", State::RollingBack)]);
         failed[1].settings = spec(more.clone()).settings;
         assert!(matches!(next(&spec(more), &failed, &BY), Step::PutBack(_)));
-        assert_eq!(next(&spec(json!({})), &failed, &BY), Step::Go);
+        assert_eq!(next(&spec(json!({})), &failed, &BY), Step::Rest);
         for change in [json!({"port": 81}), json!({"env": {"A": "b"}}), json!({"image": "other"})] {
             check(&spec(change), &[("v1", State::Succeeded)], "begin 2 v1 by kubectl");
         }
@@ -223,7 +224,7 @@ mod tests {
         let spec = asked(2, &scaled, &failed[..1]);
         let Step::PutBack(back) = next(&spec, &failed, &BY) else { panic!("it goes on") };
         assert_eq!((back.version.as_str(), back.bounds()), ("v1", (3, 3)));
-        assert_eq!(next(&back, &failed, &BY), Step::Go);
+        assert_eq!(next(&back, &failed, &BY), Step::Rest);
         // A failure that is left keeps what was before it, for the next one.
         let left = releases(&[("v1", State::Succeeded), ("v2", State::Failed)]);
         let third = asked(3, &spec, &left);

@@ -15,6 +15,14 @@ const CLOCKS_DIFFER: SignedDuration = SignedDuration::from_secs(60);
 /// What a release waits for when its instances are all there and their deployment has not said so.
 const ROLLING_OUT: &str = "the deployment is still being rolled out";
 
+/// The condition that says whether skpr acts on an object at all.
+const ACCEPTED: &str = "Accepted";
+
+/// Whether skpr does not act on the object, as its status says.
+pub(super) fn is_refused(status: &EnvironmentStatus) -> bool {
+    status.conditions.iter().any(|condition| condition.type_ == ACCEPTED && condition.status == "False")
+}
+
 /// What is known of an environment.
 pub(super) struct Known<'a> {
     pub(super) generation: i64,
@@ -105,7 +113,7 @@ pub(super) fn outcome(known: Known<'_>, before: &EnvironmentStatus) -> Environme
     let progress = format!("{} of {target} instances are ready", status.ready);
     let told = [
         (
-            "Accepted",
+            ACCEPTED,
             refusal.is_none(),
             if refusal.is_some() { "Invalid" } else { "Valid" },
             refusal.unwrap_or(""),

@@ -120,7 +120,7 @@ impl Round {
         let is_news =
             object.metadata.generation.is_none_or(|generation| generation > status.observed_generation);
         match next(&object.spec, &status.releases, &Written { manager: &manager, is_news }) {
-            Step::Go => return Ok(Stepped::Rest),
+            Step::Rest => return Ok(Stepped::Rest),
             Step::Begin(number, deploy, began) => {
                 let mut releases = status.releases.clone();
                 release::begin(&mut releases, number, *deploy, began.unwrap_or_else(Timestamp::now));

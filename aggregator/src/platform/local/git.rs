@@ -5,7 +5,7 @@
 //! * A version cannot become an option or an expression: it is checked before git sees it.
 //! * Every question has a time and a length that its answer may not pass.
 
-use skpr_proto::{ErrorKind, Failure, Version};
+use skpr_proto::{DIRTY, ErrorKind, Failure, Version};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -84,7 +84,7 @@ impl Repository {
             format!("there is no version `{version}` in the repository `{}`", self.directory.display()),
         );
         let tags = self.tags().await;
-        Err(match (version.strip_suffix("-dirty"), near(version, &tags)) {
+        Err(match (version.strip_suffix(DIRTY), near(version, &tags)) {
             (Some(_), _) => failure.with_hint("commit what you changed, then deploy that: git commit"),
             (None, tags) if tags.is_empty() => {
                 failure.with_hint(format!("no tag is there yet: git tag {version}"))
