@@ -239,14 +239,11 @@ impl Live {
         let counted = if fresh.is_empty() { stale } else { fresh };
         usage.sample = sample::sum(counted.iter().map(|found| &found.sample)).unwrap_or_default();
         usage.interval = counted.iter().map(|found| found.interval).min().unwrap_or_default();
-        let rates = counted.iter().filter_map(|found| found.rates);
-        for rates in rates {
-            usage.periods += rates.periods;
-            usage.throttled_periods += rates.throttled_periods;
-            for (most, pressure) in usage.pressures.iter_mut().zip(rates.pressures) {
-                *most = (*most).max(pressure);
-            }
-        }
+        let rates = || counted.iter().filter_map(|found| found.rates);
+        let all = |of: fn(&Rates) -> u64| rates().map(|rates| of(&rates)).fold(0, u64::saturating_add);
+        usage.periods = all(|rates| rates.periods);
+        usage.throttled_periods = all(|rates| rates.throttled_periods);
+        usage.pressures = sample::most_pressures(rates());
         let cpu = |found: &InstanceUsage| found.rates.and_then(|rates| rates.cpu_millicores());
         let rated = || counted.iter().filter(|found| cpu(found).is_some());
         usage.cpu_millicores = rated().filter_map(cpu).reduce(u64::saturating_add);

@@ -1,13 +1,13 @@
 //! Cells as the points of a chart: one series of buckets for each instance, or one for the whole environment. Pure.
 //!
 //! - A bucket holds what counters added since the last cell before it, however long ago that was: counters make up for
-//!   a time without samples.
+//!   a time without samples. Of an environment's CPU, which is an average, an instance that was silent has its part only.
 //! - An environment's memory is the most that its instances together had in one cell, not the sum of what each had at
 //!   some time: an instance that took another's place would count twice.
 
 use super::at_once::{AtOnce, Presence};
 use super::cell::{Cell, ROLLUP_MILLIS};
-use super::row::{Amount, COUNTERS, OOM_KILLS, PEAKS, SETTINGS};
+use super::row::{Amount, COUNTERS, OOM_KILLS};
 use crate::environment::EnvironmentKey;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -63,8 +63,8 @@ pub struct Point {
     pub time: i64,
     /// CPU time used; over `covered_millis` it is the average. None: not known.
     pub cpu_nanos: Option<u64>,
-    /// The time that the counters are about: less than the bucket's where samples are missing, more where what was
-    /// used before without a sample is known only now. Of an environment: of the instance that has the most.
+    /// The time that `cpu_nanos` is about: less than the bucket's where samples are missing, more where what was used
+    /// before without a sample is known only now. Of an environment: the time that any of its instances is known of.
     pub covered_millis: u64,
     pub periods: u64,
     pub throttled_periods: u64,
@@ -147,18 +147,16 @@ impl Grid {
 /// What one or more instances did in one or more cells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Part {
+    /// Of CPU there is what is in `had` as well.
     added: [u64; COUNTERS.len()],
-    covered: u64,
     /// Whether anything is known of CPU, and of kills.
     measured: bool,
     kills_known: bool,
-    peaks: [Amount; PEAKS.len()],
-    settings: [Amount; SETTINGS.len()],
-    instances: u32,
-    ready: u32,
+    had: AtOnce,
 }
 
 impl Part {
+    /// Those of another instance in the same cell, but for its CPU: see [`AtOnce::of`].
     fn add_counters(&mut self, other: &Part) {
         for (sum, added) in self.added.iter_mut().zip(other.added) {
             *sum = sum.saturating_add(added);
@@ -167,38 +165,21 @@ impl Part {
         self.kills_known |= other.kills_known;
     }
 
-    fn at_once(&self) -> AtOnce {
-        let Part { instances, ready, covered, peaks, settings, .. } = *self;
-        AtOnce { instances, ready, covered, peaks, settings }
-    }
-
-    /// What the instances of a cell had at once. Its counters are added one by one.
-    fn had(&mut self, at_once: &AtOnce) {
-        let AtOnce { instances, ready, covered, peaks, settings } = *at_once;
-        (self.instances, self.ready, self.covered) = (instances, ready, covered);
-        (self.peaks, self.settings) = (peaks, settings);
-    }
-
     /// What happened later.
     fn then(&mut self, later: &Part) {
         self.add_counters(later);
-        self.covered = self.covered.saturating_add(later.covered);
-        for (peak, later) in self.peaks.iter_mut().zip(later.peaks) {
-            *peak = Amount::of(peak.get().max(later.get()));
-        }
-        self.settings = later.settings;
-        self.instances = self.instances.max(later.instances);
-        self.ready = later.ready;
+        self.had = self.had.then(&later.had);
     }
 
     fn point(&self, time: i64) -> Point {
-        let [cpu_nanos, periods, throttled_periods, oom_kills, restarts] = self.added;
-        let [working_set_bytes, not_reclaimable_bytes, cache_bytes] = self.peaks.map(Amount::get);
-        let [memory_limit_bytes, cpu_share_millicores, cpu_limit_millicores] = self.settings.map(Amount::get);
+        let [_, periods, throttled_periods, oom_kills, restarts] = self.added;
+        let AtOnce { instances, ready, cpu_nanos, covered, peaks, settings } = self.had;
+        let [working_set_bytes, not_reclaimable_bytes, cache_bytes] = peaks.map(Amount::get);
+        let [memory_limit_bytes, cpu_share_millicores, cpu_limit_millicores] = settings.map(Amount::get);
         Point {
             time,
             cpu_nanos: self.measured.then_some(cpu_nanos),
-            covered_millis: self.covered,
+            covered_millis: covered,
             periods,
             throttled_periods,
             oom_kills: self.kills_known.then_some(oom_kills),
@@ -209,8 +190,8 @@ impl Part {
             memory_limit_bytes,
             cpu_share_millicores,
             cpu_limit_millicores,
-            instances: self.instances,
-            ready: self.ready,
+            instances,
+            ready,
         }
     }
 }
@@ -237,7 +218,7 @@ enum Sums {
         cells: Vec<Part>,
         present: Vec<Presence>,
         /// When the last sample of what is settled was.
-        reached: i64,
+        reached: Option<i64>,
     },
     Instances {
         points: usize,
@@ -251,11 +232,7 @@ impl Summary {
         let sums = if per_instance {
             Sums::Instances { points: 0, series: BTreeMap::new() }
         } else {
-            Sums::Environment {
-                cells: vec![Part::default(); cells],
-                present: Vec::new(),
-                reached: i64::MIN / 2,
-            }
+            Sums::Environment { cells: vec![Part::default(); cells], present: Vec::new(), reached: None }
         };
         Summary { grid, before: HashMap::new(), current: None, sums }
     }
@@ -279,7 +256,7 @@ impl Summary {
                 let index = usize::try_from((cell.start - self.grid.since) / width).unwrap_or(usize::MAX);
                 if let Some(sum) = cells.get_mut(index) {
                     sum.add_counters(&part);
-                    present.push(Presence::of(index, width, cell, part.covered));
+                    present.push(Presence::of(index, width, cell, part.had.cpu_nanos, part.had.covered));
                 }
             }
             Sums::Instances { points, series } => {
@@ -309,11 +286,10 @@ impl Summary {
             let Some(first) = of_cell.first() else { continue };
             let Some(sum) = cells.get_mut(first.cell) else { continue };
             let start = i64::try_from(first.cell).unwrap_or_default() * self.grid.width;
-            let now = AtOnce::of(self.grid.width, of_cell, *reached - start);
-            *reached = of_cell.iter().map(|one| start + one.last()).fold(*reached, i64::max);
-            // Its hour's end cut the cell in two.
-            let both = if sum.instances > 0 { sum.at_once().then(&now) } else { now };
-            sum.had(&both);
+            let now = AtOnce::of(self.grid.width, of_cell, reached.map(|reached| reached - start));
+            *reached = of_cell.iter().map(|one| start + one.last()).chain(*reached).max();
+            // Its hour's end may have cut the cell in two.
+            sum.had = if sum.had.instances > 0 { sum.had.then(&now) } else { now };
         }
         present.clear();
     }
@@ -326,7 +302,7 @@ impl Summary {
         let series = match self.sums {
             Sums::Environment { cells, .. } => {
                 let mut sums: BTreeMap<i64, Part> = BTreeMap::new();
-                let seen = (0..).zip(&cells).filter(|(_, cell)| cell.instances > 0);
+                let seen = (0..).zip(&cells).filter(|(_, cell)| cell.had.instances > 0);
                 seen.for_each(|(index, cell)| sums.entry(index * width / step).or_default().then(cell));
                 vec![Series { instance: None, points: points(sums) }]
             }
@@ -342,13 +318,12 @@ impl Summary {
 /// What the cell adds to what was known before, which it then becomes.
 fn step(before: &mut Before, cell: &Cell) -> Part {
     let mut part = Part {
-        peaks: cell.peaks,
-        settings: cell.settings,
-        instances: 1,
-        ready: u32::from(cell.ready),
         kills_known: cell.counters.get(OOM_KILLS).is_some_and(|kills| kills.last.get().is_some()),
         ..Part::default()
     };
+    let had = &mut part.had;
+    (had.peaks, had.settings) = (cell.peaks, cell.settings);
+    (had.instances, had.ready) = (1, u32::from(cell.ready));
     for ((sum, counter), before) in part.added.iter_mut().zip(cell.counters).zip(&mut before.counters) {
         let Some(first) = counter.first.get() else { continue };
         let since = before.get().map_or(0, |before| first.saturating_sub(before));
@@ -359,7 +334,8 @@ fn step(before: &mut Before, cell: &Cell) -> Part {
     if let (Some(first), Some(last)) = (time(cell.cpu_first), time(cell.cpu_last)) {
         let from = before.cpu_time.unwrap_or(first);
         part.measured = before.cpu_time.is_some() || last > first;
-        part.covered = u64::try_from(last.saturating_sub(from)).unwrap_or_default();
+        had.cpu_nanos = part.added.first().copied().unwrap_or_default();
+        had.covered = u64::try_from(last.saturating_sub(from)).unwrap_or_default();
         before.cpu_time = Some(last);
     }
     part

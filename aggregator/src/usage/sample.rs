@@ -66,6 +66,14 @@ impl Rates {
     }
 }
 
+/// The most of one: each of several may wait at the same time.
+pub(super) fn most_pressures(rates: impl IntoIterator<Item = Rates>) -> [Option<u16>; 3] {
+    rates.into_iter().fold([None; 3], |most, rates| {
+        let [cpu, memory, io] = rates.pressures;
+        [most[0].max(cpu), most[1].max(memory), most[2].max(io)]
+    })
+}
+
 /// As much of the time as there is, where clocks differ by a little.
 fn thousandths(micros: u64, window: Duration) -> Option<u16> {
     let share = u128::from(micros).saturating_mul(1000).checked_div(window.as_micros())?;
@@ -216,9 +224,6 @@ pub(super) fn of_instance(total: Option<&Sample>, named: &[Sample], all: &[Sampl
     instance.cpu_system_nanos = counted.cpu_system_nanos;
     if let Some(total) = total {
         instance.oom_kills = total.oom_kills.or(instance.oom_kills);
-        instance.cpu_pressure_micros = total.cpu_pressure_micros.or(instance.cpu_pressure_micros);
-        instance.memory_pressure_micros = total.memory_pressure_micros.or(instance.memory_pressure_micros);
-        instance.io_pressure_micros = total.io_pressure_micros.or(instance.io_pressure_micros);
     }
     Some(instance)
 }

@@ -10,7 +10,7 @@
 use super::row::{Amount, COUNTERS};
 use super::sample::nanocores;
 use skpr_proto::v1::Sample;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What was used since the aggregator began to look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,10 +22,12 @@ pub struct Totals {
     pub restarts: u64,
 }
 
-/// The counters of an instance as one sample has them.
-#[derive(Clone, Copy, Debug, Default)]
+/// The counters of an instance as they are known after a sample.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Counters {
     cpu_nanos: Option<u64>,
+    /// When that was.
+    cpu_at: Instant,
     oom_kills: Option<u64>,
     restarts: u64,
     /// They are the pod's own, and not those of its containers added up. One kind does not compare with the other, and of the
@@ -33,18 +35,12 @@ pub(super) struct Counters {
     of_pod: bool,
 }
 
-/// What the time between two samples allows.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Between {
-    pub(super) elapsed: Duration,
-    /// Of the node; 0 when that is not known.
-    pub(super) cores: u32,
-}
-
 impl Counters {
-    pub(super) fn of(sample: &Sample, restarts: u32, of_pod: bool) -> Counters {
+    /// As a sample says that is taken `at` this time.
+    pub(super) fn of(sample: &Sample, restarts: u32, of_pod: bool, at: Instant) -> Counters {
         Counters {
             cpu_nanos: sample.cpu_nanos,
+            cpu_at: at,
             oom_kills: sample.oom_kills,
             restarts: u64::from(restarts),
             of_pod,
@@ -52,18 +48,35 @@ impl Counters {
     }
 
     /// An instance that has only begun, with the same kind of counters.
-    pub(super) fn at_birth(&self) -> Counters {
+    pub(super) fn at_birth(&self, at: Instant) -> Counters {
         let zero = |counter: Option<u64>| counter.map(|_| 0);
         Counters {
             cpu_nanos: zero(self.cpu_nanos),
+            cpu_at: at,
             oom_kills: zero(self.oom_kills),
             restarts: 0,
             of_pod: self.of_pod,
         }
     }
 
+    /// With what was known `before` where this does not say: a file that cannot be read for once loses nothing, since the next
+    /// sample is compared with the one before. So it is for a pod whose containers alone are known for once.
+    pub(super) fn or(mut self, before: &Counters) -> Counters {
+        self.oom_kills = self.oom_kills.or(before.oom_kills);
+        if before.cpu_nanos.is_some() && (self.cpu_nanos.is_none() || (before.of_pod && !self.of_pod)) {
+            (self.cpu_nanos, self.cpu_at, self.of_pod) = (before.cpu_nanos, before.cpu_at, before.of_pod);
+        }
+        self
+    }
+
+    /// Whether CPU is known of the pod.
+    pub(super) fn cpu_of_pod(&self) -> Option<u64> {
+        self.cpu_nanos.filter(|_| self.of_pod)
+    }
+
     /// What was added since `before`.
-    pub(super) fn since(&self, before: &Counters, between: Between) -> Totals {
+    /// `cores`: of the node; 0 when that is not known. `inexact`: by how much times may be wrong.
+    pub(super) fn since(&self, before: &Counters, cores: u32, inexact: Duration) -> Totals {
         let kinds = (before.of_pod, self.of_pod);
         let more = |before: Option<u64>, now: Option<u64>| match (before.zip(now), kinds) {
             (Some((before, now)), (true, true)) => begins_anew(before, now),
@@ -71,11 +84,12 @@ impl Counters {
             (None, _) | (_, (true, false) | (false, true)) => 0,
         };
         let cpu = more(before.cpu_nanos, self.cpu_nanos);
+        let elapsed = self.cpu_at.saturating_duration_since(before.cpu_at) + inexact;
         // These two never begin anew while the pod is there: what goes back had been counted, as when an agent that was started
         // again does not know of the kills of containers that are gone.
         let kills = before.oom_kills.zip(self.oom_kills);
         Totals {
-            cpu_nanos: if nanocores(cpu, between.elapsed, between.cores).is_some() { cpu } else { 0 },
+            cpu_nanos: if nanocores(cpu, elapsed, cores).is_some() { cpu } else { 0 },
             oom_kills: kills.map_or(0, |(before, now)| now.saturating_sub(before)),
             restarts: self.restarts.saturating_sub(before.restarts),
             ..Totals::default()
@@ -95,16 +109,17 @@ pub(super) struct Kept([Amount; COUNTERS.len()]);
 
 impl Kept {
     /// Takes what was added since the sample before. Returns what a row of this sample has: nothing where the sample does not
-    /// tell, and no CPU that containers make up together, of which nobody knows how much began anew.
+    /// tell, of which `now` are the counters, and no CPU that containers make up together, of which nobody knows how much began
+    /// anew.
     pub(super) fn grow(
         &mut self,
         now: &Counters,
         sample: &Sample,
         added: &Totals,
     ) -> [Amount; COUNTERS.len()] {
-        let cpu = now.cpu_nanos.filter(|_| now.of_pod);
-        let known = [cpu, sample.periods, sample.throttled_periods, now.oom_kills, Some(now.restarts)]
-            .map(Amount::of);
+        let known =
+            [now.cpu_of_pod(), sample.periods, sample.throttled_periods, now.oom_kills, Some(now.restarts)]
+                .map(Amount::of);
         let Totals { cpu_nanos, periods, throttled_periods, oom_kills, restarts } = *added;
         let added = [cpu_nanos, periods, throttled_periods, oom_kills, restarts];
         for ((kept, known), added) in self.0.iter_mut().zip(known).zip(added) {
@@ -149,17 +164,21 @@ impl Totals {
 mod tests {
     use super::*;
 
-    const BETWEEN: Between = Between { elapsed: Duration::from_secs(15), cores: 4 };
-
     fn counters(cpu_nanos: u64, oom_kills: Option<u64>, of_pod: bool) -> Counters {
         let sample = Sample { cpu_nanos: Some(cpu_nanos), oom_kills, ..Sample::default() };
-        Counters::of(&sample, 0, of_pod)
+        Counters::of(&sample, 0, of_pod, Instant::now())
+    }
+
+    /// On four cores, within 15 s.
+    fn added(before: &Counters, now: &Counters) -> Totals {
+        let at = before.cpu_at;
+        Counters { cpu_at: at, ..*now }.since(before, 4, Duration::from_secs(15))
     }
 
     #[test]
     fn what_was_added_counts_and_a_new_beginning_counts_from_zero() {
         let check = |before: u64, now: u64, expected| {
-            let more = counters(now, None, true).since(&counters(before, None, true), BETWEEN);
+            let more = added(&counters(before, None, true), &counters(now, None, true));
             assert_eq!(more.cpu_nanos, expected, "{before} {now}");
         };
         check(10, 15, 5);
@@ -172,17 +191,38 @@ mod tests {
     #[test]
     fn counters_of_a_pod_and_of_its_containers_do_not_compare() {
         let (pod, containers) = (counters(1_000, Some(3), true), counters(10, Some(0), false));
-        assert_eq!(containers.since(&pod, BETWEEN).cpu_nanos, 0);
-        assert_eq!(pod.since(&containers, BETWEEN).cpu_nanos, 0);
+        assert_eq!(added(&pod, &containers).cpu_nanos, 0);
+        assert_eq!(added(&containers, &pod).cpu_nanos, 0);
         // Nor do those of containers that went back: how much of the sum began anew, nobody knows.
-        assert_eq!(counters(4, None, false).since(&counters(15, None, false), BETWEEN).cpu_nanos, 0);
+        assert_eq!(added(&counters(15, None, false), &counters(4, None, false)).cpu_nanos, 0);
+    }
+
+    /// What was used around such a sample was once lost.
+    #[test]
+    fn a_sample_that_does_not_say_loses_nothing() {
+        let first = counters(1_000, Some(3), true);
+        let nothing = Counters { cpu_nanos: None, oom_kills: None, of_pod: false, ..first };
+        for between in [nothing, counters(10, None, false)] {
+            let second = between.or(&first);
+            let third = counters(1_500, Some(4), true).or(&second);
+            let (none, all) = (added(&first, &second), added(&second, &third));
+            assert_eq!((none.cpu_nanos, none.oom_kills), (0, 0));
+            assert_eq!((all.cpu_nanos, all.oom_kills), (500, 1));
+        }
+        // The time between is of both: 80 s of CPU in 20 s of four cores.
+        let late = first.cpu_at + Duration::from_secs(20);
+        let third = Counters { cpu_nanos: Some(80_000_001_000), cpu_at: late, ..first };
+        assert_eq!(third.since(&nothing.or(&first), 4, Duration::ZERO).cpu_nanos, 80_000_000_000);
+        // Who knows its containers only goes on with these, until the pod itself is known.
+        let (one, two) = (counters(10, None, false), counters(30, None, false));
+        assert_eq!(added(&one, &two.or(&one)).cpu_nanos, 20);
+        assert_eq!(added(&two, &first.or(&two)).cpu_nanos, 0);
     }
 
     #[test]
     fn kills_that_an_agent_has_forgotten_do_not_count_again() {
-        let kills = |before, now| {
-            counters(0, Some(now), true).since(&counters(0, Some(before), true), BETWEEN).oom_kills
-        };
+        let kills =
+            |before, now| added(&counters(0, Some(before), true), &counters(0, Some(now), true)).oom_kills;
         assert_eq!([kills(2, 3), kills(3, 1), kills(1, 2)], [1, 0, 1]);
     }
 
@@ -206,8 +246,8 @@ mod tests {
     #[test]
     fn what_is_not_known_adds_nothing_and_a_birth_knows_the_same() {
         let now = counters(7, None, true);
-        assert_eq!(now.since(&now.at_birth(), BETWEEN).cpu_nanos, 7);
-        assert_eq!(counters(7, Some(2), true).since(&now, BETWEEN).oom_kills, 0);
+        assert_eq!(added(&now.at_birth(now.cpu_at), &now).cpu_nanos, 7);
+        assert_eq!(added(&now, &counters(7, Some(2), true)).oom_kills, 0);
     }
 
     #[test]

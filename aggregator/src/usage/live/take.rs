@@ -6,7 +6,7 @@ use crate::inventory::{Inventory, Pod, Presence};
 use crate::usage::counts::{Counts, Outcome};
 use crate::usage::row::{Amount, COUNTERS, Row};
 use crate::usage::sample::{self, Rates, Small};
-use crate::usage::totals::{Between, Counters, Totals, throttling};
+use crate::usage::totals::{Counters, Totals, throttling};
 use skpr_proto::v1::{NodeSample, PodSample, Sample, Usage};
 use skpr_proto::{NodeName, PodUid};
 use std::sync::Arc;
@@ -193,9 +193,15 @@ impl Node {
             sample.oom_kills = sample.oom_kills.map(|kills| kills.saturating_add(ended));
         }
         let earlier = before.map(|before| before.sample.whole());
-        let rates = earlier.and_then(|earlier| Rates::between(&earlier, &sample, window, round.cores));
+        let mut rates = earlier.and_then(|earlier| Rates::between(&earlier, &sample, window, round.cores));
+        if let (Some(rates), false) = (&mut rates, containers.is_empty()) {
+            // Two containers may wait at the same time.
+            rates.pressures =
+                sample::most_pressures(containers.iter().filter_map(|container| container.rates));
+        }
         let of_pod = total.is_some_and(|total| total.cpu_nanos.is_some());
-        let counters = Counters::of(&sample, facts.detail.restarts, of_pod);
+        let told = Counters::of(&sample, facts.detail.restarts, of_pod, round.at.instant);
+        let counters = before.map_or(told, |before| told.or(&before.counters));
         let is_later = before.is_none_or(|before| before.at.wall < round.at.wall);
         let Round { at, interval, monotonic, .. } = round;
         let kept = before.map(|before| before.kept).unwrap_or_default();
@@ -204,7 +210,7 @@ impl Node {
         let mut held =
             Held { uid, at, interval, monotonic, sample: small, counters, rates, containers, kept };
         let added = self.added(round, before, facts, &held);
-        let row = row(at.wall, facts, &sample, held.kept.grow(&counters, &sample, &added));
+        let row = row(at.wall, facts, &sample, held.kept.grow(&told, &sample, &added));
         self.instances.insert(place, Box::new(held));
         counts.add(Outcome::Taken, 1);
         if !is_later {
@@ -215,13 +221,12 @@ impl Node {
 
     /// What an instance has used since its sample before, or since it began if that was after this node's round before.
     fn added(&self, round: Round, before: Option<&Held>, pod: &Pod, now: &Held) -> Totals {
-        let (since, earlier) = match (before, self.earlier) {
-            (Some(before), _) => (before.at, before.counters),
-            (None, Some(earlier)) if is_born_after(pod, earlier) => (earlier, now.counters.at_birth()),
+        let earlier = match (before, self.earlier) {
+            (Some(before), _) => before.counters,
+            (None, Some(earlier)) if is_born_after(pod, earlier) => now.counters.at_birth(earlier.instant),
             (None, _) => return Totals::default(),
         };
-        let elapsed = round.at.instant.saturating_duration_since(since.instant) + CLOCKS_APART;
-        let mut added = now.counters.since(&earlier, Between { elapsed, cores: round.cores });
+        let mut added = now.counters.since(&earlier, round.cores, CLOCKS_APART);
         if now.containers.is_empty() {
             added.add(&throttling(before.map(|before| before.sample.whole()), &now.sample.whole()));
         }

@@ -285,8 +285,28 @@ fn a_container_that_begins_anew_adds_nothing_to_history_that_was_there_before() 
     assert_eq!(restarted, (Some(1500), Some(1114), Some(557)));
     // Without the pod's own, the containers' CPU is not comparable with what there was.
     assert_eq!(round(10, None, vec![container("c1", 110), container("c3", 4)]).0, None);
+    // What was used around that sample is not lost.
+    assert_eq!(round(15, Some(1700), vec![container("c1", 110), container("c3", 4)]).0, Some(1700));
     // A number that the node cannot have reached is not believed.
-    assert_eq!(round(15, Some(1 << 62), vec![container("c1", 110), container("c3", 4)]).0, Some(1500));
+    assert_eq!(round(20, Some(1 << 62), vec![container("c1", 110), container("c3", 4)]).0, Some(1700));
+}
+
+/// Two containers that waited at the same time once made an instance that waited twice as long.
+#[test]
+fn an_instance_waits_as_long_as_one_of_its_containers() {
+    let told = Told::new(inventory(vec![("u1", pod("a", "n1", &[("c1", "app"), ("c2", "proxy")]))]));
+    let round = |second: u64, micros: [u64; 2]| {
+        let container = |id: &str, micros| {
+            let sample = Sample { cpu_pressure_micros: Some(micros), ..cpu(second) };
+            ContainerSample { id: id.into(), sample: Some(sample) }
+        };
+        let containers = vec![container("c1", micros[0]), container("c2", micros[1])];
+        told.round("n1", second, second, vec![PodSample { containers, ..of("u1", cpu(second)) }]);
+    };
+    round(0, [0, 7_000_000]);
+    round(5, [1_000_000, 8_500_000]);
+    assert_eq!(told.instance("a", 5).unwrap().rates.unwrap().pressures, [Some(300), None, None]);
+    assert_eq!(told.whole(5).pressures, [Some(300), None, None]);
 }
 
 #[test]

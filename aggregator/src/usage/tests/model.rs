@@ -144,18 +144,43 @@ proptest! {
         prop_assert_eq!(&found.series, &naive(&rows, since, until, step));
         prop_assert_eq!(found.damaged, 0);
 
-        // The environment's counters are its instances' together.
+        // The environment's counters are its instances' together, but for the CPU of those that were silent.
         let all = world.read(&query(since, until, step, false)).unwrap();
         prop_assert_eq!((all.since, all.until, all.step), (since, until, step));
-        let sum = |series: &[Series], of: fn(&Point) -> u64| -> BTreeMap<i64, u64> {
+        let sum = |of: fn(&Point) -> u64| -> BTreeMap<i64, u64> {
             let mut sums = BTreeMap::new();
-            for point in series.iter().flat_map(|series| &series.points) {
+            for point in found.series.iter().flat_map(|series| &series.points) {
                 *sums.entry(point.time).or_default() += of(point);
             }
             sums
         };
-        for of in [|point: &Point| point.cpu_nanos.unwrap_or_default(), |point: &Point| point.restarts] {
-            prop_assert_eq!(sum(&all.series, of), sum(&found.series, of));
+        let whole = |of: fn(&Point) -> u64| -> BTreeMap<i64, u64> {
+            all.series.iter().flat_map(|series| &series.points).map(|point| (point.time, of(point))).collect()
+        };
+        let counters: [fn(&Point) -> u64; 4] = [
+            |point| point.periods,
+            |point| point.throttled_periods,
+            |point| point.oom_kills.unwrap_or_default(),
+            |point| point.restarts,
+        ];
+        for of in counters {
+            prop_assert_eq!(whole(of), sum(of));
+        }
+        // At once they have no more than one by one, and at least what the first of them has.
+        let at_most: [fn(&Point) -> u64; 4] = [
+            |point| point.cpu_nanos.unwrap_or_default(),
+            |point| point.instances.into(),
+            |point| point.ready.into(),
+            |point| point.working_set_bytes.unwrap_or_default(),
+        ];
+        for of in at_most {
+            let sum = sum(of);
+            prop_assert!(whole(of).iter().all(|(time, whole)| whole <= &sum[time]));
+        }
+        for point in &all.series[0].points {
+            let of = found.series.iter().flat_map(|series| &series.points).filter(|one| one.time == point.time);
+            let most = of.map(|one| one.working_set_bytes).max().flatten();
+            prop_assert!(point.working_set_bytes >= most && (1..=point.instances).contains(&point.ready.max(1)));
         }
     }
 
