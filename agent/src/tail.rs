@@ -151,19 +151,21 @@ impl Tail {
         self.engine.wait(timeout);
     }
 
-    /// Looks at what the watcher reported, and once a second at everything that needs no report: sizes, directories,
-    /// time-outs. Cheap; call it after each `wait`, at least once a second.
+    /// Looks at what the watcher reported, and in rounds at what needs no report: sizes, directories, time-outs. A round
+    /// comes every two seconds, and each second where the kernel reports nothing. Cheap; call it after each `wait`, at
+    /// least once a second.
     pub fn tick(&mut self, now: Instant) {
         self.engine.tick(now);
     }
 
-    /// Compares every directory and file with what is known, now. `tick` does it by itself each second.
+    /// Compares every directory and file with what is known, now. `tick` does it by itself: with the files in each round,
+    /// and with directories that have not changed lately in one of fifteen while the kernel reports changes.
     pub fn reconcile(&mut self, now: Instant) {
         self.engine.reconcile(now);
     }
 
-    /// The next piece to send; its `id` counts up from 1 and never repeats within this engine. None: nothing to read
-    /// now, or the window is full.
+    /// The next piece to send; its `id` counts up from 1 and never repeats within this engine, and is what answers name
+    /// here. Each stream that it goes out on numbers it anew. None: nothing to read now, or the window is full.
     ///
     /// Files go in turns of at most 256 KiB; of four turns three go to files that are about to disappear.
     pub fn next_batch(&mut self, now: Instant) -> Option<v1::Batch> {

@@ -1,7 +1,7 @@
 //! What instances and nodes use: now, and over time.
 //!
-//! Agents report rounds of samples; [`Live`] keeps the latest of each and [`History`] a row of each on disk. Both are
-//! counters and gauges as the kernel has them: rates are made where they are asked for.
+//! Agents report rounds of samples. [`Live`] keeps the latest of each and the rates that they make with the ones before;
+//! [`History`] keeps a row of each on disk, with counters that only grow, of which the averages of an answer are made.
 
 mod at_once;
 mod cell;

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 
-/// The longest wait: the engine wants to look at everything once a second.
+/// The longest wait: where the kernel reports no changes, the engine looks at everything once a second.
 const WAIT: Duration = Duration::from_secs(1);
 /// The checkpoint is written at most so often. What a crash makes us send again, the store drops.
 const SAVE_INTERVAL: Duration = Duration::from_secs(1);

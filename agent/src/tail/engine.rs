@@ -151,7 +151,7 @@ impl Engine {
 
     pub(super) fn warn_open(&mut self, path: &Path, error: &std::io::Error) {
         if !std::mem::replace(&mut self.warned_open, true) {
-            tracing::warn!(path = %path.display(), %error, "cannot open a log file or directory, trying again each second");
+            tracing::warn!(path = %path.display(), %error, "cannot open a log file or directory, trying again in each round");
         }
     }
 

@@ -58,21 +58,28 @@ const fn spec(controller: Controller, name: &'static str, pace: Pace, take: fn(&
 use Controller::{Cpu, Cpuacct, Memory, Pids, Unified};
 use Pace::{Each, Rare, Slow, WhenMoved};
 
+/// Of a container, whose kills the pod counts.
+pub(super) static V2_CONTAINER: [Spec; 12] = v2(Rare);
+/// Of a cgroup that has no pod above it.
+pub(super) static V2_ALONE: [Spec; 12] = v2(Each);
+
 /// v2, in the order in which they are read: `memory.stat` knows then whether anything has moved.
-pub(super) static V2_CONTAINER: [Spec; 12] = [
-    spec(Unified, "cpu.stat", Each, v2_cpu_stat),
-    spec(Unified, "memory.current", Each, |values, text| values.memory.usage = amount(text)),
-    spec(Unified, "memory.stat", WhenMoved, v2_memory_stat),
-    spec(Unified, "memory.events", Rare, v2_memory_events),
-    spec(Unified, "cpu.max", Rare, v2_cpu_max),
-    spec(Unified, "cpu.weight", Rare, |values, text| values.cpu.weight = amount(text)),
-    spec(Unified, "memory.peak", Slow, |values, text| values.peak_bytes = amount(text)),
-    spec(Unified, "memory.max", Rare, |values, text| values.limit_bytes = amount(text)),
-    spec(Unified, "cpu.pressure", Each, |values, text| values.cpu_pressure = pressure(text)),
-    spec(Unified, "memory.pressure", Each, |values, text| values.memory_pressure = pressure(text)),
-    spec(Unified, "io.pressure", Each, |values, text| values.io_pressure = pressure(text)),
-    spec(Unified, "pids.current", Slow, |values, text| values.processes = amount(text)),
-];
+const fn v2(kills: Pace) -> [Spec; 12] {
+    [
+        spec(Unified, "cpu.stat", Each, v2_cpu_stat),
+        spec(Unified, "memory.current", Each, |values, text| values.memory.usage = amount(text)),
+        spec(Unified, "memory.stat", WhenMoved, v2_memory_stat),
+        spec(Unified, "memory.events", kills, v2_memory_events),
+        spec(Unified, "cpu.max", Rare, v2_cpu_max),
+        spec(Unified, "cpu.weight", Rare, |values, text| values.cpu.weight = amount(text)),
+        spec(Unified, "memory.peak", Slow, |values, text| values.peak_bytes = amount(text)),
+        spec(Unified, "memory.max", Rare, |values, text| values.limit_bytes = amount(text)),
+        spec(Unified, "cpu.pressure", Each, |values, text| values.cpu_pressure = pressure(text)),
+        spec(Unified, "memory.pressure", Each, |values, text| values.memory_pressure = pressure(text)),
+        spec(Unified, "io.pressure", Each, |values, text| values.io_pressure = pressure(text)),
+        spec(Unified, "pids.current", Slow, |values, text| values.processes = amount(text)),
+    ]
+}
 
 /// Of a pod only what its containers cannot say: what holds across their restarts, and how the kubelet weighs.
 pub(super) static V2_POD: [Spec; 3] = [

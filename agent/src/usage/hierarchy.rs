@@ -3,7 +3,7 @@
 //! v2 is one tree. v1 has one for each controller or pair of them, below a directory of their names; where v2 is mounted
 //! beside it (hybrid), v1 has the controllers and v2 counts no more than pressure.
 
-use super::files::{Controller, Spec, V1_CONTAINER, V1_POD, V2_CONTAINER, V2_POD};
+use super::files::{Controller, Spec, V1_CONTAINER, V1_POD, V2_ALONE, V2_CONTAINER, V2_POD};
 use std::path::{Path, PathBuf};
 
 /// The v1 controllers that have something to say, with the name of each.
@@ -30,6 +30,8 @@ pub(super) enum Directories {
 pub(super) enum Kind {
     Pod,
     Container,
+    /// A cgroup without a pod above it, which counts its own kills.
+    Alone,
 }
 
 impl Directories {
@@ -105,9 +107,10 @@ impl Directories {
     pub(super) fn files(&self, kind: Kind) -> &'static [Spec] {
         match (self, kind) {
             (Directories::V1(_), Kind::Pod) => &V1_POD,
-            (Directories::V1(_), Kind::Container) => &V1_CONTAINER,
+            (Directories::V1(_), Kind::Container | Kind::Alone) => &V1_CONTAINER,
             (Directories::V2(_), Kind::Pod) => &V2_POD,
             (Directories::V2(_), Kind::Container) => &V2_CONTAINER,
+            (Directories::V2(_), Kind::Alone) => &V2_ALONE,
         }
     }
 

@@ -118,7 +118,7 @@ fn processes(directory: &Path) -> Option<u64> {
 impl Instance {
     fn new(known: Local) -> Instance {
         let counted = match Directories::of(&known.cgroups) {
-            Some(directories) => Counted::Cgroup(Box::new(Cgroup::new(directories, Kind::Container, 0))),
+            Some(directories) => Counted::Cgroup(Box::new(Cgroup::new(directories, Kind::Alone, 0))),
             None => Counted::Group(Counter::default()),
         };
         Instance { known, counted }

@@ -430,6 +430,10 @@ fn an_instance_of_this_process_is_known_by_its_cgroup_or_its_group() {
         (Some(70), None)
     );
     assert!(second.total.unwrap().memory_working_set_bytes.unwrap() > 0);
+    // No pod counts its kills: they were once seen minutes later.
+    put(root.path(), &container(1), &[("memory.events", "oom 1\noom_kill 1\n")]);
+    let usage = sampler.round(&claimed, INTERVAL);
+    assert_eq!(usage.pods[0].total.unwrap().oom_kills, Some(1));
     tell.send_replace(BTreeMap::new());
     assert_eq!(sampler.round(&claimed, INTERVAL).pods, []);
 }

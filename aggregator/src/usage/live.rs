@@ -74,7 +74,7 @@ pub struct EnvironmentUsage {
     /// that could be sampled.
     pub stale: Vec<Arc<str>>,
     pub unknown: Vec<Arc<str>>,
-    /// Of the oldest sample, also of those that are stale.
+    /// Of the oldest sample that is in `sample`.
     pub age: Duration,
     /// How often there is a sample of each; 0 when nothing is known.
     pub interval: Duration,
@@ -235,8 +235,8 @@ impl Live {
             }
         }
         usage.fresh = fresh.len();
-        usage.age = fresh.iter().chain(&stale).map(|found| found.age).max().unwrap_or_default();
         let counted = if fresh.is_empty() { stale } else { fresh };
+        usage.age = counted.iter().map(|found| found.age).max().unwrap_or_default();
         usage.sample = sample::sum(counted.iter().map(|found| &found.sample)).unwrap_or_default();
         usage.interval = counted.iter().map(|found| found.interval).min().unwrap_or_default();
         let rates = || counted.iter().filter_map(|found| found.rates);

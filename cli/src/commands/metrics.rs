@@ -53,8 +53,8 @@ pub(super) async fn run(verb: &Metrics, settings: &Settings, output: &Output) ->
         Cluster::open(question.environment.clone(), question.namespace.clone(), settings, output).await?;
     let answer = cluster.client.metrics().read(question.request(&range)).await;
     let answer = cluster.answer(answer).await?;
-    question.is_about(&answer)?;
     explain(&answer, &question, range.since, output);
+    question.is_about(&answer)?;
     let whole = Whole::new(&question.environment, answer);
     match output.format {
         Format::Table => output.write(table::once(&whole, question.instances(), output).as_bytes()),

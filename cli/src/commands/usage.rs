@@ -36,6 +36,7 @@ pub(super) struct Usage {
     pub cpu_pressure_ratio: Option<f64>,
     pub memory_pressure_ratio: Option<f64>,
     pub io_pressure_ratio: Option<f64>,
+    pub missing_instances: u32,
 }
 
 impl From<&UsageNow> for Usage {
@@ -59,6 +60,7 @@ impl From<&UsageNow> for Usage {
             cpu_pressure_ratio: ratio(now.cpu_pressure),
             memory_pressure_ratio: ratio(now.memory_pressure),
             io_pressure_ratio: ratio(now.io_pressure),
+            missing_instances: now.missing,
         }
     }
 }
@@ -119,10 +121,17 @@ impl Usage {
         (!waits.is_empty()).then(|| format!("waits for {} of the time", waits.join(" and ")))
     }
 
-    /// `stale 25s`.
-    pub(super) fn staleness(&self) -> Option<String> {
+    /// What the numbers leave out: `stale 25s`, or `2 of 3` when they are of so many instances.
+    pub(super) fn caveat(&self) -> Option<String> {
         let age = self.age_milliseconds.map(|age| time::span(i64::from(age / 1000)));
-        self.stale.then(|| age.map_or_else(|| "stale".to_owned(), |age| format!("stale {age}")))
+        match (self.stale, age, self.missing_instances) {
+            (true, Some(age), _) => Some(format!("stale {age}")),
+            (true, None, _) => Some("stale".to_owned()),
+            (false, _, 0) => None,
+            (false, _, missing) => {
+                Some(format!("{} of {}", self.instances, self.instances.saturating_add(missing)))
+            }
+        }
     }
 
     /// The colour for CPU: near the limit, the instances are held up.
@@ -146,7 +155,8 @@ impl Usage {
     }
 }
 
-fn of(used: Option<f64>, set: Option<u64>) -> Option<f64> {
+/// What is used as a part of what is set; none without that.
+pub(super) fn of(used: Option<f64>, set: Option<u64>) -> Option<f64> {
     let set = set.filter(|set| *set > 0)?;
     Some(used? / set as f64)
 }
@@ -168,10 +178,10 @@ pub(super) fn memory_cell(usage: Option<&Usage>) -> Cell {
     usage.map_or_else(|| Cell::new("-"), |usage| cell(marked(usage.memory(), usage), usage.memory_colour()))
 }
 
-/// There is nothing stale about what is not known.
+/// There is nothing to add to what is not known.
 fn marked(text: String, usage: &Usage) -> String {
-    match usage.staleness() {
-        Some(stale) if text != "-" => format!("{text} ({stale})"),
+    match usage.caveat() {
+        Some(caveat) if text != "-" => format!("{text} ({caveat})"),
         _ => text,
     }
 }
@@ -190,8 +200,9 @@ pub(super) fn sentence(usage: Option<&Usage>) -> String {
         .map(|used| format!("{} of memory{}", number::bytes(used), of(usage.of_memory_limit(), "max")));
     match [cpu, memory, usage.waits()].into_iter().flatten().collect::<Vec<_>>().join(", ") {
         known if known.is_empty() => "-".to_owned(),
-        known => match usage.staleness() {
-            Some(stale) => format!("{known}; {stale}"),
+        known => match usage.caveat() {
+            Some(caveat) if usage.stale => format!("{known}; {caveat}"),
+            Some(caveat) => format!("{known}; of {caveat} instances"),
             None => known,
         },
     }
@@ -225,10 +236,15 @@ mod tests {
             ..Usage::default()
         };
         assert_eq!(sentence(Some(&waiting)), "waits for CPU 12% and I/O 3% of the time");
-        let stale = Usage { stale: true, age_milliseconds: Some(25_400), cpu_millicores: None, ..usage };
+        let stale =
+            Usage { stale: true, age_milliseconds: Some(25_400), cpu_millicores: None, ..usage.clone() };
         assert_eq!(sentence(Some(&stale)), "212Mi of memory (41% of its max); stale 25s");
         assert_eq!(marked(stale.memory(), &stale), "212Mi/512Mi (stale 25s)");
         assert_eq!(marked(stale.cpu(), &stale), "-");
+        // Numbers of some are not old, and not those of all.
+        let some = Usage { instances: 2, missing_instances: 1, ..usage.clone() };
+        assert_eq!(marked(some.cpu(), &some), "0.35/0.5 (2 of 3)");
+        assert!(sentence(Some(&some)).ends_with("; of 2 of 3 instances") && some.cpu_colour().is_none());
         assert_eq!((sentence(None), sentence(Some(&Usage::default()))), ("-".to_owned(), "-".to_owned()));
         let unlimited = Usage { memory_limit_bytes: Some(0), ..usage };
         assert_eq!(unlimited.of_memory_limit(), None);

@@ -55,18 +55,30 @@ impl Kept {
         let wide: Vec<usize> = (0..columns.len()).map(|index| widest(columns, rows, index)).collect();
         let mut kept: Vec<usize> = (0..columns.len()).collect();
         let Some(width) = width else { return Kept { columns: kept, left: None, missing: 0 } };
-        loop {
-            let needed: usize = kept.iter().filter_map(|index| wide.get(*index)).sum();
-            let needed = needed + 2 * kept.len().saturating_sub(1);
-            let rank = |index: &usize| columns.get(*index).map_or(0, |column| column.rank);
+        let rank = |index: &usize| columns.get(*index).map_or(0, |column| column.rank);
+        let needed = |kept: &[usize]| {
+            kept.iter().filter_map(|index| wide.get(*index)).sum::<usize>() + 2 * kept.len().saturating_sub(1)
+        };
+        let mut dropped = Vec::new();
+        while needed(&kept) > width {
             let least = kept.iter().copied().max_by_key(rank).filter(|index| rank(index) > 0);
-            match least {
-                Some(least) if needed > width => kept.retain(|index| *index != least),
-                _ => {
-                    let missing = needed.saturating_sub(width);
-                    return Kept { columns: kept, left: Some(width.saturating_sub(needed)), missing };
-                }
+            let Some(least) = least else { break };
+            kept.retain(|index| *index != least);
+            dropped.push(least);
+        }
+        // Where a wide one had to go, a narrow one that went before it may have room again.
+        for index in dropped.into_iter().rev() {
+            let at = kept.partition_point(|kept| *kept < index);
+            kept.insert(at, index);
+            if needed(&kept) > width {
+                kept.remove(at);
             }
+        }
+        let needed = needed(&kept);
+        Kept {
+            columns: kept,
+            left: Some(width.saturating_sub(needed)),
+            missing: needed.saturating_sub(width),
         }
     }
 
@@ -175,6 +187,12 @@ mod tests {
         assert_eq!(at(Some(20)), Kept { columns: vec![0, 1, 2], left: Some(3), missing: 0 });
         assert_eq!(at(Some(16)), Kept { columns: vec![0, 2], left: Some(5), missing: 0 });
         assert_eq!(at(Some(3)), Kept { columns: vec![0], left: Some(0), missing: 2 });
+        // The wide one goes, and what had gone before it comes back.
+        let wide = vec![vec![Cell::new("web-1"), Cell::new("a"), Cell::new("b".repeat(30))]];
+        assert_eq!(
+            Kept::new(&columns, &wide, Some(11)),
+            Kept { columns: vec![0, 1], left: Some(0), missing: 0 }
+        );
         assert_eq!(at(Some(16)).render(&columns, &rows, false), "NAME   MORE\nweb-1  b\n");
     }
 

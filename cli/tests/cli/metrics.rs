@@ -33,6 +33,7 @@ pub(crate) fn now() -> UsageNow {
         cpu_pressure: Some(0.125),
         memory_pressure: None,
         io_pressure: Some(0.004),
+        missing: 0,
     }
 }
 
@@ -345,6 +346,7 @@ fn environments() -> Vec<EnvironmentSummary> {
         with("dev", None),
         with("prod", Some(now())),
         with("qa", Some(UsageNow { stale: true, age_millis: Some(25_300), ..now() })),
+        with("test", Some(UsageNow { instances: 2, missing: 1, ..now() })),
     ]
 }
 

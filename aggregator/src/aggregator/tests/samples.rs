@@ -63,13 +63,13 @@ async fn what_agents_report_is_what_users_see() {
     assert_eq!((now.cpu_millicores, now.cpu_share_millicores), (Some(400.0), Some(500)));
     assert_eq!((now.memory_working_set_bytes, now.memory_limit_bytes), (Some(64 << 20), Some(256 << 20)));
     // The sum lacks an instance that serves, and says so.
-    assert_eq!((now.instances, now.oom_kills, now.stale), (1, Some(3), true));
+    assert_eq!((now.instances, now.oom_kills, now.stale, now.missing), (1, Some(3), false, 1));
     let last = whole.points.last().unwrap();
     assert_eq!((last.instances, last.working_set_bytes), (1, Some(64 << 20)), "{:?}", whole.points);
     let names: Vec<_> = found.instances.iter().map(|series| series.instance.as_str()).collect();
     assert_eq!(names, ["web-1", "web-2"]);
     // The other is there, and nothing is known of it.
-    let of_one = v1::UsageNow { stale: false, ..now };
+    let of_one = v1::UsageNow { missing: 0, ..now };
     assert_eq!(
         (ageless(found.instances[0].now), found.instances[1].now),
         (Some(of_one), Some(v1::UsageNow::default()))

@@ -50,7 +50,8 @@ fn environment_now(usage: &EnvironmentUsage, restarts: u64) -> Option<UsageNow> 
         restarts,
         instances: wire::count(usage.fresh),
         age_millis: Some(millis(usage.age)),
-        stale: !usage.stale.is_empty() || !usage.unknown.is_empty(),
+        stale: usage.fresh == 0,
+        missing: wire::count(usage.unknown.len() + if usage.fresh > 0 { usage.stale.len() } else { 0 }),
         ..with_pressures(usage.pressures, gauges(&usage.sample))
     })
 }

@@ -1,7 +1,8 @@
 //! What environments use and how they are: sums over their instances.
 //!
-//! Gauges are of the instances with a fresh sample, and absent when there is none. Counters are what was used since the
-//! aggregator began to look, by instances that are gone too, and never go back.
+//! Gauges of CPU and memory are of the instances with a fresh sample, and absent when there is none; those of instances and
+//! releases are the platform's. Counters are what was used since the aggregator began to look, by instances that are gone
+//! too, and never go back.
 
 use crate::environment::EnvironmentKey;
 use crate::inventory::{EnvironmentState, Inventory};

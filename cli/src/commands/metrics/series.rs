@@ -1,7 +1,7 @@
 //! What the aggregator answered, as programs get it: names made harmless, numbers that cannot be left out.
 
 use crate::commands::release::text;
-use crate::commands::usage::{Usage, millicores, ratio};
+use crate::commands::usage::{Usage, millicores, of, ratio};
 use crate::output::csv_line;
 use crate::time;
 use serde::Serialize;
@@ -78,6 +78,16 @@ impl From<&v1::Point> for Point {
     }
 }
 
+impl Point {
+    pub(super) fn of_share(&self) -> Option<f64> {
+        of(self.cpu_millicores, self.cpu_share_millicores)
+    }
+
+    pub(super) fn of_memory_limit(&self) -> Option<f64> {
+        of(self.memory_working_set_bytes.map(|bytes| bytes as f64), self.memory_limit_bytes)
+    }
+}
+
 fn points(series: &v1::Series) -> Vec<Point> {
     series.points.iter().map(Point::from).collect()
 }
@@ -85,7 +95,7 @@ fn points(series: &v1::Series) -> Vec<Point> {
 /// Whether the range ended before now. Its end is moved to a round time.
 pub(super) fn past(answer: &v1::UsageResponse) -> bool {
     let ends = answer.until.zip(answer.now);
-    let nearly = i64::from(answer.interval_seconds).max(10) * 1_000_000_000;
+    let nearly = i64::from(answer.interval_seconds).clamp(10, 300) * 1_000_000_000;
     ends.is_some_and(|(until, now)| until.unix_nanos.saturating_add(nearly) < now.unix_nanos)
 }
 

@@ -106,29 +106,41 @@ struct Line<'a> {
     /// What its numbers are of: now, or a time that is past.
     shown: Option<Cow<'a, Usage>>,
     points: &'a [Point],
-    whole: bool,
+    /// Of the share and of the max, from 0 to 1 and above.
+    of_share: Option<f64>,
+    of_max: Option<f64>,
+    is_whole: bool,
     past: bool,
 }
 
 impl<'a> Line<'a> {
-    fn new(whole: &Whole, name: String, now: Option<&'a Usage>, points: &'a [Point], is_whole: bool) -> Self {
-        let shown = if whole.past { over(points).map(Cow::Owned) } else { now.map(Cow::Borrowed) };
-        Line { name, shown, points, whole: is_whole, past: whole.past }
+    fn new(past: bool, name: String, now: Option<&'a Usage>, points: &'a [Point]) -> Self {
+        let is_whole = false;
+        if past {
+            let shown = over(points).map(Cow::Owned);
+            // Share and max change over time: each point has its own.
+            let shares = points.iter().filter_map(Point::of_share);
+            let of_max = points.iter().filter_map(Point::of_memory_limit).reduce(f64::max);
+            return Line { name, shown, points, of_share: average(shares), of_max, is_whole, past };
+        }
+        let (of_share, of_max) = (now.and_then(Usage::of_share), now.and_then(Usage::of_memory_limit));
+        Line { name, shown: now.map(Cow::Borrowed), points, of_share, of_max, is_whole, past }
     }
 
     fn whole(whole: &'a Whole) -> Self {
-        Line::new(whole, whole.name(), whole.now.as_ref(), &whole.points, true)
+        let line = Line::new(whole.past, whole.name(), whole.now.as_ref(), &whole.points);
+        Line { is_whole: true, ..line }
     }
 
     fn instance(whole: &Whole, series: &'a Instance) -> Self {
-        Line::new(whole, series.name.clone(), series.now.as_ref(), &series.points, false)
+        Line::new(whole.past, series.name.clone(), series.now.as_ref(), &series.points)
     }
 
     fn state(&self) -> Option<String> {
         match &self.shown {
             _ if self.past => None,
-            Some(usage) => usage.staleness(),
-            None if !self.whole && !self.points.is_empty() => Some("ended".to_owned()),
+            Some(usage) => usage.caveat(),
+            None if !self.is_whole && !self.points.is_empty() => Some("ended".to_owned()),
             None => None,
         }
     }
@@ -149,7 +161,9 @@ impl<'a> Line<'a> {
         let bytes = |bytes: Option<u64>| bytes.map_or_else(|| "-".to_owned(), number::bytes);
         let now = self.shown.as_deref();
         let dim = now.is_none_or(|usage| usage.stale).then_some("2");
-        let instances = match (self.whole, now) {
+        // Of a time that is past, the most used may stand beside another limit than its own.
+        let colour = |of: fn(&Usage) -> Option<&'static str>| now.filter(|_| !self.past).and_then(of);
+        let instances = match (self.is_whole, now) {
             (true, Some(usage)) => usage.instances.to_string(),
             (true, None) => "-".to_owned(),
             (false, _) => String::new(),
@@ -157,19 +171,16 @@ impl<'a> Line<'a> {
         let counted = self.points.iter().filter_map(|point| point.out_of_memory_kills);
         let kills = counted.reduce(u64::saturating_add);
         vec![
-            cell(name, if self.whole { None } else { dim }),
+            cell(name, if self.is_whole { None } else { dim }),
             cell(self.state().unwrap_or_default(), dim),
             cell(
                 now.and_then(|usage| usage.cpu_millicores).map_or_else(|| "-".to_owned(), number::cores),
-                now.and_then(Usage::cpu_colour),
+                colour(Usage::cpu_colour),
             ),
-            cell(percent(now.and_then(Usage::of_share)), dim),
-            cell(
-                bytes(now.and_then(|usage| usage.memory_working_set_bytes)),
-                now.and_then(Usage::memory_colour),
-            ),
+            cell(percent(self.of_share), dim),
+            cell(bytes(now.and_then(|usage| usage.memory_working_set_bytes)), colour(Usage::memory_colour)),
             cell(bytes(now.and_then(|usage| usage.memory_limit_bytes)), dim),
-            cell(percent(now.and_then(Usage::of_memory_limit)), now.and_then(Usage::memory_colour)),
+            cell(percent(self.of_max), colour(Usage::memory_colour)),
             cell(instances, dim),
             cell(percent(now.and_then(|usage| usage.throttled_ratio)), dim),
             cell(number(kills), kills.filter(|kills| *kills > 0).map(|_| "31")),
@@ -181,19 +192,21 @@ impl<'a> Line<'a> {
 
 /// A time that is past in one number each: CPU on average, the most of memory and of instances, and the last of what is set.
 fn over(points: &[Point]) -> Option<Usage> {
-    let cpu: Vec<f64> = points.iter().filter_map(|point| point.cpu_millicores).collect();
-    let throttled: Vec<f64> = points.iter().filter_map(|point| point.throttled_ratio).collect();
-    let average = |of: &[f64]| (!of.is_empty()).then(|| of.iter().sum::<f64>() / of.len() as f64);
     let last = points.iter().rfind(|point| point.instances > 0)?;
     Some(Usage {
-        cpu_millicores: average(&cpu),
-        throttled_ratio: average(&throttled),
+        cpu_millicores: average(points.iter().filter_map(|point| point.cpu_millicores)),
+        throttled_ratio: average(points.iter().filter_map(|point| point.throttled_ratio)),
         cpu_share_millicores: last.cpu_share_millicores,
         memory_working_set_bytes: points.iter().filter_map(|point| point.memory_working_set_bytes).max(),
         memory_limit_bytes: last.memory_limit_bytes,
         instances: points.iter().map(|point| point.instances).max().unwrap_or_default(),
         ..Usage::default()
     })
+}
+
+fn average(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let (count, sum) = values.fold((0_u32, 0.0), |(count, sum), value| (count + 1, sum + value));
+    (count > 0).then(|| sum / f64::from(count))
 }
 
 /// The environment over the range in three rows of bars as wide as there is room, for the whole screen.
