@@ -1,7 +1,7 @@
 //! One cgroup, whose files are read round after round.
 //!
-//! * Files that are read in each round stay open, as far as the limit of open files allows it; the rest, and all of those
-//!   beyond it, are opened, read and closed.
+//! * Files that are read often stay open, as far as the limit of open files allows it; the rest, and all of those beyond it,
+//!   are opened, read and closed.
 //! * Nothing says that a container has ended but the files themselves: the kernel answers `ENODEV` for a cgroup that was
 //!   removed, and `ENOENT` for a file of it.
 

@@ -1,8 +1,8 @@
 //! Which files of a cgroup are read, how often, and what is taken from each: one table for v1 and one for v2. Pure.
 //!
-//! What changes all the time and is acted on is read in each round from files that stay open. The rest is read in every
-//! [`SLOW_EVERY`]th or [`RARE_EVERY`]th round from files that do not: an open file of a cgroup holds a page or two of the
-//! kernel's memory, which counts as the agent's, and to open one costs as much as to read it ten times.
+//! What changes all the time is read in each round or in every [`SLOW_EVERY`]th from files that stay open. The rest is read in
+//! every [`RARE_EVERY`]th from files that do not: an open file of a cgroup holds a page or two of the kernel's memory, which
+//! counts as the agent's, and to open one costs as much as to read it ten times.
 
 use super::parse::{amount, keyed, nanos, number, pressure, value};
 use super::values::{Stat, Values};
@@ -35,8 +35,8 @@ impl Pace {
     /// Whether such a file stays open.
     pub(super) fn is_kept(self) -> bool {
         match self {
-            Pace::Each | Pace::WhenMoved => true,
-            Pace::Slow | Pace::Rare => false,
+            Pace::Each | Pace::WhenMoved | Pace::Slow => true,
+            Pace::Rare => false,
         }
     }
 }
@@ -72,7 +72,7 @@ const fn v2(kills: Pace) -> [Spec; 12] {
         spec(Unified, "memory.events", kills, v2_memory_events),
         spec(Unified, "cpu.max", Rare, v2_cpu_max),
         spec(Unified, "cpu.weight", Rare, |values, text| values.cpu.weight = amount(text)),
-        spec(Unified, "memory.peak", Slow, |values, text| values.peak_bytes = amount(text)),
+        spec(Unified, "memory.peak", Rare, |values, text| values.peak_bytes = amount(text)),
         spec(Unified, "memory.max", Rare, |values, text| values.limit_bytes = amount(text)),
         spec(Unified, "cpu.pressure", Each, |values, text| values.cpu_pressure = pressure(text)),
         spec(Unified, "memory.pressure", Each, |values, text| values.memory_pressure = pressure(text)),
@@ -100,7 +100,7 @@ pub(super) static V1_CONTAINER: [Spec; 16] = [
     spec(Cpu, "cpu.cfs_quota_us", Rare, |values, text| values.cpu.quota = amount(text)),
     spec(Cpu, "cpu.cfs_period_us", Rare, |values, text| values.cpu.period = amount(text)),
     spec(Cpu, "cpu.shares", Rare, |values, text| values.cpu.shares = amount(text)),
-    spec(Memory, "memory.max_usage_in_bytes", Slow, |values, text| values.peak_bytes = amount(text)),
+    spec(Memory, "memory.max_usage_in_bytes", Rare, |values, text| values.peak_bytes = amount(text)),
     spec(Memory, "memory.limit_in_bytes", Rare, |values, text| values.limit_bytes = amount(text)),
     spec(Pids, "pids.current", Slow, |values, text| values.processes = amount(text)),
     spec(Unified, "cpu.pressure", Each, |values, text| values.cpu_pressure = pressure(text)),
@@ -108,10 +108,10 @@ pub(super) static V1_CONTAINER: [Spec; 16] = [
     spec(Unified, "io.pressure", Each, |values, text| values.io_pressure = pressure(text)),
 ];
 
-pub(super) static V1_POD: [Spec; 3] = [
+/// Its containers say what their limits did to them, and count their kills: the pod's own cgroup has no processes.
+pub(super) static V1_POD: [Spec; 2] = [
     spec(Cpuacct, "cpuacct.usage", Each, v1_cpu_usage),
-    spec(Cpu, "cpu.stat", Each, v1_cpu_stat),
-    spec(Memory, "memory.oom_control", Each, v1_oom_control),
+    spec(Memory, "memory.oom_control", Rare, v1_oom_control),
 ];
 
 const MICROSECOND: u64 = 1000;

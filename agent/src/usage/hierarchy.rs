@@ -125,9 +125,10 @@ impl Directories {
 
 /// Where a controller is mounted: under its name, or under several names joined by commas.
 fn mount(root: &Path, controller: &str) -> Option<PathBuf> {
-    let plain = root.join(controller);
-    if plain.is_dir() {
-        return Some(plain);
+    // Resolved once: the name is often a link, and every file below it is opened by its path.
+    let plain = std::fs::canonicalize(root.join(controller)).ok();
+    if plain.as_ref().is_some_and(|plain| plain.is_dir()) {
+        return plain;
     }
     let is_joined = |name: &str| name.contains(',') && name.split(',').any(|part| part == controller);
     let entries = std::fs::read_dir(root).ok()?.filter_map(Result::ok);

@@ -26,6 +26,8 @@ pub(super) struct Pods {
     /// While a list arrives: what it has named so far.
     listing: Option<HashSet<PodUid>>,
     heard: bool,
+    /// Of those that are gone, when the first went; or earlier, when that one is back.
+    first_gone: Option<Instant>,
     /// The labels of all, each map once: the pods of a deployment have the same.
     labels: HashSet<Arc<Labels>>,
     /// What has happened and was not yet told of.
@@ -58,13 +60,15 @@ impl Pods {
                 self.refused.remove(metadata.uid.as_deref().unwrap_or_default());
                 let known = uid_of(metadata, node_of(&pod)).ok().and_then(|uid| self.known.get_mut(&uid));
                 let known = known.filter(|known| known.is_of(metadata));
-                known.is_some_and(|known| known.leave(now))
+                let leaves = known.is_some_and(|known| known.leave(now));
+                self.first_gone = self.first_gone.or(leaves.then_some(now));
+                leaves
             }
             Event::InitDone => {
                 let listed = self.listing.take().unwrap_or_default();
                 for (uid, known) in &mut self.known {
-                    if !listed.contains(uid) {
-                        known.leave(now);
+                    if !listed.contains(uid) && known.leave(now) {
+                        self.first_gone.get_or_insert(now);
                     }
                 }
                 self.heard = true;
@@ -112,7 +116,12 @@ impl Pods {
     fn share_labels(&mut self, pod: &mut Pod) {
         match self.labels.get(&pod.labels) {
             Some(same) => pod.labels = Arc::clone(same),
-            None => drop(self.labels.insert(Arc::clone(&pod.labels))),
+            None => {
+                if self.labels.len() > 2 * self.known.len() {
+                    self.labels.retain(|labels| Arc::strong_count(labels) > 1);
+                }
+                self.labels.insert(Arc::clone(&pod.labels));
+            }
         }
     }
 
@@ -135,9 +144,14 @@ impl Pods {
 
     /// Forgets the pods that have been gone for long. Whether any was.
     pub(super) fn expire(&mut self, now: Instant) -> bool {
+        // This is asked each second, and there may be tens of thousands.
+        if self.first_gone.is_none_or(|first| now - first < GRACE) {
+            return false;
+        }
         let before = self.known.len();
         self.known.retain(|_, known| known.gone_since.is_none_or(|since| now - since < GRACE));
         self.labels.retain(|labels| Arc::strong_count(labels) > 1);
+        self.first_gone = self.known.values().filter_map(|known| known.gone_since).min();
         self.known.len() != before
     }
 

@@ -156,14 +156,27 @@ async fn pods_come_change_and_go() {
     server.until(|inventory| inventory.environments.values().all(|state| state.ready() == 1)).await;
 
     send(&lines, "DELETED", pod("a", "u1", "shop")).await;
-    let inventory =
-        server.until(|inventory| inventory.pods.values().any(|pod| pod.presence == Presence::Gone)).await;
+    let gone = |count| {
+        move |inventory: &Arc<Inventory>| {
+            inventory.pods.values().filter(|pod| pod.presence == Presence::Gone).count() == count
+        }
+    };
+    let inventory = server.until(gone(1)).await;
     assert_eq!(inventory.environments[&key("sites", "shop", "prod")].instances.len(), 1);
     assert_eq!(claims(&inventory), ["u1", "u2"]);
+    let within = |before: Instant| {
+        before.elapsed() >= pods::GRACE - TICK && before.elapsed() <= pods::GRACE + TICK * 2
+    };
     let before = Instant::now();
+    tokio::time::sleep(pods::GRACE / 10).await;
+    send(&lines, "DELETED", pod("b", "u2", "shop")).await;
+    server.until(gone(2)).await;
+    // Each has its own time.
+    let later = Instant::now();
     let inventory = server.until(|inventory| inventory.pods.len() == 1).await;
-    assert!(before.elapsed() >= pods::GRACE - TICK && before.elapsed() <= pods::GRACE + TICK * 2);
-    assert!(inventory.heard);
+    assert!(within(before) && inventory.heard);
+    server.until(|inventory| inventory.pods.is_empty()).await;
+    assert!(within(later));
 
     server.stop.cancel();
     server.tasks.join_next().await.unwrap().unwrap().unwrap();

@@ -20,10 +20,17 @@ const V1: [&[(&str, &str)]; 2] = [
         ("cpu", "cpu.stat"),
         ("memory", "memory.oom_control"),
     ],
-    &[("cpuacct", "cpuacct.usage"), ("cpu", "cpu.stat"), ("memory", "memory.oom_control")],
+    &[("cpuacct", "cpuacct.usage")],
 ];
 const V2: [&[(&str, &str)]; 2] = [
-    &[("", "cpu.stat"), ("", "memory.current"), ("", "memory.stat")],
+    &[
+        ("", "cpu.stat"),
+        ("", "memory.current"),
+        ("", "memory.stat"),
+        ("", "cpu.pressure"),
+        ("", "memory.pressure"),
+        ("", "io.pressure"),
+    ],
     &[("", "cpu.stat"), ("", "memory.events")],
 ];
 
