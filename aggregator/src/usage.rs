@@ -17,6 +17,7 @@ mod row;
 mod sample;
 mod seal;
 mod spool;
+mod spread;
 mod table;
 mod totals;
 

@@ -11,7 +11,8 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-/// How often everything is looked at: what the watcher does not see waits no longer than this.
+/// How often everything is looked at: what the watcher does not see waits no longer than this, and in a directory that has
+/// settled no longer than [`DIRECTORY_ROUNDS`] of them.
 const RECONCILE_WATCHED: Duration = Duration::from_secs(2);
 const RECONCILE_POLLED: Duration = Duration::from_secs(1);
 /// While the kernel reports changes, one round in so many looks at every directory; the others leave out those that

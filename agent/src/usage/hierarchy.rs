@@ -153,7 +153,8 @@ mod tests {
     }
 
     fn v1(root: &TempDir, expected: &[(Controller, &str)]) -> Directories {
-        Directories::V1(expected.iter().map(|(controller, at)| (*controller, root.path().join(at))).collect())
+        let root = root.path().canonicalize().unwrap();
+        Directories::V1(expected.iter().map(|(controller, at)| (*controller, root.join(at))).collect())
     }
 
     #[test]
@@ -179,6 +180,18 @@ mod tests {
         let root = tree(&["memory", "cpu", "cpuacct"], &[]);
         let expected =
             [(Controller::Memory, "memory"), (Controller::Cpuacct, "cpuacct"), (Controller::Cpu, "cpu")];
+        assert_eq!(Directories::find(root.path()), Some(v1(&root, &expected)));
+
+        // As systemd has it.
+        let root = tree(&["memory", "cpu,cpuacct"], &[]);
+        for name in ["cpu", "cpuacct"] {
+            std::os::unix::fs::symlink("cpu,cpuacct", root.path().join(name)).unwrap();
+        }
+        let expected = [
+            (Controller::Memory, "memory"),
+            (Controller::Cpuacct, "cpu,cpuacct"),
+            (Controller::Cpu, "cpu,cpuacct"),
+        ];
         assert_eq!(Directories::find(root.path()), Some(v1(&root, &expected)));
     }
 

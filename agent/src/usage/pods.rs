@@ -173,6 +173,8 @@ impl Pods {
             if pod.cgroup.is_none() {
                 pod.cgroup = seen.directory.map(|path| open(&path, Kind::Pod));
             }
+            // Some runtimes make no cgroup of the pod.
+            let kind = if pod.cgroup.is_some() { Kind::Container } else { Kind::Alone };
             for (id, path) in seen.containers {
                 if pod.containers.contains_key(&id) {
                     continue;
@@ -182,7 +184,7 @@ impl Pods {
                     break;
                 }
                 room -= 1;
-                pod.containers.insert(id, Container { cgroup: open(&path, Kind::Container), kills: 0 });
+                pod.containers.insert(id, Container { cgroup: open(&path, kind), kills: 0 });
             }
         }
         if cut {

@@ -1,13 +1,14 @@
 //! Cells as the points of a chart: one series of buckets for each instance, or one for the whole environment. Pure.
 //!
 //! - A bucket holds what counters added since the last cell before it, however long ago that was: counters make up for
-//!   a time without samples. Of an environment's CPU, which is an average, an instance that was silent has its part only.
+//!   a time without samples. An environment's CPU is [`super::spread`].
 //! - An environment's memory is the most that its instances together had in one cell, not the sum of what each had at
 //!   some time: an instance that took another's place would count twice.
 
 use super::at_once::{AtOnce, Presence};
 use super::cell::{Cell, ROLLUP_MILLIS};
-use super::row::{Amount, COUNTERS, OOM_KILLS};
+use super::row::{Amount, COUNTERS, CPU, OOM_KILLS};
+use super::spread::{Latest, Spread};
 use crate::environment::EnvironmentKey;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -19,7 +20,7 @@ pub const MOST_BUCKETS: i64 = 2_000;
 const MOST_POINTS: usize = 400_000;
 /// How far before the first bucket a sample may be that the first one after it is compared with.
 pub(super) const LOOKBACK: i64 = ROLLUP_MILLIS;
-/// The longest time that can be asked for, so that an environment's cells stay below 25 MiB.
+/// The longest time that can be asked for, so that an environment's cells stay below 30 MiB.
 const LONGEST: i64 = 800 * 24 * 60 * 60 * 1000;
 
 /// What is asked of history. Times are milliseconds since the Unix epoch.
@@ -64,7 +65,7 @@ pub struct Point {
     /// CPU time used; over `covered_millis` it is the average. None: not known.
     pub cpu_nanos: Option<u64>,
     /// The time that `cpu_nanos` is about: less than the bucket's where samples are missing, more where what was used
-    /// before without a sample is known only now. Of an environment: the time that any of its instances is known of.
+    /// before without a sample is known only now. Of an environment: from when on and until when anything is known of it.
     pub covered_millis: u64,
     pub periods: u64,
     pub throttled_periods: u64,
@@ -147,8 +148,9 @@ impl Grid {
 /// What one or more instances did in one or more cells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Part {
-    /// Of CPU there is what is in `had` as well.
     added: [u64; COUNTERS.len()],
+    /// The time that its CPU is about, in milliseconds.
+    covered: u64,
     /// Whether anything is known of CPU, and of kills.
     measured: bool,
     kills_known: bool,
@@ -156,7 +158,6 @@ struct Part {
 }
 
 impl Part {
-    /// Those of another instance in the same cell, but for its CPU: see [`AtOnce::of`].
     fn add_counters(&mut self, other: &Part) {
         for (sum, added) in self.added.iter_mut().zip(other.added) {
             *sum = sum.saturating_add(added);
@@ -168,18 +169,26 @@ impl Part {
     /// What happened later.
     fn then(&mut self, later: &Part) {
         self.add_counters(later);
+        self.covered = self.covered.saturating_add(later.covered);
         self.had = self.had.then(&later.had);
     }
 
+    /// With this CPU in place of what it has.
+    fn with_cpu(mut self, cpu_nanos: u64, covered: u64) -> Part {
+        self.added[CPU] = cpu_nanos;
+        (self.covered, self.measured) = (covered, covered > 0);
+        self
+    }
+
     fn point(&self, time: i64) -> Point {
-        let [_, periods, throttled_periods, oom_kills, restarts] = self.added;
-        let AtOnce { instances, ready, cpu_nanos, covered, peaks, settings } = self.had;
+        let [cpu_nanos, periods, throttled_periods, oom_kills, restarts] = self.added;
+        let AtOnce { instances, ready, peaks, settings } = self.had;
         let [working_set_bytes, not_reclaimable_bytes, cache_bytes] = peaks.map(Amount::get);
         let [memory_limit_bytes, cpu_share_millicores, cpu_limit_millicores] = settings.map(Amount::get);
         Point {
             time,
             cpu_nanos: self.measured.then_some(cpu_nanos),
-            covered_millis: covered,
+            covered_millis: self.covered,
             periods,
             throttled_periods,
             oom_kills: self.kills_known.then_some(oom_kills),
@@ -201,6 +210,7 @@ impl Part {
 struct Before {
     counters: [Amount; COUNTERS.len()],
     cpu_time: Option<i64>,
+    latest: Latest,
 }
 
 /// Adds up cells. Each instance's come in order of time; instances may come in any order.
@@ -217,8 +227,8 @@ enum Sums {
     Environment {
         cells: Vec<Part>,
         present: Vec<Presence>,
-        /// When the last sample of what is settled was.
-        reached: Option<i64>,
+        /// Their CPU, which is in none of the cells.
+        cpu: Spread,
     },
     Instances {
         points: usize,
@@ -232,7 +242,8 @@ impl Summary {
         let sums = if per_instance {
             Sums::Instances { points: 0, series: BTreeMap::new() }
         } else {
-            Sums::Environment { cells: vec![Part::default(); cells], present: Vec::new(), reached: None }
+            let cpu = Spread::new(grid.since, grid.width, cells);
+            Sums::Environment { cells: vec![Part::default(); cells], present: Vec::new(), cpu }
         };
         Summary { grid, before: HashMap::new(), current: None, sums }
     }
@@ -251,12 +262,16 @@ impl Summary {
             return Ok(());
         }
         match &mut self.sums {
-            Sums::Environment { cells, present, .. } => {
+            Sums::Environment { cells, present, cpu } => {
                 let width = self.grid.width;
                 let index = usize::try_from((cell.start - self.grid.since) / width).unwrap_or(usize::MAX);
                 if let Some(sum) = cells.get_mut(index) {
-                    sum.add_counters(&part);
-                    present.push(Presence::of(index, width, cell, part.had.cpu_nanos, part.had.covered));
+                    let Latest { until, cpu_nanos, covered, .. } = before.latest;
+                    if part.measured {
+                        cpu.add(until.saturating_sub_unsigned(covered), until, cpu_nanos);
+                    }
+                    sum.add_counters(&part.with_cpu(0, 0));
+                    present.push(Presence::of(index, width, cell));
                 }
             }
             Sums::Instances { points, series } => {
@@ -280,14 +295,11 @@ impl Summary {
 
     /// Puts the instances of an environment together, once all of an hour or a day are added.
     pub(super) fn settle(&mut self) {
-        let Sums::Environment { cells, present, reached } = &mut self.sums else { return };
+        let Sums::Environment { cells, present, .. } = &mut self.sums else { return };
         present.sort_by_key(|one| one.cell);
         for of_cell in present.chunk_by(|one, other| one.cell == other.cell) {
-            let Some(first) = of_cell.first() else { continue };
-            let Some(sum) = cells.get_mut(first.cell) else { continue };
-            let start = i64::try_from(first.cell).unwrap_or_default() * self.grid.width;
-            let now = AtOnce::of(self.grid.width, of_cell, reached.map(|reached| reached - start));
-            *reached = of_cell.iter().map(|one| start + one.last()).chain(*reached).max();
+            let Some(sum) = of_cell.first().and_then(|first| cells.get_mut(first.cell)) else { continue };
+            let now = AtOnce::of(self.grid.width, of_cell);
             // Its hour's end may have cut the cell in two.
             sum.had = if sum.had.instances > 0 { sum.had.then(&now) } else { now };
         }
@@ -300,10 +312,15 @@ impl Summary {
             sums.iter().map(|(index, part)| part.point(since + index * step)).collect()
         };
         let series = match self.sums {
-            Sums::Environment { cells, .. } => {
+            Sums::Environment { cells, mut cpu, .. } => {
+                let known = self.before.values().chain(self.current.iter().map(|(_, before)| before));
+                known.for_each(|before| cpu.go_on(&before.latest));
                 let mut sums: BTreeMap<i64, Part> = BTreeMap::new();
-                let seen = (0..).zip(&cells).filter(|(_, cell)| cell.had.instances > 0);
-                seen.for_each(|(index, cell)| sums.entry(index * width / step).or_default().then(cell));
+                for (index, (cell, (nanos, covered))) in (0..).zip(cells.iter().zip(cpu.cells())) {
+                    if cell.had.instances > 0 {
+                        sums.entry(index * width / step).or_default().then(&cell.with_cpu(nanos, covered));
+                    }
+                }
                 vec![Series { instance: None, points: points(sums) }]
             }
             Sums::Instances { series, .. } => series
@@ -334,8 +351,14 @@ fn step(before: &mut Before, cell: &Cell) -> Part {
     if let (Some(first), Some(last)) = (time(cell.cpu_first), time(cell.cpu_last)) {
         let from = before.cpu_time.unwrap_or(first);
         part.measured = before.cpu_time.is_some() || last > first;
-        had.cpu_nanos = part.added.first().copied().unwrap_or_default();
-        had.covered = u64::try_from(last.saturating_sub(from)).unwrap_or_default();
+        part.covered = u64::try_from(last.saturating_sub(from)).unwrap_or_default();
+        let gaps = cell
+            .samples
+            .get()
+            .and_then(|samples| i64::try_from(samples).ok())
+            .map_or(0, |samples| samples - 1);
+        let gap = last.saturating_sub(first).checked_div(gaps).unwrap_or(last.saturating_sub(from));
+        before.latest = Latest { until: last, cpu_nanos: part.added[CPU], covered: part.covered, gap };
         before.cpu_time = Some(last);
     }
     part

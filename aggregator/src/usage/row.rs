@@ -16,7 +16,8 @@ pub struct Amount(u64);
 /// Counters: of a bucket counts what was added. Who writes them sees to it that they do not begin anew; one that goes back has
 /// forgotten, as an aggregator that was started again.
 pub(super) const COUNTERS: [&str; 5] = ["cpu_nanos", "periods", "throttled_periods", "oom_kills", "restarts"];
-/// Where kills are among [`COUNTERS`].
+/// Where CPU and kills are among [`COUNTERS`].
+pub(super) const CPU: usize = 0;
 pub(super) const OOM_KILLS: usize = 3;
 /// Gauges of which the highest value matters.
 pub(super) const PEAKS: [&str; 3] = ["working_set_bytes", "not_reclaimable_bytes", "cache_bytes"];
@@ -135,7 +136,7 @@ mod tests {
         assert!(size_of::<Row>() <= 128, "{}", size_of::<Row>());
         let names: Vec<_> = COUNTERS.iter().chain(&PEAKS).chain(&SETTINGS).copied().collect();
         assert_eq!(Row::NAMES, names);
-        assert_eq!(COUNTERS[OOM_KILLS], "oom_kills");
+        assert_eq!((COUNTERS[CPU], COUNTERS[OOM_KILLS]), ("cpu_nanos", "oom_kills"));
         assert_eq!(NUMBERS, names.len());
     }
 

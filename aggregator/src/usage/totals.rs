@@ -22,6 +22,9 @@ pub struct Totals {
     pub restarts: u64,
 }
 
+/// How long a counter that is not told any more is waited for.
+const FOR_ONCE: Duration = Duration::from_secs(60);
+
 /// The counters of an instance as they are known after a sample.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Counters {
@@ -30,20 +33,20 @@ pub(super) struct Counters {
     cpu_at: Instant,
     oom_kills: Option<u64>,
     restarts: u64,
-    /// They are the pod's own, and not those of its containers added up. One kind does not compare with the other, and of the
+    /// CPU is the pod's own, and not that of its containers added up. One kind does not compare with the other, and of the
     /// latter nobody can tell how much of it began anew.
-    of_pod: bool,
+    cpu_is_of_pod: bool,
 }
 
 impl Counters {
     /// As a sample says that is taken `at` this time.
-    pub(super) fn of(sample: &Sample, restarts: u32, of_pod: bool, at: Instant) -> Counters {
+    pub(super) fn of(sample: &Sample, restarts: u32, cpu_is_of_pod: bool, at: Instant) -> Counters {
         Counters {
             cpu_nanos: sample.cpu_nanos,
             cpu_at: at,
             oom_kills: sample.oom_kills,
             restarts: u64::from(restarts),
-            of_pod,
+            cpu_is_of_pod,
         }
     }
 
@@ -55,29 +58,44 @@ impl Counters {
             cpu_at: at,
             oom_kills: zero(self.oom_kills),
             restarts: 0,
-            of_pod: self.of_pod,
+            cpu_is_of_pod: self.cpu_is_of_pod,
         }
     }
 
     /// With what was known `before` where this does not say: a file that cannot be read for once loses nothing, since the next
     /// sample is compared with the one before. So it is for a pod whose containers alone are known for once.
     pub(super) fn or(mut self, before: &Counters) -> Counters {
-        self.oom_kills = self.oom_kills.or(before.oom_kills);
-        if before.cpu_nanos.is_some() && (self.cpu_nanos.is_none() || (before.of_pod && !self.of_pod)) {
-            (self.cpu_nanos, self.cpu_at, self.of_pod) = (before.cpu_nanos, before.cpu_at, before.of_pod);
+        if self.cpu_at.saturating_duration_since(before.cpu_at) >= FOR_ONCE {
+            return self;
+        }
+        let only_containers = before.cpu_is_of_pod && !self.cpu_is_of_pod;
+        // Containers count without those of the pod that have ended.
+        self.oom_kills = if only_containers {
+            before.oom_kills.or(self.oom_kills)
+        } else {
+            self.oom_kills.or(before.oom_kills)
+        };
+        if before.cpu_nanos.is_some() && (self.cpu_nanos.is_none() || only_containers) {
+            (self.cpu_nanos, self.cpu_at) = (before.cpu_nanos, before.cpu_at);
+            self.cpu_is_of_pod = before.cpu_is_of_pod;
         }
         self
     }
 
-    /// Whether CPU is known of the pod.
-    pub(super) fn cpu_of_pod(&self) -> Option<u64> {
-        self.cpu_nanos.filter(|_| self.of_pod)
+    /// Whether CPU was taken at this time, and of the same kind: of two such samples there is a rate.
+    pub(super) fn cpu_compares(&self, at: Instant, now: &Counters) -> bool {
+        self.cpu_at == at && self.cpu_is_of_pod == now.cpu_is_of_pod
+    }
+
+    /// The pod's own CPU counter, if that is known.
+    fn cpu_of_pod(&self) -> Option<u64> {
+        self.cpu_nanos.filter(|_| self.cpu_is_of_pod)
     }
 
     /// What was added since `before`.
     /// `cores`: of the node; 0 when that is not known. `inexact`: by how much times may be wrong.
     pub(super) fn since(&self, before: &Counters, cores: u32, inexact: Duration) -> Totals {
-        let kinds = (before.of_pod, self.of_pod);
+        let kinds = (before.cpu_is_of_pod, self.cpu_is_of_pod);
         let more = |before: Option<u64>, now: Option<u64>| match (before.zip(now), kinds) {
             (Some((before, now)), (true, true)) => begins_anew(before, now),
             (Some((before, now)), (false, false)) => now.saturating_sub(before),
@@ -201,14 +219,17 @@ mod tests {
     #[test]
     fn a_sample_that_does_not_say_loses_nothing() {
         let first = counters(1_000, Some(3), true);
-        let nothing = Counters { cpu_nanos: None, oom_kills: None, of_pod: false, ..first };
-        for between in [nothing, counters(10, None, false)] {
+        let nothing = Counters { cpu_nanos: None, oom_kills: None, cpu_is_of_pod: false, ..first };
+        for between in [nothing, counters(10, None, false), counters(10, Some(0), false)] {
             let second = between.or(&first);
             let third = counters(1_500, Some(4), true).or(&second);
             let (none, all) = (added(&first, &second), added(&second, &third));
             assert_eq!((none.cpu_nanos, none.oom_kills), (0, 0));
             assert_eq!((all.cpu_nanos, all.oom_kills), (500, 1));
         }
+        // Who has not told for long does not hold up what is known.
+        let late = Counters { cpu_at: first.cpu_at + FOR_ONCE, ..counters(10, Some(0), false) };
+        assert_eq!((late.or(&first).cpu_nanos, late.or(&first).oom_kills), (Some(10), Some(0)));
         // The time between is of both: 80 s of CPU in 20 s of four cores.
         let late = first.cpu_at + Duration::from_secs(20);
         let third = Counters { cpu_nanos: Some(80_000_001_000), cpu_at: late, ..first };

@@ -79,6 +79,7 @@ impl Environment {
             amount(|usage| usage.memory_working_set_bytes),
             amount(|usage| usage.memory_limit_bytes),
             usage.map(|usage| usage.stale.to_string()).unwrap_or_default(),
+            usage.map(|usage| usage.missing_instances.to_string()).unwrap_or_default(),
         ]
     }
 }
@@ -191,6 +192,7 @@ fn listing(environments: &[Environment]) -> Listing<'_, Environment> {
             "memory_working_set_bytes",
             "memory_limit_bytes",
             "usage_stale",
+            "usage_missing_instances",
         ],
         csv: Environment::csv,
     }

@@ -53,8 +53,9 @@ pub(super) async fn run(verb: &Metrics, settings: &Settings, output: &Output) ->
         Cluster::open(question.environment.clone(), question.namespace.clone(), settings, output).await?;
     let answer = cluster.client.metrics().read(question.request(&range)).await;
     let answer = cluster.answer(answer).await?;
-    explain(&answer, &question, range.since, output);
+    tell_range(&answer, &question, output);
     question.is_about(&answer)?;
+    tell_what_is_missing(&answer, &question, range.since, output);
     let whole = Whole::new(&question.environment, answer);
     match output.format {
         Format::Table => output.write(table::once(&whole, question.instances(), output).as_bytes()),
@@ -133,13 +134,22 @@ fn instant(instant: v1::Instant) -> Timestamp {
     Timestamp::from_nanosecond(i128::from(UnixNanos::from(instant).0)).unwrap_or_default()
 }
 
-/// The range as it was used, and what there is not.
-fn explain(answer: &v1::UsageResponse, question: &Question<'_>, since: Option<Timestamp>, output: &Output) {
+/// The range as it was used.
+fn tell_range(answer: &v1::UsageResponse, question: &Question<'_>, output: &Output) {
     let used =
         Range { since: answer.since.map(instant), until: answer.until.map(instant), notes: Vec::new() };
     let interval = i64::from(answer.interval_seconds);
     let interval = if interval > 0 { format!(", by {}", time::span(interval)) } else { String::new() };
     output.note(&format!("{}{interval}", time::describe(&used, false, None, &question.zone)));
+}
+
+/// What the numbers are, and which there are not.
+fn tell_what_is_missing(
+    answer: &v1::UsageResponse,
+    question: &Question<'_>,
+    since: Option<Timestamp>,
+    output: &Output,
+) {
     if let (Some(oldest), Some(since)) = (answer.oldest.map(instant), since)
         && oldest > since
     {

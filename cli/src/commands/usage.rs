@@ -244,7 +244,9 @@ mod tests {
         // Numbers of some are not old, and not those of all.
         let some = Usage { instances: 2, missing_instances: 1, ..usage.clone() };
         assert_eq!(marked(some.cpu(), &some), "0.35/0.5 (2 of 3)");
-        assert!(sentence(Some(&some)).ends_with("; of 2 of 3 instances") && some.cpu_colour().is_none());
+        assert!(sentence(Some(&some)).ends_with("; of 2 of 3 instances"));
+        let busy = Usage { cpu_millicores: Some(1990.0), ..some };
+        assert_eq!(busy.cpu_colour(), Some("31"));
         assert_eq!((sentence(None), sentence(Some(&Usage::default()))), ("-".to_owned(), "-".to_owned()));
         let unlimited = Usage { memory_limit_bytes: Some(0), ..usage };
         assert_eq!(unlimited.of_memory_limit(), None);

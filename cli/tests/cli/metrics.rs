@@ -185,6 +185,8 @@ fn an_instance_that_there_was_not_is_no_empty_answer() {
     let shown = run(&mut home.with(&fake, &["metrics", "prod", "--instance", "web\u{1b}-9"]), None);
     assert!(shown.starts_with("exit 3\n") && shown.contains("had no instance `web"), "{shown}");
     assert!(!shown.contains('\u{1b}') && shown.contains("--per-instance"), "{shown}");
+    // It says in which time, and nothing of what such an instance used.
+    assert!(shown.contains("from 2025-11-24") && !shown.contains("nothing is known"), "{shown}");
 }
 
 #[test]

@@ -19,7 +19,7 @@ const CONTAINERS: usize = 64;
 /// How often a round may be, so that what an agent says of that cannot keep old samples fresh.
 const INTERVALS: (u64, u64) = (1_000, 300_000);
 /// How much an agent's clock and ours may differ in what they say about the time between two rounds: a round is late by
-/// what the connection is. More, and the agent's clock is another one, as after its start.
+/// what the connection is. More, and the agent's clock is another one, as after the node's start.
 const CLOCKS_APART: Duration = Duration::from_secs(10);
 
 /// How often a node's rounds are taken over time: twice as often as the shortest interval.
@@ -202,6 +202,11 @@ impl Node {
         let of_pod = total.is_some_and(|total| total.cpu_nanos.is_some());
         let told = Counters::of(&sample, facts.detail.restarts, of_pod, round.at.instant);
         let counters = before.map_or(told, |before| told.or(&before.counters));
+        if let (Some(rates), Some(before)) = (&mut rates, before)
+            && !before.counters.cpu_compares(before.at.instant, &told)
+        {
+            rates.cpu_nanocores = None;
+        }
         let is_later = before.is_none_or(|before| before.at.wall < round.at.wall);
         let Round { at, interval, monotonic, .. } = round;
         let kept = before.map(|before| before.kept).unwrap_or_default();

@@ -285,8 +285,9 @@ fn a_container_that_begins_anew_adds_nothing_to_history_that_was_there_before() 
     assert_eq!(restarted, (Some(1500), Some(1114), Some(557)));
     // Without the pod's own, the containers' CPU is not comparable with what there was.
     assert_eq!(round(10, None, vec![container("c1", 110), container("c3", 4)]).0, None);
-    // What was used around that sample is not lost.
+    // What was used around that sample is not lost, and the two kinds make no rate.
     assert_eq!(round(15, Some(1700), vec![container("c1", 110), container("c3", 4)]).0, Some(1700));
+    assert_eq!(told.millicores("a", 15), None);
     // A number that the node cannot have reached is not believed.
     assert_eq!(round(20, Some(1 << 62), vec![container("c1", 110), container("c3", 4)]).0, Some(1700));
 }

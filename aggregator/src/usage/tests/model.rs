@@ -144,7 +144,7 @@ proptest! {
         prop_assert_eq!(&found.series, &naive(&rows, since, until, step));
         prop_assert_eq!(found.damaged, 0);
 
-        // The environment's counters are its instances' together, but for the CPU of those that were silent.
+        // The environment's counters are its instances' together, but for CPU, which is spread over time.
         let all = world.read(&query(since, until, step, false)).unwrap();
         prop_assert_eq!((all.since, all.until, all.step), (since, until, step));
         let sum = |of: fn(&Point) -> u64| -> BTreeMap<i64, u64> {
@@ -167,8 +167,7 @@ proptest! {
             prop_assert_eq!(whole(of), sum(of));
         }
         // At once they have no more than one by one, and at least what the first of them has.
-        let at_most: [fn(&Point) -> u64; 4] = [
-            |point| point.cpu_nanos.unwrap_or_default(),
+        let at_most: [fn(&Point) -> u64; 3] = [
             |point| point.instances.into(),
             |point| point.ready.into(),
             |point| point.working_set_bytes.unwrap_or_default(),
@@ -180,6 +179,7 @@ proptest! {
         for point in &all.series[0].points {
             let of = found.series.iter().flat_map(|series| &series.points).filter(|one| one.time == point.time);
             let most = of.map(|one| one.working_set_bytes).max().flatten();
+            prop_assert!(point.covered_millis <= step.unsigned_abs());
             prop_assert!(point.working_set_bytes >= most && (1..=point.instances).contains(&point.ready.max(1)));
         }
     }
@@ -233,6 +233,38 @@ fn an_environment_s_memory_is_what_its_instances_have_at_once() {
     assert_eq!(point.covered_millis, 2 * 119 * 5000);
 }
 
+/// Where instances were sampled at different moments, the CPU of a short step once was that of one of them, or fifty cores.
+#[test]
+fn an_environment_s_cpu_is_even_when_its_instances_are() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut rows = Vec::new();
+    for at in 0..400_i64 {
+        for (instance, phase) in [("a", 0), ("b", 2_500), ("c", 4_990)] {
+            let time = DAY + at * 5000 + phase + at % 3 * 40;
+            // A core each, and the third has ended after half of the time.
+            if instance != "c" || at < 200 {
+                rows.push(steady(instance, time, (time - DAY).unsigned_abs() * 1_000_000));
+            }
+        }
+    }
+    seal::in_order(&mut rows);
+    let state = State { flushed: 1, parts: 1, settled: DAY + 2 * HOUR, reopened: false };
+    let world = history(directory.path(), &rows, state);
+    for step in [5_000, 10_000, 30_000] {
+        let found = world.read(&query(DAY + 60_000, DAY + 2_000_000, step, false)).unwrap();
+        for point in &found.series[0].points {
+            let millicores = point.cpu_nanos.unwrap() / point.covered_millis / 1000;
+            let whole = [(0, 1000 * 1000, 3000), (1_030_000, 2_000_000, 2000)];
+            let expected =
+                whole.iter().find(|(from, until, _)| (DAY + from..DAY + until - step).contains(&point.time));
+            if let Some((_, _, expected)) = expected {
+                assert!(millicores.abs_diff(*expected) <= 1, "{step} {point:?}");
+            }
+            assert!((1999..=3001).contains(&millicores), "{step} {point:?}");
+        }
+    }
+}
+
 /// Instances replaced within a cell were once counted beside those that replaced them.
 #[test]
 fn a_deploy_within_a_cell_doubles_nothing() {
@@ -252,8 +284,8 @@ fn a_deploy_within_a_cell_doubles_nothing() {
     let point = &found.series[0].points[0];
     assert_eq!((point.instances, point.ready, point.working_set_bytes), (3, 3, Some(300 << 20)));
     assert_eq!((point.memory_limit_bytes, point.cpu_share_millicores), (Some(1536 << 20), Some(750)));
-    // A core's fifth each: 29 s of 145 s, before the deploy and after it.
-    assert_eq!((point.cpu_nanos, point.covered_millis), (Some(2 * 3 * 29_000_000_000), 2 * 145_002));
+    // A core's fifth each: 29 s of 145 s, before the deploy and after it. Two go on for a moment until the third is sampled.
+    assert_eq!((point.cpu_nanos, point.covered_millis), (Some(2 * 3 * 29_000_000_000 + 600_000), 295_002));
 }
 
 #[test]
