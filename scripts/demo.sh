@@ -104,7 +104,7 @@ get() {
   echo "$status"
 }
 
-ready() { [ "$(grep -cE '^(address|ca|token): ' "$work/ready")" = 3 ]; }
+ready() { [ "$(grep -cE '^(address|ca|token): ' "$work/ready" 2>/dev/null)" = 3 ]; }
 answers() { [ "$(get "$1" /healthz 2>/dev/null)" = 200 ]; }
 for try in $(seq 300); do
   kill -0 "$skpr_pid" 2>/dev/null || fail "the aggregator has ended"

@@ -95,7 +95,7 @@ pub(super) static V1_CONTAINER: [Spec; 16] = [
     spec(Memory, "memory.stat", WhenMoved, v1_memory_stat),
     spec(Cpu, "cpu.stat", Each, v1_cpu_stat),
     spec(Memory, "memory.oom_control", Each, v1_oom_control),
-    spec(Memory, "memory.kmem.usage_in_bytes", Rare, |values, text| values.kernel_bytes = amount(text)),
+    spec(Memory, "memory.kmem.usage_in_bytes", Each, |values, text| values.kernel_bytes = amount(text)),
     spec(Cpuacct, "cpuacct.stat", Rare, v1_cpuacct_stat),
     spec(Cpu, "cpu.cfs_quota_us", Rare, |values, text| values.cpu.quota = amount(text)),
     spec(Cpu, "cpu.cfs_period_us", Rare, |values, text| values.cpu.period = amount(text)),

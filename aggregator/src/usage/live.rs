@@ -60,10 +60,10 @@ pub struct InstanceUsage {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct EnvironmentUsage {
     /// Of those with a fresh sample, or where none has one, of those with a stale one. What is a limit is known when all
-    /// of them have one; the CPU's share and limit are of those that `cpu_millicores` is of.
+    /// of them have one; the CPU's share and limit are of those that `cpu_nanocores` is of.
     pub sample: Sample,
     /// Of those with two samples.
-    pub cpu_millicores: Option<u64>,
+    pub cpu_nanocores: Option<u64>,
     pub periods: u64,
     pub throttled_periods: u64,
     /// The most of one, as in [`Rates`].
@@ -244,9 +244,9 @@ impl Live {
         usage.periods = all(|rates| rates.periods);
         usage.throttled_periods = all(|rates| rates.throttled_periods);
         usage.pressures = sample::most_pressures(rates());
-        let cpu = |found: &InstanceUsage| found.rates.and_then(|rates| rates.cpu_millicores());
+        let cpu = |found: &InstanceUsage| found.rates.and_then(|rates| rates.cpu_nanocores);
         let rated = || counted.iter().filter(|found| cpu(found).is_some());
-        usage.cpu_millicores = rated().filter_map(cpu).reduce(u64::saturating_add);
+        usage.cpu_nanocores = rated().filter_map(cpu).reduce(u64::saturating_add);
         // What is used stands beside the share of those that use it: an instance has no rate before its second sample.
         if let Some(rated) = sample::sum(rated().map(|found| &found.sample)) {
             usage.sample.cpu_share_millicores = rated.cpu_share_millicores;

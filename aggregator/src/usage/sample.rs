@@ -56,10 +56,6 @@ impl Rates {
         })
     }
 
-    pub fn cpu_millicores(&self) -> Option<u64> {
-        self.cpu_nanocores.map(millicores)
-    }
-
     /// The share of its periods in which a CPU limit was hit; none without a limit.
     pub fn throttled(&self) -> Option<f64> {
         (self.periods > 0).then(|| self.throttled_periods as f64 / self.periods as f64)
@@ -85,10 +81,6 @@ pub(super) fn nanocores(nanos: u64, window: Duration, cores: u32) -> Option<u64>
     let rate = u128::from(nanos).saturating_mul(1_000_000_000).checked_div(window.as_nanos())?;
     let cores = if (1..=MOST_CORES).contains(&cores) { cores } else { MOST_CORES };
     u64::try_from(rate).ok().filter(|rate| *rate <= u64::from(cores) * 1_500_000_000)
-}
-
-pub(super) fn millicores(nanocores: u64) -> u64 {
-    nanocores / 1_000_000
 }
 
 /// The numbers of a sample whose sum over several is unknown when one has none: no limit is no number.
@@ -241,7 +233,9 @@ mod tests {
         let check = |before, now, millis, cores, expected| {
             let window = Some(Duration::from_millis(millis));
             let rates = Rates::between(&cpu(before), &cpu(now), window, cores);
-            assert_eq!(rates.and_then(|rates| rates.cpu_millicores()), expected, "{before} {now} {millis}");
+            let millicores =
+                rates.and_then(|rates| rates.cpu_nanocores).map(|nanocores| nanocores / 1_000_000);
+            assert_eq!(millicores, expected, "{before} {now} {millis}");
         };
         check(1_000_000_000, 3_500_000_000, 5000, 4, Some(500));
         check(1_000_000_000, 999_999_999, 5000, 4, None);
@@ -339,7 +333,7 @@ mod tests {
         let mut node = NodeSample { cpu_nanos: Some(1 << 60), ..NodeSample::default() };
         assert_eq!((clean(&mut now), clean_node(&mut node)), (0, 0));
         let rates = Rates::between(&cpu((1 << 54) - 500_000_000), &now, Some(Duration::from_secs(1)), 4);
-        assert_eq!(rates.and_then(|rates| rates.cpu_millicores()), Some(500));
+        assert_eq!(rates.and_then(|rates| rates.cpu_nanocores), Some(500_000_000));
         assert_eq!(node.cpu_nanos, Some(1 << 60));
     }
 }

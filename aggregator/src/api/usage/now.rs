@@ -45,7 +45,7 @@ fn environment_now(usage: &EnvironmentUsage, restarts: u64) -> Option<UsageNow> 
     }
     let throttled = (usage.periods > 0).then(|| usage.throttled_periods as f64 / usage.periods as f64);
     Some(UsageNow {
-        cpu_millicores: usage.cpu_millicores.map(|millicores| millicores as f64),
+        cpu_millicores: usage.cpu_nanocores.map(millicores),
         throttled,
         restarts,
         instances: wire::count(usage.fresh),
@@ -59,7 +59,7 @@ fn environment_now(usage: &EnvironmentUsage, restarts: u64) -> Option<UsageNow> 
 fn instance_now(usage: &InstanceUsage, restarts: u64) -> UsageNow {
     let rates = usage.rates;
     UsageNow {
-        cpu_millicores: rates.and_then(|rates| rates.cpu_millicores()).map(|millicores| millicores as f64),
+        cpu_millicores: rates.and_then(|rates| rates.cpu_nanocores).map(millicores),
         throttled: rates.and_then(|rates| rates.throttled()),
         restarts,
         instances: u32::from(!usage.stale),
@@ -90,6 +90,25 @@ fn with_pressures(pressures: [Option<u16>; 3], now: UsageNow) -> UsageNow {
     UsageNow { cpu_pressure: cpu, memory_pressure: memory, io_pressure: io, ..now }
 }
 
+/// Not in whole ones: twenty instances that use seven tenths of one each use fourteen.
+fn millicores(nanocores: u64) -> f64 {
+    nanocores as f64 / 1e6
+}
+
 fn millis(age: Duration) -> u32 {
     u32::try_from(age.as_millis()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Twenty instances of less than a millicore each were once shown as none together.
+    #[test]
+    fn less_than_a_millicore_is_not_none() {
+        let usage =
+            EnvironmentUsage { cpu_nanocores: Some(14_250_000), fresh: 20, ..EnvironmentUsage::default() };
+        assert_eq!(environment_now(&usage, 0).unwrap().cpu_millicores, Some(14.25));
+        assert_eq!(millicores(700_000), 0.7);
+    }
 }

@@ -97,7 +97,7 @@ impl Told {
     }
 
     fn millicores(&self, name: &str, second: u64) -> Option<u64> {
-        self.instance(name, second)?.rates?.cpu_millicores()
+        self.instance(name, second)?.rates?.cpu_nanocores.map(|nanocores| nanocores / 1_000_000)
     }
 
     #[track_caller]
@@ -126,7 +126,7 @@ fn what_is_not_heard_of_is_stale_and_then_gone() {
     assert_eq!(told.whole(9).fresh, 1);
     assert_eq!(told.whole(9).unknown, [Arc::from("b")]);
     let late = told.whole(10);
-    assert_eq!((late.fresh, &*late.stale, late.cpu_millicores), (0, &[Arc::from("a")][..], None));
+    assert_eq!((late.fresh, &*late.stale, late.cpu_nanocores), (0, &[Arc::from("a")][..], None));
     // The last that is known goes on being told, as what it is.
     assert_eq!((late.sample.memory_working_set_bytes, late.age), (Some(100), SECOND * 10));
     assert!(told.instance("a", 299).unwrap().stale && told.containers(10).is_empty());
@@ -185,8 +185,8 @@ fn only_containers_with_a_name_are_shown() {
     assert_eq!(shown, [("app".to_owned(), Some(1_000_000_000)), ("proxy".to_owned(), Some(1_000_000_000))]);
     let whole = told.instance("a", 5).unwrap();
     assert_eq!(
-        (whole.sample.memory_working_set_bytes, whole.rates.unwrap().cpu_millicores()),
-        (Some(200), Some(600))
+        (whole.sample.memory_working_set_bytes, whole.rates.unwrap().cpu_nanocores),
+        (Some(200), Some(600_000_000))
     );
 }
 
@@ -319,8 +319,8 @@ fn the_share_beside_what_is_used_is_of_those_that_use_it() {
     told.round("n1", 5, 5, second);
     let whole = told.whole(5);
     assert_eq!(
-        (whole.fresh, whole.cpu_millicores, whole.sample.cpu_share_millicores),
-        (2, Some(200), Some(500))
+        (whole.fresh, whole.cpu_nanocores, whole.sample.cpu_share_millicores),
+        (2, Some(200_000_000), Some(500))
     );
     assert_eq!(whole.sample.memory_working_set_bytes, Some(200));
     told.round("n1", 10, 10, vec![of("u1", with_share(1_000_000_000)), of("u2", with_share(500_000_000))]);
@@ -391,7 +391,7 @@ proptest! {
                 prop_assert!(present(&told.inventory, &uid, &found.node).is_some());
                 prop_assert!(found.sample.cpu_nanos.is_none_or(|nanos| nanos < 1 << 63));
                 if let Some(rates) = found.rates {
-                    prop_assert!(rates.cpu_millicores().is_none_or(|rate| rate <= 6000), "{rates:?}");
+                    prop_assert!(rates.cpu_nanocores.is_none_or(|rate| rate <= 6_000_000_000), "{rates:?}");
                     prop_assert!(rates.throttled().is_none_or(|share| (0.0..=1.0).contains(&share)), "{rates:?}");
                 }
             }

@@ -19,6 +19,7 @@ const V1: [&[(&str, &str)]; 2] = [
         ("memory", "memory.stat"),
         ("cpu", "cpu.stat"),
         ("memory", "memory.oom_control"),
+        ("memory", "memory.kmem.usage_in_bytes"),
     ],
     &[("cpuacct", "cpuacct.usage")],
 ];
