@@ -9,14 +9,15 @@ use super::row::{Amount, PEAKS, SETTINGS};
 /// Samples that follow each other sooner were held up together on their way: an agent may take one each second.
 const SHORTEST_GAP: i64 = 500;
 
-/// One instance in one cell. Times are milliseconds after the cell's start.
+/// One instance while it is in one cell. Times are milliseconds after the cell's start.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Presence {
+pub(super) struct Stay {
     /// The number of the cell.
     pub(super) cell: usize,
     first: i64,
     last: i64,
-    samples: u64,
+    /// How often there is a sample of it, where it shows: see [`SHORTEST_GAP`].
+    gap: Option<i64>,
     peaks: [Amount; PEAKS.len()],
     settings: [Amount; SETTINGS.len()],
     ready: bool,
@@ -34,35 +35,29 @@ pub(super) struct AtOnce {
     pub(super) settings: [Amount; SETTINGS.len()],
 }
 
-impl Presence {
-    pub(super) fn of(cell: usize, width: i64, found: &Cell) -> Presence {
+impl Stay {
+    pub(super) fn of(cell: usize, width: i64, found: &Cell) -> Stay {
         let offset = |offset: Amount| offset.get().and_then(|offset| i64::try_from(offset).ok());
-        Presence {
+        Stay {
             cell,
             // Without a time it was there for all of it, as far as is known.
             first: offset(found.cpu_first).unwrap_or(0),
             last: offset(found.cpu_last).unwrap_or(width),
-            samples: found.samples.get().unwrap_or_default(),
+            gap: found.gap().filter(|gap| *gap >= SHORTEST_GAP),
             peaks: found.peaks,
             settings: found.settings,
             ready: found.ready,
         }
     }
-
-    /// The time between two of its samples; none of a burst, which says how a connection was and not how often there is one.
-    fn gap(&self) -> Option<i64> {
-        let gaps = i64::try_from(self.samples).ok()?.checked_sub(1)?;
-        (self.last - self.first).checked_div(gaps).filter(|gap| *gap >= SHORTEST_GAP)
-    }
 }
 
 impl AtOnce {
     /// Of one cell's instances.
-    pub(super) fn of(width: i64, present: &[Presence]) -> AtOnce {
+    pub(super) fn of(width: i64, present: &[Stay]) -> AtOnce {
         // A sample stands for the time until the next one.
         let usual = usual_gap(present).unwrap_or(width);
-        let until = |one: &Presence| one.last + one.gap().unwrap_or(usual);
-        let mut moments: Vec<(i64, bool, &Presence)> =
+        let until = |one: &Stay| one.last + one.gap.unwrap_or(usual);
+        let mut moments: Vec<(i64, bool, &Stay)> =
             present.iter().flat_map(|one| [(one.first, true, one), (until(one), false, one)]).collect();
         // Who leaves at a moment is not there with who comes at it.
         moments.sort_by_key(|(time, comes, _)| (*time, *comes));
@@ -80,10 +75,10 @@ impl AtOnce {
         let newest = present.iter().map(|one| one.first).max().unwrap_or_default();
         let last = present
             .iter()
-            .filter(|one| until(one) + one.gap().unwrap_or(usual) / 2 > end && until(one) > newest);
+            .filter(|one| until(one) + one.gap.unwrap_or(usual) / 2 > end && until(one) > newest);
         found.ready = last.clone().map(|one| u32::from(one.ready)).sum();
         found.settings = std::array::from_fn(|index| {
-            let setting = |one: &Presence| one.settings.get(index).and_then(|setting| setting.get());
+            let setting = |one: &Stay| one.settings.get(index).and_then(|setting| setting.get());
             let all: Option<Vec<u64>> = last.clone().map(setting).collect();
             Amount::of(all.and_then(|all| all.into_iter().reduce(u64::saturating_add)))
         });
@@ -109,7 +104,7 @@ struct Together {
 }
 
 impl Together {
-    fn change(&mut self, one: &Presence, comes: bool) {
+    fn change(&mut self, one: &Stay, comes: bool) {
         let with = |count: u32| if comes { count + 1 } else { count.saturating_sub(1) };
         self.instances = with(self.instances);
         for ((sum, known), peak) in self.peaks.iter_mut().zip(one.peaks) {
@@ -121,8 +116,8 @@ impl Together {
 }
 
 /// How often there is a sample, as the instance in the middle has it.
-fn usual_gap(present: &[Presence]) -> Option<i64> {
-    let mut gaps: Vec<i64> = present.iter().filter_map(Presence::gap).collect();
+fn usual_gap(present: &[Stay]) -> Option<i64> {
+    let mut gaps: Vec<i64> = present.iter().filter_map(|one| one.gap).collect();
     gaps.sort_unstable();
     gaps.get(gaps.len() / 2).copied()
 }
@@ -133,19 +128,19 @@ mod tests {
 
     const WIDTH: i64 = 300_000;
 
-    fn present(first: i64, last: i64, samples: u64, memory: u64) -> Presence {
-        Presence {
+    fn present(first: i64, last: i64, samples: i64, memory: u64) -> Stay {
+        Stay {
             cell: 0,
             first,
             last,
-            samples,
+            gap: (last - first).checked_div(samples - 1).filter(|gap| *gap >= SHORTEST_GAP),
             peaks: [Amount::from(memory), Amount::NONE, Amount::from(1)],
             settings: [Amount::from(500), Amount::from(250), Amount::NONE],
             ready: memory != 7,
         }
     }
 
-    fn counted(present: &[Presence]) -> (u32, u32, Option<u64>, Option<u64>) {
+    fn counted(present: &[Stay]) -> (u32, u32, Option<u64>, Option<u64>) {
         let found = AtOnce::of(WIDTH, present);
         (found.instances, found.ready, found.peaks[0].get(), found.settings[0].get())
     }

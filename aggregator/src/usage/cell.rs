@@ -71,6 +71,12 @@ impl Cell {
         }
     }
 
+    /// How often there was a sample, in milliseconds; none of a single one.
+    pub(super) fn gap(&self) -> Option<i64> {
+        let [samples, first, last] = [self.samples, self.cpu_first, self.cpu_last].map(Amount::get);
+        i64::try_from(last?.checked_sub(first?)?.checked_div(samples?.checked_sub(1)?)?).ok()
+    }
+
     fn observe(&mut self, row: &Row) {
         self.ready = row.ready;
         self.samples = Amount::from(self.samples.get().unwrap_or_default() + 1);

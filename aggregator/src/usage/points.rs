@@ -5,7 +5,7 @@
 //! - An environment's memory is the most that its instances together had in one cell, not the sum of what each had at
 //!   some time: an instance that took another's place would count twice.
 
-use super::at_once::{AtOnce, Presence};
+use super::at_once::{AtOnce, Stay};
 use super::cell::{Cell, ROLLUP_MILLIS};
 use super::row::{Amount, COUNTERS, CPU, OOM_KILLS};
 use super::spread::{Latest, Spread};
@@ -209,8 +209,7 @@ impl Part {
 #[derive(Clone, Copy, Default)]
 struct Before {
     counters: [Amount; COUNTERS.len()],
-    cpu_time: Option<i64>,
-    latest: Latest,
+    cpu: Option<Latest>,
 }
 
 /// Adds up cells. Each instance's come in order of time; instances may come in any order.
@@ -226,7 +225,7 @@ enum Sums {
     /// By cell from `since` on, with what those hours have that are not settled.
     Environment {
         cells: Vec<Part>,
-        present: Vec<Presence>,
+        present: Vec<Stay>,
         /// Their CPU, which is in none of the cells.
         cpu: Spread,
     },
@@ -266,12 +265,11 @@ impl Summary {
                 let width = self.grid.width;
                 let index = usize::try_from((cell.start - self.grid.since) / width).unwrap_or(usize::MAX);
                 if let Some(sum) = cells.get_mut(index) {
-                    let Latest { until, cpu_nanos, covered, .. } = before.latest;
-                    if part.measured {
-                        cpu.add(until.saturating_sub_unsigned(covered), until, cpu_nanos);
+                    if let (true, Some(latest)) = (part.measured, &before.cpu) {
+                        cpu.add(latest);
                     }
                     sum.add_counters(&part.with_cpu(0, 0));
-                    present.push(Presence::of(index, width, cell));
+                    present.push(Stay::of(index, width, cell));
                 }
             }
             Sums::Instances { points, series } => {
@@ -314,7 +312,7 @@ impl Summary {
         let series = match self.sums {
             Sums::Environment { cells, mut cpu, .. } => {
                 let known = self.before.values().chain(self.current.iter().map(|(_, before)| before));
-                known.for_each(|before| cpu.go_on(&before.latest));
+                known.filter_map(|before| before.cpu.as_ref()).for_each(|latest| cpu.go_on(latest));
                 let mut sums: BTreeMap<i64, Part> = BTreeMap::new();
                 for (index, (cell, (nanos, covered))) in (0..).zip(cells.iter().zip(cpu.cells())) {
                     if cell.had.instances > 0 {
@@ -349,17 +347,11 @@ fn step(before: &mut Before, cell: &Cell) -> Part {
     }
     let time = |offset: Amount| offset.get().and_then(|offset| cell.start.checked_add_unsigned(offset));
     if let (Some(first), Some(last)) = (time(cell.cpu_first), time(cell.cpu_last)) {
-        let from = before.cpu_time.unwrap_or(first);
-        part.measured = before.cpu_time.is_some() || last > first;
+        let from = before.cpu.map_or(first, |cpu| cpu.until);
+        part.measured = before.cpu.is_some() || last > first;
         part.covered = u64::try_from(last.saturating_sub(from)).unwrap_or_default();
-        let gaps = cell
-            .samples
-            .get()
-            .and_then(|samples| i64::try_from(samples).ok())
-            .map_or(0, |samples| samples - 1);
-        let gap = last.saturating_sub(first).checked_div(gaps).unwrap_or(last.saturating_sub(from));
-        before.latest = Latest { until: last, cpu_nanos: part.added[CPU], covered: part.covered, gap };
-        before.cpu_time = Some(last);
+        let gap = cell.gap().unwrap_or(last.saturating_sub(from));
+        before.cpu = Some(Latest { from, until: last, cpu_nanos: part.added[CPU], gap });
     }
     part
 }

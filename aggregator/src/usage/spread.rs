@@ -24,12 +24,12 @@ struct Used {
     until: u32,
 }
 
-/// What an instance used last, so that it can be gone on with: see [`Spread::go_on`].
-#[derive(Clone, Copy, Debug, Default)]
+/// What an instance used in the latest time that is known of it.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Latest {
+    pub(super) from: i64,
     pub(super) until: i64,
     pub(super) cpu_nanos: u64,
-    pub(super) covered: u64,
     /// How often there is a sample of it.
     pub(super) gap: i64,
 }
@@ -40,8 +40,12 @@ impl Spread {
         Spread { since, width, cells: vec![Used::default(); count], newest: i64::MIN }
     }
 
-    /// Takes what an instance used in a time.
-    pub(super) fn add(&mut self, from: i64, until: i64, cpu_nanos: u64) {
+    /// Takes what an instance used.
+    pub(super) fn add(&mut self, latest: &Latest) {
+        self.spread(latest.from, latest.until, latest.cpu_nanos);
+    }
+
+    fn spread(&mut self, from: i64, until: i64, cpu_nanos: u64) {
         let length = until.saturating_sub(from);
         if length <= 0 {
             return;
@@ -67,8 +71,8 @@ impl Spread {
     pub(super) fn go_on(&mut self, latest: &Latest) {
         let late = self.newest.saturating_sub(latest.until);
         if late <= latest.gap.saturating_add(latest.gap / 2) {
-            let covered = i64::try_from(latest.covered).unwrap_or(i64::MAX);
-            self.add(latest.until, self.newest, part(latest.cpu_nanos, late, covered));
+            let covered = latest.until.saturating_sub(latest.from);
+            self.spread(latest.until, self.newest, part(latest.cpu_nanos, late, covered));
         }
     }
 
@@ -110,9 +114,10 @@ mod tests {
     fn busy(spread: &mut Spread, samples: impl IntoIterator<Item = i64>) -> Latest {
         let samples: Vec<i64> = samples.into_iter().collect();
         for pair in samples.windows(2) {
-            spread.add(pair[0], pair[1], (pair[1] - pair[0]).unsigned_abs() * CORE);
+            spread.spread(pair[0], pair[1], (pair[1] - pair[0]).unsigned_abs() * CORE);
         }
-        Latest { until: *samples.last().unwrap(), cpu_nanos: 5000 * CORE, covered: 5000, gap: 5000 }
+        let until = *samples.last().unwrap();
+        Latest { from: until - 5000, until, cpu_nanos: 5000 * CORE, gap: 5000 }
     }
 
     /// A cell in which one was sampled and the other was not once had fifty cores, or a half of what there was.
@@ -133,7 +138,7 @@ mod tests {
         busy(&mut spread, (-1..=6).map(|at| at * 5000 + at % 3 * 400));
         // A round is missed, then an hour of a quarter of a core comes at once.
         busy(&mut spread, [-5000, 0, 10_000, 15_000]);
-        spread.add(-3_600_000, 30_000, 3_630_000 * CORE / 4);
+        spread.spread(-3_600_000, 30_000, 3_630_000 * CORE / 4);
         assert_eq!(millicores(&spread)[..5], [2250, 2250, 2250, 1250, 1250].map(Some));
     }
 
@@ -153,12 +158,12 @@ mod tests {
     #[test]
     fn nothing_is_known_of_a_time_before_and_after() {
         let mut spread = Spread::new(10_000, 5000, 3);
-        spread.add(0, 10_000, CORE);
-        spread.add(40_000, 50_000, CORE);
-        spread.add(20_000, 20_000, CORE);
-        spread.go_on(&Latest::default());
+        spread.spread(0, 10_000, CORE);
+        spread.spread(40_000, 50_000, CORE);
+        spread.spread(20_000, 20_000, CORE);
+        spread.go_on(&Latest { from: 0, until: 0, cpu_nanos: CORE, gap: 5000 });
         assert_eq!(millicores(&spread), [None; 3]);
-        spread.add(i64::MIN, i64::MAX, u64::MAX);
+        spread.spread(i64::MIN, i64::MAX, u64::MAX);
         assert!(millicores(&spread).iter().all(Option::is_some));
     }
 
@@ -174,7 +179,7 @@ mod tests {
             for (begin, gaps, cores) in instances {
                 let mut at = begin;
                 for gap in gaps {
-                    spread.add(at, at + gap, cores * gap.unsigned_abs() * CORE);
+                    spread.spread(at, at + gap, cores * gap.unsigned_abs() * CORE);
                     at += gap;
                 }
                 lives.push((begin, at, cores));

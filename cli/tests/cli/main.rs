@@ -10,6 +10,7 @@ mod logs;
 mod metrics;
 mod names;
 mod project;
+mod release;
 #[cfg(unix)]
 mod screen;
 #[cfg(unix)]

@@ -1,9 +1,9 @@
 //! What only happens on a terminal: questions, and lines that are replaced in place.
 
 use crate::Home;
-use crate::deploy::{answer, instance, project, scripted, succeeded};
 use crate::environments::{deploying, script};
 use crate::fake::{Fake, Script};
+use crate::release::{answer, instance, project, scripted, succeeded};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use skpr_proto::{ErrorKind, Failure};
 use std::fs::File;

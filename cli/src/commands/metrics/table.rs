@@ -115,16 +115,15 @@ struct Line<'a> {
 
 impl<'a> Line<'a> {
     fn new(past: bool, name: String, now: Option<&'a Usage>, points: &'a [Point]) -> Self {
-        let is_whole = false;
         if past {
             let shown = over(points).map(Cow::Owned);
             // Share and max change over time: each point has its own.
             let shares = points.iter().filter_map(Point::of_share);
             let of_max = points.iter().filter_map(Point::of_memory_limit).reduce(f64::max);
-            return Line { name, shown, points, of_share: average(shares), of_max, is_whole, past };
+            return Line { name, shown, points, of_share: average(shares), of_max, is_whole: false, past };
         }
         let (of_share, of_max) = (now.and_then(Usage::of_share), now.and_then(Usage::of_memory_limit));
-        Line { name, shown: now.map(Cow::Borrowed), points, of_share, of_max, is_whole, past }
+        Line { name, shown: now.map(Cow::Borrowed), points, of_share, of_max, is_whole: false, past }
     }
 
     fn whole(whole: &'a Whole) -> Self {
