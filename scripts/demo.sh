@@ -190,6 +190,9 @@ show skpr logs prod --since "$since" --stream stderr --grep 'KeyError|storm' -n 
 say "For scripts: one object per line"
 show skpr logs prod --since "$since" --grep GET -o json -n 3
 
+say "A program in an instance: its variables, its directory, and its exit code"
+SAYS=3 show skpr exec dev -- sh -c 'echo "$SKPR_INSTANCE runs $SKPR_VERSION in $(basename "$PWD")"; exit 3'
+
 # What the site says on a path, whoever of its instances.
 page() {
   exec 3<>"/dev/tcp/127.0.0.1/$1" || return 1

@@ -3,6 +3,7 @@
 //! ```text
 //! node's files ─► tail thread ─► Tap (wanted batches) ─► ship ═ Ship ═► aggregator
 //!      ▲ checkpoint ◄─ tail thread ◄─ Tap (orders) ◄──────── acknowledgements, claims
+//! instances ◄─ runtime ◄─ ssh ◄─ sessions ═ Accept ═► aggregator (each on a connection of its own)
 //! node's cgroups ─► usage (latest round, claims) ─► report ═ Report ═► aggregator
 //! ```
 //!
@@ -14,6 +15,7 @@
 use crate::config::Config;
 use crate::health::{self, Heartbeat, Loop};
 use crate::link::Link;
+use crate::sessions::Sessions;
 use crate::ship::pump::Pump;
 use crate::ship::{WIND_DOWN, tap, window};
 use crate::tail::{Counters, Limits, Tail};
@@ -54,11 +56,13 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let (sampled, rounds) = watch::channel(Round::default());
     let sampling =
         usage::run(config.usage.clone(), claimed, sampled, Heartbeat::new(&config.state, Loop::Usage));
-    let link = Link { config, tap, counters, claims, rounds }.run(&stop);
+    let (asker, sessions) = Sessions::new(&config);
+    let link = Link { config, tap, counters, claims, rounds, asker }.run(&stop);
 
     let failed = tokio::select! {
         () = link => None,
         () = heartbeat => None,
+        () = sessions.run() => None,
         error = sampling => Some(error),
         () = pump.ended() => Some(anyhow::anyhow!("the tail thread ended by itself")),
     };

@@ -2,6 +2,7 @@
 //!
 //! There are no tuning knobs here: what bounds memory and time is a constant beside the code that it bounds.
 
+use crate::runtime::Runtime;
 use crate::usage::{self, Sources};
 use clap::{Parser, Subcommand, ValueEnum};
 use jiff::SignedDuration;
@@ -88,6 +89,8 @@ pub struct Config {
     pub logs: PathBuf,
     pub state: PathBuf,
     pub usage: usage::Settings,
+    /// What starts processes in instances; none where no session is served.
+    pub sessions: Option<Runtime>,
 }
 
 /// A host (a name or an address, without brackets) and a port.
@@ -154,7 +157,18 @@ impl Args {
         let usage = usage::Settings { interval, sources: Sources::Cgroups(self.cgroups) };
         match (aggregator, ca, token, node) {
             (Some(aggregator), Some(ca), Some(token), Some(node)) if problems.is_empty() => {
-                Ok(Config { aggregator, ca, token, node, logs: self.logs, state: self.state, usage })
+                // Nothing here starts processes in pods yet.
+                let sessions = None;
+                Ok(Config {
+                    aggregator,
+                    ca,
+                    token,
+                    node,
+                    logs: self.logs,
+                    state: self.state,
+                    usage,
+                    sessions,
+                })
             }
             _ => Err(InvalidConfig(problems)),
         }

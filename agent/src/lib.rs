@@ -1,5 +1,6 @@
 //! The agent of one node: follows the log files of the pods that the aggregator claims, and ships each line until it is
-//! acknowledged. The files on the node are the only buffer. It also samples what these pods use.
+//! acknowledged. The files on the node are the only buffer. It also samples what these pods use, and where it is given a
+//! [`runtime`] it serves sessions in them.
 //!
 //! [`run`] is the whole agent; `main` adds logging and signals, and the standalone aggregator runs it in-process.
 
@@ -10,7 +11,10 @@ mod descriptors;
 mod health;
 mod link;
 mod report;
+pub mod runtime;
+mod sessions;
 mod ship;
+pub mod ssh;
 pub mod tail;
 pub mod usage;
 

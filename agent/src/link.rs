@@ -13,6 +13,7 @@ pub(crate) mod failure;
 
 use crate::config::Config;
 use crate::report;
+use crate::sessions::Asker;
 use crate::ship;
 use crate::ship::tap::Tap;
 use crate::tail::Counters;
@@ -49,6 +50,8 @@ pub(crate) struct Link {
     /// Where the sampler learns of the claims, and its latest round.
     pub(crate) claims: Claims,
     pub(crate) rounds: watch::Receiver<Round>,
+    /// Where sessions are asked for.
+    pub(crate) asker: Asker,
 }
 
 /// What one connection has shown so far.
@@ -113,8 +116,8 @@ impl Link {
     ) -> Result<Ended, LinkError> {
         let opening = async {
             let connection = Connection::open(&self.config).await?;
-            let control =
-                Control::open(&connection, &self.config.node, self.tap.teller(), self.claims.clone()).await?;
+            let (teller, claims, asker) = (self.tap.teller(), self.claims.clone(), self.asker.clone());
+            let control = Control::open(&connection, &self.config.node, teller, claims, asker).await?;
             Ok::<_, LinkError>((connection, control))
         };
         let (connection, mut control) = tokio::select! {

@@ -4,6 +4,9 @@
 //! - One control stream a node: a newer one takes over, because the older may be a dead connection's.
 
 mod control;
+mod nodes;
+
+pub(crate) use nodes::Nodes;
 
 use crate::aggregator::{Shared, stopping};
 use crate::audit::Sparing;
@@ -11,11 +14,12 @@ use crate::auth::Agent;
 use crate::gate::Held;
 use crate::ingest;
 use futures::future::BoxFuture;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream, StreamExt as _};
 use skpr_proto::v1::agents_server::Agents;
 use skpr_proto::v1::{Ack, AgentMessage, AgentReport, Batch, Control, ReportSummary, SessionData};
 use skpr_proto::{ErrorKind, Failure};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 use tonic::{Code, Request, Response, Status, Streaming};
 
@@ -24,17 +28,12 @@ const RECHECK: Duration = Duration::from_secs(120);
 
 pub(crate) struct AgentsService {
     shared: Arc<Shared>,
-    nodes: control::Nodes,
     refused: Sparing,
 }
 
 impl AgentsService {
     pub(crate) fn new(shared: &Arc<Shared>) -> AgentsService {
-        AgentsService {
-            shared: Arc::clone(shared),
-            nodes: control::Nodes::default(),
-            refused: Sparing::default(),
-        }
+        AgentsService { shared: Arc::clone(shared), refused: Sparing::default() }
     }
 
     async fn begin<T>(&self, method: &'static str, request: &Request<T>) -> Result<AgentCall, Status> {
@@ -113,6 +112,23 @@ pub(crate) fn frame_error(status: Status) -> Status {
     }
 }
 
+/// What the caller sends, as the agent's answer; the call is counted when it ends.
+fn accepted(
+    mut call: AgentCall,
+    mut bytes: BoxStream<'static, Result<SessionData, Status>>,
+) -> BoxStream<'static, Result<SessionData, Status>> {
+    let answers = stream::poll_fn(move |context| {
+        let next = bytes.poll_next_unpin(context);
+        match &next {
+            Poll::Ready(None) => call.completed(),
+            Poll::Ready(Some(Err(status))) => call.code = status.code(),
+            Poll::Ready(Some(Ok(_))) | Poll::Pending => {}
+        }
+        next
+    });
+    answers.boxed()
+}
+
 #[tonic::async_trait]
 impl Agents for AgentsService {
     type ConnectStream = BoxStream<'static, Result<Control, Status>>;
@@ -124,7 +140,7 @@ impl Agents for AgentsService {
         request: Request<Streaming<AgentMessage>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
         let call = self.begin("Agents.Connect", &request).await?;
-        Ok(Response::new(control::stream(call, request.into_inner(), &self.nodes)))
+        Ok(Response::new(control::stream(call, request.into_inner())))
     }
 
     async fn ship(&self, request: Request<Streaming<Batch>>) -> Result<Response<Self::ShipStream>, Status> {
@@ -167,7 +183,11 @@ impl Agents for AgentsService {
         request: Request<Streaming<SessionData>>,
     ) -> Result<Response<Self::AcceptStream>, Status> {
         let mut call = self.begin("Agents.Accept", &request).await?;
-        let failure = Failure::new(ErrorKind::NotFound, "the aggregator has asked for no session");
-        Err(call.failed(failure.into()))
+        let node = call.agent.node.clone();
+        let relay = Arc::clone(&call.shared.relay);
+        match relay.accept(&node, request.into_inner()).await {
+            Ok(bytes) => Ok(Response::new(accepted(call, bytes))),
+            Err(failure) => Err(call.failed(failure.into())),
+        }
     }
 }

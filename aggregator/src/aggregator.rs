@@ -7,7 +7,7 @@ mod stop;
 
 pub use crate::web::{Described, Family, Kind, Monitoring, families};
 
-use crate::agents::AgentsService;
+use crate::agents::{AgentsService, Nodes};
 use crate::api;
 use crate::audit::{Audit, Sparing};
 use crate::auth::{self, AgentAccount, Auth, Reviews, TokenFile};
@@ -15,10 +15,12 @@ use crate::config;
 use crate::event::{self, Event};
 use crate::gate::Gate;
 use crate::health;
+use crate::host_key::{self, HostKeys};
 use crate::inventory::Inventory;
 use crate::platform::Platform;
 use crate::platform::kubernetes::{self, MetricsApi};
 use crate::private_file;
+use crate::relay::Relay;
 use crate::store::{self, Store};
 use crate::tls::{Acceptor, AskForCertificate, CaPlace, Tls};
 use crate::usage::{self, Usage};
@@ -29,6 +31,7 @@ use skpr_proto::v1::agents_server::AgentsServer;
 use skpr_proto::v1::environments_server::EnvironmentsServer;
 use skpr_proto::v1::logs_server::LogsServer;
 use skpr_proto::v1::metrics_server::MetricsServer;
+use skpr_proto::v1::sessions_server::SessionsServer;
 use skpr_proto::{ErrorKind, Failure, MAX_FRAME};
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -71,6 +74,7 @@ pub struct Parts {
     /// What the platform tells of.
     pub events: mpsc::Receiver<Event>,
     pub auth: Auth,
+    pub host_keys: HostKeys,
     pub tls: Tls,
     pub listener: TcpListener,
     pub http_listener: Option<TcpListener>,
@@ -90,6 +94,10 @@ pub(crate) struct Shared {
     /// A permit a byte of the batches that wait for the disk.
     pub(crate) in_flight: Arc<Semaphore>,
     pub(crate) seats: api::Seats,
+    pub(crate) session_seats: api::Seats,
+    pub(crate) nodes: Nodes,
+    pub(crate) relay: Arc<Relay>,
+    pub(crate) host_keys: HostKeys,
     /// Carries out the calls that change something.
     pub(crate) lasting: api::Lasting,
     pub(crate) metrics: Metrics,
@@ -131,6 +139,12 @@ pub async fn serve(config: config::Serve, stop: CancellationToken) -> anyhow::Re
     let (publish, inventory) = watch::channel(Arc::default());
     let usage = open_usage(config.usage, inventory.clone()).await?;
     let account = AgentAccount { namespace: config.namespace.clone(), name: config.agent_service_account };
+    let keys = host_key::Place::Secret {
+        client: client.clone(),
+        namespace: config.namespace.clone(),
+        name: config.host_keys_secret,
+    };
+    let host_keys = HostKeys::load_or_create(&keys).await.context("prepare the host keys")?;
     let place =
         CaPlace::Secret { client: client.clone(), namespace: config.namespace, name: config.ca_secret };
     let (tell, events) = mpsc::channel(event::QUEUE);
@@ -150,6 +164,7 @@ pub async fn serve(config: config::Serve, stop: CancellationToken) -> anyhow::Re
         platform: Arc::new(platform),
         events,
         auth: Auth::Kubernetes(Box::new(reviews)),
+        host_keys,
         tls,
         listener: listen(config.listen).await?,
         http_listener: Some(listen(config.http_listen).await?),
@@ -190,6 +205,8 @@ pub async fn prepare_local(
     let store = open_store(config.store.clone()).await?;
     let usage = open_usage(config.usage.clone(), inventory.clone()).await?;
     let auth = Auth::Tokens(TokenFile::open(&config.data)?);
+    let keys = host_key::Place::Directory(config.data.clone());
+    let host_keys = HostKeys::load_or_create(&keys).await.context("prepare the host keys")?;
     let place = CaPlace::Directory(config.data.clone());
     let tls = Tls::new(&config.tls, place).await.context("prepare the certificate")?;
     let listener = listen(config.listen).await?;
@@ -226,6 +243,7 @@ pub async fn prepare_local(
         platform,
         events,
         auth,
+        host_keys,
         tls,
         listener,
         http_listener,
@@ -268,6 +286,10 @@ async fn run_with(parts: Parts, audit: Audit, stop: CancellationToken) -> anyhow
         strangers: Sparing::default(),
         in_flight: Arc::new(Semaphore::new(ALL_IN_FLIGHT_BYTES)),
         seats: api::Seats::default(),
+        session_seats: api::Seats::default(),
+        nodes: Nodes::default(),
+        relay: Arc::default(),
+        host_keys: parts.host_keys,
         lasting,
         gate: Gate::default(),
         stopping: Stopping::default(),
@@ -293,7 +315,8 @@ async fn run_with(parts: Parts, audit: Audit, stop: CancellationToken) -> anyhow
             EnvironmentsServer::new(api::Environments::new(&shared)).max_decoding_message_size(MAX_REQUEST),
         )
         .add_service(LogsServer::new(api::Logs::new(&shared)).max_decoding_message_size(MAX_REQUEST))
-        .add_service(MetricsServer::new(api::Metrics::new(&shared)).max_decoding_message_size(MAX_REQUEST));
+        .add_service(MetricsServer::new(api::Metrics::new(&shared)).max_decoding_message_size(MAX_REQUEST))
+        .add_service(SessionsServer::new(api::Sessions::new(&shared)).max_decoding_message_size(MAX_REQUEST));
     let server = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))

@@ -12,13 +12,14 @@ mod logs;
 mod reading;
 mod scale;
 mod seats;
+mod session;
 mod target;
 mod usage;
 mod whoami;
 mod wire;
 
 pub(crate) use lasting::{Lasting, lasting};
-pub(crate) use seats::Seats;
+pub(crate) use seats::{Seat, Seats};
 
 use crate::aggregator::Shared;
 use crate::audit::Access;
@@ -28,18 +29,20 @@ use skpr_proto::Failure;
 use skpr_proto::v1::{
     self, DeleteRequest, DeleteResponse, DeployRequest, DeployResponse, DescribeRequest, DescribeResponse,
     EventsRequest, EventsResponse, FollowRequest, FollowResponse, ListRequest, ListResponse, LogsRequest,
-    LogsResponse, RollbackRequest, ScaleRequest, ScaleResponse, UsageRequest, UsageResponse, WhoAmIRequest,
-    WhoAmIResponse,
+    LogsResponse, RollbackRequest, ScaleRequest, ScaleResponse, SessionRequest, SessionResponse,
+    UsageRequest, UsageResponse, WhoAmIRequest, WhoAmIResponse,
 };
 use std::sync::Arc;
 use tonic::metadata::MetadataMap;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 pub(crate) struct Environments(Arc<Shared>);
 
 pub(crate) struct Logs(Arc<Shared>);
 
 pub(crate) struct Metrics(Arc<Shared>);
+
+pub(crate) struct Sessions(Arc<Shared>);
 
 impl Environments {
     pub(crate) fn new(shared: &Arc<Shared>) -> Self {
@@ -56,6 +59,12 @@ impl Logs {
 impl Metrics {
     pub(crate) fn new(shared: &Arc<Shared>) -> Self {
         Metrics(Arc::clone(shared))
+    }
+}
+
+impl Sessions {
+    pub(crate) fn new(shared: &Arc<Shared>) -> Self {
+        Sessions(Arc::clone(shared))
     }
 }
 
@@ -200,5 +209,19 @@ impl v1::metrics_server::Metrics for Metrics {
         let mut access = Access::begin(&self.0, "Metrics.Read", request.remote_addr());
         let result = usage::read(&self.0, &request, &mut access).await;
         answer(access, result)
+    }
+}
+
+#[tonic::async_trait]
+impl v1::sessions_server::Sessions for Sessions {
+    type OpenStream = BoxStream<'static, Result<SessionResponse, Status>>;
+
+    /// A disconnect cancels it: both streams are dropped, and the agent ends what the session has started.
+    async fn open(
+        &self,
+        request: Request<Streaming<SessionRequest>>,
+    ) -> Result<Response<Self::OpenStream>, Status> {
+        let access = Access::begin(&self.0, "Sessions.Open", request.remote_addr());
+        session::open(&self.0, request, access).await.map(Response::new)
     }
 }

@@ -37,6 +37,13 @@ pub(crate) struct Line {
     /// The release that was begun or followed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) release: Option<u64>,
+    /// Where a session was, what it was for, and how its last process ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) instance: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) purpose: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) exit: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) peer: Option<SocketAddr>,
     pub(crate) duration_seconds: f64,
@@ -64,6 +71,9 @@ impl Line {
             namespace: None,
             environment: None,
             release: None,
+            instance: None,
+            purpose: None,
+            exit: None,
             peer: None,
             duration_seconds: 0.0,
             records: 0,
@@ -129,6 +139,15 @@ impl Access {
 
     pub(crate) fn release(&mut self, number: u64) {
         self.line.release = Some(number);
+    }
+
+    pub(crate) fn session(&mut self, instance: String, purpose: &'static str) {
+        self.line.instance = Some(instance);
+        self.line.purpose = Some(purpose);
+    }
+
+    pub(crate) fn exit(&mut self, exit: String) {
+        self.line.exit = Some(exit);
     }
 
     pub(crate) fn sent(&mut self, records: usize, bytes: usize) {

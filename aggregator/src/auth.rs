@@ -14,12 +14,14 @@ mod resource;
 mod tokens;
 
 pub use front_proxy::{FrontProxies, FrontProxy, keep_current as keep_front_proxies};
-pub use grant::{Candidates, Change, Delete, Grant, Permission, ReadLogs, ReadMetrics, Right, See, Standing};
+pub use grant::{
+    Candidates, Change, Delete, Exec, Grant, Permission, ReadLogs, ReadMetrics, Right, See, Standing,
+};
 pub use kubernetes::{AgentAccount, Reviews};
 pub use monitor::Monitor;
 pub use resource::{ResourceGrant, Resources};
-pub(crate) use tokens::random_below;
 pub use tokens::{TokenFile, create_token};
+pub(crate) use tokens::{random, random_below};
 
 use crate::environment::EnvironmentKey;
 use http::HeaderMap;

@@ -10,7 +10,7 @@ mod scrape;
 mod text;
 
 pub(crate) use counted::Counted;
-pub(crate) use metrics::Metrics;
+pub(crate) use metrics::{Metrics, Sessions};
 pub use monitoring::Monitoring;
 pub(crate) use monitoring::monitor;
 pub(crate) use probes::answer_probes;

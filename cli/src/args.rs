@@ -3,10 +3,12 @@
 mod environments;
 mod metrics;
 mod project;
+mod sessions;
 
 pub(crate) use environments::{Delete, Deploy, Events, Info, Releases, Rollback, Scale, Target, Waiting};
 pub(crate) use metrics::Metrics;
 pub(crate) use project::{Config, ConfigVerb, Validate};
+pub(crate) use sessions::{Exec, Place, Shell, SshConfig, SshProxy};
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -19,6 +21,7 @@ Examples:
   skpr deploy dev                         put the version of this working tree into dev
   skpr rollback prod                      and back to the version before
   skpr logs prod -f                       follow all instances of prod
+  skpr shell dev                          a shell in an instance of dev
   skpr logs prod --since 'yesterday 15:40' --until 'yesterday 15:50' --grep error
 ";
 
@@ -148,6 +151,17 @@ pub(crate) enum Verb {
     /// Log lines of an environment: all instances, in order of time
     #[command(before_help = LOGS_EXAMPLES, after_help = TIMES)]
     Logs(Logs),
+    /// A shell in an instance
+    #[command(before_help = sessions::SHELL_EXAMPLES)]
+    Shell(Shell),
+    /// Run a program in an instance, and end with its exit code
+    #[command(before_help = sessions::EXEC_EXAMPLES, after_help = sessions::EXEC_AFTER)]
+    Exec(Exec),
+    /// What ssh needs to know to lead to a project's environments
+    #[command(before_help = sessions::SSH_CONFIG_EXAMPLES)]
+    SshConfig(SshConfig),
+    /// What ssh runs to get to an instance: see skpr ssh-config
+    SshProxy(SshProxy),
     /// What an environment uses: CPU, memory and instances, now and over time
     #[command(before_help = metrics::EXAMPLES, after_help = metrics::AFTER)]
     Metrics(Metrics),
@@ -235,11 +249,11 @@ pub(crate) struct Logs {
 
 #[derive(Debug, Args)]
 pub(crate) struct Completion {
-    pub shell: Shell,
+    pub shell: CompletionShell,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum Shell {
+pub(crate) enum CompletionShell {
     Bash,
     Zsh,
     Fish,

@@ -12,6 +12,7 @@ use hyper_util::rt::TokioIo;
 use skpr_proto::v1::environments_client::EnvironmentsClient;
 use skpr_proto::v1::logs_client::LogsClient;
 use skpr_proto::v1::metrics_client::MetricsClient;
+use skpr_proto::v1::sessions_client::SessionsClient;
 use skpr_proto::{ErrorKind, Failure};
 use std::fmt;
 use std::time::Duration;
@@ -26,6 +27,9 @@ const DEFAULT_PORT: &str = "443";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Somebody sits before a session, and is told that it broke within 20 s.
+const SESSION_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const SESSION_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(8);
 /// An answer holds about 1 MiB of messages, or one record of up to 1 MiB more, and the columns beside them.
 const MAX_ANSWER: usize = 2 * skpr_proto::MAX_FRAME;
 /// 4 MiB in flight fill 300 Mbit/s at 100 ms, and bound what a reader that stops makes us hold.
@@ -113,6 +117,15 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) async fn connect(access: &Access) -> Result<Client, Error> {
+        Client::open(access, (KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT)).await
+    }
+
+    /// A connection that is found broken sooner.
+    pub(crate) async fn for_sessions(access: &Access) -> Result<Client, Error> {
+        Client::open(access, (SESSION_KEEPALIVE_INTERVAL, SESSION_KEEPALIVE_TIMEOUT)).await
+    }
+
+    async fn open(access: &Access, keepalive: (Duration, Duration)) -> Result<Client, Error> {
         let endpoint = &access.endpoint;
         let tls = tls::trusting(&access.ca_pem)?;
         let failed = || {
@@ -126,8 +139,8 @@ impl Client {
             .and_then(|channel| channel.user_agent(concat!("skpr/", env!("CARGO_PKG_VERSION"))))
             .map_err(|_| failed())?
             .origin(origin)
-            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .http2_keep_alive_interval(keepalive.0)
+            .keep_alive_timeout(keepalive.1)
             .keep_alive_while_idle(true)
             .initial_stream_window_size(WINDOW)
             .initial_connection_window_size(WINDOW);
@@ -156,6 +169,10 @@ impl Client {
 
     pub(crate) fn logs(&self) -> LogsClient<InterceptedService<Channel, Token>> {
         LogsClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
+    }
+
+    pub(crate) fn sessions(&self) -> SessionsClient<InterceptedService<Channel, Token>> {
+        SessionsClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
     }
 
     pub(crate) fn metrics(&self) -> MetricsClient<InterceptedService<Channel, Token>> {

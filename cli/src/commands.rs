@@ -17,6 +17,9 @@ mod release;
 mod releases;
 mod rollback;
 mod scale;
+mod session;
+mod ssh_config;
+mod ssh_proxy;
 mod summary;
 mod usage;
 mod validate;
@@ -53,6 +56,10 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> Result<(), Err
         Verb::Delete(verb) => delete::run(&verb, &settings, output).await,
         Verb::Events(verb) => events::run(&verb, &settings, output).await,
         Verb::Logs(verb) => logs::run(verb, &settings, output).await,
+        Verb::Shell(verb) => session::shell(verb, &settings, output).await,
+        Verb::Exec(verb) => session::exec(verb, &settings, output).await,
+        Verb::SshConfig(verb) => ssh_config::run(&verb, &settings, output),
+        Verb::SshProxy(verb) => ssh_proxy::run(verb, &settings, output).await,
         Verb::Metrics(verb) => metrics::run(&verb, &settings, output).await,
         Verb::Version => version::run(&settings, output).await,
         // Answered above.

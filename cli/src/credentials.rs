@@ -6,7 +6,7 @@
 use crate::error::Error;
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
-use skpr_proto::{ErrorKind, Failure};
+use skpr_proto::{ErrorKind, Failure, Label};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write as _};
@@ -66,6 +66,25 @@ impl Directory {
     /// The file of names for completion.
     pub(crate) fn names(&self) -> PathBuf {
         self.0.join("cache").join("environments.json")
+    }
+
+    /// The files of known hosts, one for each.
+    pub(crate) fn known_hosts(&self) -> PathBuf {
+        self.0.join("ssh").join("known_hosts")
+    }
+
+    pub(crate) fn known_host(&self, host: &str) -> PathBuf {
+        self.known_hosts().join(host)
+    }
+
+    /// What `ssh` needs for a project's environments.
+    pub(crate) fn ssh_config(&self, project: &Label) -> PathBuf {
+        self.0.join("ssh").join(format!("{project}.conf"))
+    }
+
+    /// All of these, as `ssh` finds them.
+    pub(crate) fn ssh_configs(&self) -> PathBuf {
+        self.0.join("ssh").join("*.conf")
     }
 
     /// What was stored; nothing, when nobody has logged in.

@@ -13,6 +13,8 @@ use tonic::Status;
 pub(crate) enum Error {
     /// The reader of our output went away.
     ClosedPipe,
+    /// What was run has ended, and we end as it did; all is said.
+    Exit(u8),
     /// It failed: one sentence, and what caused it, outermost first.
     Failed { failure: Failure, causes: Vec<String> },
 }
@@ -35,6 +37,7 @@ impl Error {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Error::ClosedPipe => 0,
+            Error::Exit(code) => *code,
             Error::Failed { failure, .. } => failure.kind.exit_code(),
         }
     }

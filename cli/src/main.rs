@@ -13,6 +13,7 @@ mod interrupt;
 mod link;
 mod output;
 mod project;
+mod session;
 mod settings;
 mod terminal;
 mod time;

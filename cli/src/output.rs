@@ -148,7 +148,7 @@ impl Output {
     /// Says why a command failed.
     pub(crate) fn report(&self, error: &Error) -> ExitCode {
         match error {
-            Error::ClosedPipe => {}
+            Error::ClosedPipe | Error::Exit(_) => {}
             Error::Failed { .. } if self.format == Format::Json => {
                 write_stderr(&(escape_json(error.json()) + "\n"))
             }

@@ -168,7 +168,70 @@ pub(crate) fn read_keys() -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::Unsupported, "keys cannot be read here"))
 }
 
-/// Undoes [`hide_typing`] and [`read_keys`], if it is in force.
+/// From now on every key is passed on as it is typed, also those that mean something here.
+#[cfg(unix)]
+pub(crate) fn read_raw() -> io::Result<()> {
+    use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+    let before = tcgetattr(io::stdin())?;
+    let mut raw = before.clone();
+    raw.make_raw();
+    if let Ok(mut slot) = BEFORE.lock() {
+        *slot = Some(before);
+    }
+    tcsetattr(io::stdin(), OptionalActions::Drain, &raw)?;
+    Ok(())
+}
+
+#[cfg(not(unix))]
+pub(crate) fn read_raw() -> io::Result<()> {
+    Err(io::Error::new(io::ErrorKind::Unsupported, "keys cannot be read here: use skpr exec -T"))
+}
+
+/// What the keys of our terminal mean, by SSH's numbers (RFC 4254, section 8).
+#[cfg(unix)]
+pub(crate) fn modes() -> Vec<(u8, u32)> {
+    use rustix::termios::{InputModes, SpecialCodeIndex, tcgetattr};
+    let Ok(attributes) = tcgetattr(io::stdin()) else { return Vec::new() };
+    let keys = [
+        (1, SpecialCodeIndex::VINTR),
+        (2, SpecialCodeIndex::VQUIT),
+        (3, SpecialCodeIndex::VERASE),
+        (4, SpecialCodeIndex::VKILL),
+        (5, SpecialCodeIndex::VEOF),
+        (10, SpecialCodeIndex::VSUSP),
+    ];
+    let mut modes: Vec<(u8, u32)> =
+        keys.into_iter().map(|(opcode, index)| (opcode, attributes.special_codes[index].into())).collect();
+    modes.push((42, attributes.input_modes.contains(InputModes::IUTF8).into()));
+    modes
+}
+
+#[cfg(not(unix))]
+pub(crate) fn modes() -> Vec<(u8, u32)> {
+    Vec::new()
+}
+
+/// Columns and rows of our terminal.
+#[cfg(unix)]
+pub(crate) fn size() -> Option<(u32, u32)> {
+    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    Some((size.ws_col.into(), size.ws_row.into()))
+}
+
+#[cfg(not(unix))]
+pub(crate) fn size() -> Option<(u32, u32)> {
+    None
+}
+
+pub(crate) fn stdin_is_terminal() -> bool {
+    io::stdin().is_terminal()
+}
+
+pub(crate) fn stdout_is_terminal() -> bool {
+    io::stdout().is_terminal()
+}
+
+/// Undoes [`hide_typing`], [`read_keys`] and [`read_raw`], if it is in force.
 pub(crate) fn show_typing() {
     let before = BEFORE.lock().ok().and_then(|mut slot| slot.take());
     #[cfg(unix)]

@@ -31,5 +31,7 @@ pub const MAX_MESSAGE: usize = 1 << 20;
 pub const MAX_BATCH: usize = 256 << 10;
 /// The most records in one `Batch`.
 pub const MAX_BATCH_RECORDS: usize = 8192;
+/// The most bytes of a session in one message.
+pub const MAX_PIECE: usize = 64 << 10;
 /// The largest encoded message either side accepts: a batch of one longest message, and its columns.
 pub const MAX_FRAME: usize = 4 << 20;

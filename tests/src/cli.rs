@@ -103,7 +103,12 @@ impl User {
     }
 
     fn command<S: AsRef<OsStr>>(&self, name: &str, arguments: &[S]) -> Result<Command> {
-        let mut command = Command::new(program(name)?);
+        Ok(self.other(program(name)?, arguments))
+    }
+
+    /// A program of the system, as this user would run it.
+    pub fn other<S: AsRef<OsStr>>(&self, program: impl AsRef<OsStr>, arguments: &[S]) -> Command {
+        let mut command = Command::new(program);
         for (variable, _) in std::env::vars_os() {
             if variable.to_string_lossy().starts_with("SKPR_") {
                 command.env_remove(variable);
@@ -112,7 +117,7 @@ impl User {
         command.args(arguments).current_dir(self.home.path());
         command.env("HOME", self.home.path()).env("SKPR_CONFIG_DIR", self.home.path().join("config"));
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
-        Ok(command)
+        command
     }
 }
 

@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod fault;
 pub mod fleet;
 pub mod inventory;
+pub mod machine;
 pub mod node;
 pub mod numbers;
 pub mod report;

@@ -1,7 +1,8 @@
 //! The control call: says hello, and passes on what the aggregator says.
 
 use super::connect::Connection;
-use super::failure::{LinkError, refuse_dial};
+use super::failure::LinkError;
+use crate::sessions::Asker;
 use crate::ship::tap::Teller;
 use crate::tail::ClaimChange;
 use crate::usage;
@@ -20,6 +21,7 @@ pub(super) struct Control {
     messages: Streaming<v1::Control>,
     teller: Teller,
     claims: usage::Claims,
+    asker: Asker,
 }
 
 /// What the aggregator said that the connection must act on.
@@ -36,9 +38,13 @@ impl Control {
         node: &NodeName,
         teller: Teller,
         claims: usage::Claims,
+        asker: Asker,
     ) -> Result<Self, LinkError> {
-        let hello =
-            v1::Hello { node: node.as_str().to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() };
+        let hello = v1::Hello {
+            node: node.as_str().to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            sessions: asker.serves(),
+        };
         let hello = v1::AgentMessage { message: Some(v1::agent_message::Message::Hello(hello)) };
         // The stream stays open as long as the connection: its end would be a goodbye.
         let requests = futures::stream::once(async { hello }).chain(futures::stream::pending());
@@ -49,7 +55,7 @@ impl Control {
             .map_err(|_| LinkError::TimedOut { what: "saying hello", limit: ANSWER_TIMEOUT })?
             .map_err(LinkError::call("Connect"))?
             .into_inner();
-        Ok(Control { messages, teller, claims })
+        Ok(Control { messages, teller, claims, asker })
     }
 
     /// Waits for the first claims.
@@ -79,7 +85,7 @@ impl Control {
                 Some(v1::control::Control::Drain(drain)) => {
                     return Ok(Next::Drain(Duration::from_millis(drain.reconnect_after_millis.into())));
                 }
-                Some(v1::control::Control::Dial(dial)) => refuse_dial(&dial),
+                Some(v1::control::Control::Dial(dial)) => self.asker.ask(dial),
                 // From an aggregator newer than this agent.
                 None => tracing::debug!("a control message that this version does not know"),
             }

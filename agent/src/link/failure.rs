@@ -1,6 +1,5 @@
 //! Why there is no connection, and saying so once.
 
-use skpr_proto::v1;
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -124,11 +123,6 @@ impl Complaints {
         self.made.push_back(text.to_owned());
         true
     }
-}
-
-/// A session was asked for, and this agent serves none yet. The aggregator's own time limit ends the caller's wait.
-pub(crate) fn refuse_dial(dial: &v1::Dial) {
-    tracing::warn!(session = %dial.session, purpose = %dial.purpose, "this agent serves no sessions yet; the request is ignored");
 }
 
 #[cfg(test)]

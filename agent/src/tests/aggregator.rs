@@ -44,7 +44,8 @@ impl Hello {
     }
 
     pub(super) async fn dial(&self) {
-        let dial = v1::Dial { session: "s".into(), purpose: "shell".into(), target: "x".into() };
+        let dial =
+            v1::Dial { session: "s".into(), purpose: "ssh".into(), target: "x".into(), ..Default::default() };
         self.say(v1::control::Control::Dial(dial)).await;
     }
 }
@@ -250,6 +251,7 @@ pub(super) fn config(address: SocketAddr, files: &Path) -> Config {
             interval: Some(Duration::from_millis(100)),
             sources: Sources::Cgroups(files.join("cgroups")),
         },
+        sessions: None,
     }
 }
 

@@ -5,6 +5,7 @@ use super::tail::StandIn;
 use super::{PATIENCE, soon};
 use crate::config::Config;
 use crate::link::Link;
+use crate::sessions::Sessions;
 use crate::ship::tap::Teller;
 use crate::tail::{ClaimChange, Counters};
 use crate::usage::{Claims, Round};
@@ -32,10 +33,11 @@ fn start(config: Config) -> Running {
     let (counted, counters) = watch::channel(Counters { read_bytes: 7, ..Counters::default() });
     let (claims, _) = Claims::pair();
     let (sampled, rounds) = watch::channel(Round::default());
+    let (asker, _) = Sessions::new(&config);
     let stop = CancellationToken::new();
     let token = stop.clone();
     let mut task = JoinSet::new();
-    task.spawn(async move { Link { config, tap, counters, claims, rounds }.run(&token).await });
+    task.spawn(async move { Link { config, tap, counters, claims, rounds, asker }.run(&token).await });
     Running { tail, teller, stop, task, _counted: counted, _sampled: sampled }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! The first message is the whole set, sent once the platform has been heard from; then only differences.
 
+use super::nodes::Seated;
 use super::{AgentCall, frame_error};
 use crate::aggregator::stopping;
 use crate::auth::random_below;
@@ -9,12 +10,11 @@ use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt as _};
 use skpr_proto::v1::agent_message::Message;
 use skpr_proto::v1::control::Control as Kind;
-use skpr_proto::v1::{AgentMessage, Claims, Control, Drain};
-use skpr_proto::{ErrorKind, Failure, NodeName, PodUid};
-use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use skpr_proto::v1::{AgentMessage, Claims, Control, Dial, Drain};
+use skpr_proto::{ErrorKind, Failure, PodUid};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 /// How long an agent may take to say hello.
@@ -23,41 +23,6 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 const RECONNECT_MIN_MILLIS: u32 = 500;
 const RECONNECT_SPREAD_MILLIS: u32 = 4_500;
 
-/// The control stream that speaks for each node. Clones are handles to the same table.
-#[derive(Clone, Default)]
-pub(super) struct Nodes(Arc<Mutex<HashMap<NodeName, Seat>>>);
-
-#[derive(Clone)]
-struct Seat(Arc<CancellationToken>);
-
-/// Held by the stream that speaks for a node.
-struct Seated {
-    nodes: Nodes,
-    node: NodeName,
-    seat: Seat,
-}
-
-impl Nodes {
-    /// Takes the node's seat; whoever sat there is told.
-    fn sit(&self, node: &NodeName) -> Seated {
-        let seat = Seat(Arc::new(CancellationToken::new()));
-        let mut nodes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(older) = nodes.insert(node.clone(), seat.clone()) {
-            older.0.cancel();
-        }
-        Seated { nodes: self.clone(), node: node.clone(), seat }
-    }
-}
-
-impl Drop for Seated {
-    fn drop(&mut self) {
-        let mut nodes = self.nodes.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if nodes.get(&self.node).is_some_and(|seat| Arc::ptr_eq(&seat.0, &self.seat.0)) {
-            nodes.remove(&self.node);
-        }
-    }
-}
-
 struct ControlStream {
     call: AgentCall,
     messages: Streaming<AgentMessage>,
@@ -65,7 +30,6 @@ struct ControlStream {
     distrusted: BoxFuture<'static, Failure>,
     /// None before the hello.
     seated: Option<Seated>,
-    nodes: Nodes,
     /// What the agent was told; none before the first message.
     told: Option<BTreeSet<PodUid>>,
     drained: bool,
@@ -74,23 +38,13 @@ struct ControlStream {
 pub(super) fn stream(
     call: AgentCall,
     messages: Streaming<AgentMessage>,
-    nodes: &Nodes,
 ) -> BoxStream<'static, Result<Control, Status>> {
     let mut inventory = call.shared.inventory.clone();
     // What is known already is news to this agent.
     inventory.mark_changed();
     let distrusted = call.distrusted();
-    let nodes = nodes.clone();
-    let state = ControlStream {
-        call,
-        messages,
-        inventory,
-        distrusted,
-        seated: None,
-        nodes,
-        told: None,
-        drained: false,
-    };
+    let state =
+        ControlStream { call, messages, inventory, distrusted, seated: None, told: None, drained: false };
     stream::unfold(Some(state), async |state| {
         let mut state = state?;
         match state.next().await {
@@ -111,7 +65,7 @@ impl ControlStream {
         if self.seated.is_none() {
             self.hello().await?;
         }
-        let replaced = self.seated.as_ref().map(|seated| Arc::clone(&seated.seat.0)).unwrap_or_default();
+        let replaced = self.seated.as_ref().map(Seated::replaced).unwrap_or_default();
         let stop = self.call.shared.stopping.clone();
         loop {
             tokio::select! {
@@ -130,6 +84,7 @@ impl ControlStream {
                     Some(_) => {}
                     None => return Ok(None),
                 },
+                Some(dial) = dialled(&mut self.seated) => return Ok(Some(Kind::Dial(dial))),
                 changed = self.inventory.changed() => {
                     if changed.is_err() {
                         // The platform's task is gone, which stops the aggregator; the stop ends this stream.
@@ -158,7 +113,7 @@ impl ControlStream {
             return Err(Failure::new(ErrorKind::NotAllowed, message).into());
         }
         tracing::info!(%node, version = %hello.version.escape_debug(), "agent connected");
-        self.seated = Some(self.nodes.sit(node));
+        self.seated = Some(self.call.shared.nodes.sit(node, hello.sessions));
         Ok(())
     }
 
@@ -175,6 +130,14 @@ impl ControlStream {
         let claims = difference(self.told.as_ref(), &now);
         self.told = Some(now);
         claims
+    }
+}
+
+/// The next session that the node's agent is asked for.
+async fn dialled(seated: &mut Option<Seated>) -> Option<Dial> {
+    match seated {
+        Some(seated) => seated.dialled().await,
+        None => None,
     }
 }
 
@@ -205,18 +168,5 @@ mod tests {
         let next = difference(Some(&uids(&["a", "b"])), &uids(&["b", "c"])).unwrap();
         assert!(!next.complete && next.claimed == ["c"] && next.released == ["a"]);
         assert_eq!(difference(Some(&uids(&["a"])), &uids(&["a"])), None);
-    }
-
-    #[test]
-    fn a_newer_connection_takes_the_seat_and_an_older_one_cannot_give_it_up() {
-        let nodes = Nodes::default();
-        let node = NodeName::parse("n1").unwrap();
-        let older = nodes.sit(&node);
-        let newer = nodes.sit(&node);
-        assert!(older.seat.0.is_cancelled() && !newer.seat.0.is_cancelled());
-        drop(older);
-        assert_eq!(nodes.0.lock().unwrap().len(), 1);
-        drop(newer);
-        assert!(nodes.0.lock().unwrap().is_empty());
     }
 }

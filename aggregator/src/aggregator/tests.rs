@@ -10,6 +10,7 @@ mod monitoring;
 mod resources;
 mod samples;
 mod scripted;
+mod sessions;
 
 use super::*;
 use crate::auth::create_token;

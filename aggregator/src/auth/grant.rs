@@ -28,6 +28,7 @@ pub enum Right {
     ReadMetrics,
     Change,
     Delete,
+    Exec,
 }
 
 /// Names a [`Right`] in a grant's type.
@@ -56,7 +57,9 @@ permissions!(
     /// To deploy, roll back or scale it.
     Change,
     /// To delete it.
-    Delete
+    Delete,
+    /// To run processes in it.
+    Exec
 );
 
 /// The environments of one name, each with what is known of it.
@@ -225,6 +228,7 @@ fn deed(right: Right) -> &'static str {
         Right::ReadMetrics => "read its metrics",
         Right::Change => "deploy to it",
         Right::Delete => "delete it",
+        Right::Exec => "run anything in it",
     }
 }
 
@@ -235,6 +239,7 @@ fn not_allowed(right: Right, name: &EnvironmentName) -> Failure {
         Right::ReadMetrics => "read the metrics of",
         Right::Change => "deploy to",
         Right::Delete => "delete",
+        Right::Exec => "run anything in",
     };
     let message = format!("there is no environment `{name}` that you may {may}");
     Failure::new(ErrorKind::NotAllowed, message).with_hint("skpr list")

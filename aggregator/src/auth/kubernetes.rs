@@ -184,13 +184,26 @@ impl Reviews {
     }
 
     pub(super) async fn allows(&self, user: &User, question: &Question<'_>) -> Result<bool, Failure> {
+        let allowed = self.review(user, question, attributes(question)).await?;
+        match also(question) {
+            Some(more) if allowed => self.review(user, question, Some(more)).await,
+            Some(_) | None => Ok(allowed),
+        }
+    }
+
+    async fn review(
+        &self,
+        user: &User,
+        question: &Question<'_>,
+        resource_attributes: Option<ResourceAttributes>,
+    ) -> Result<bool, Failure> {
         let is_monitor = *question == Question::Monitor;
         let spec = SubjectAccessReviewSpec {
             user: Some(user.name.clone()),
             groups: Some(user.groups.clone()),
             uid: user.uid.clone(),
             extra: Some(user.extra.clone()),
-            resource_attributes: attributes(question),
+            resource_attributes,
             non_resource_attributes: is_monitor
                 .then(|| NonResourceAttributes { path: Some(METRICS.into()), verb: Some("get".into()) }),
         };
@@ -334,6 +347,7 @@ fn attributes(question: &Question<'_>) -> Option<ResourceAttributes> {
             Right::ReadMetrics => ("get", Some("metrics")),
             Right::Change => ("create", Some("deploy")),
             Right::Delete => ("delete", None),
+            Right::Exec => ("create", Some("exec")),
         };
         ResourceAttributes {
             subresource: subresource.map(str::to_owned),
@@ -352,6 +366,29 @@ fn attributes(question: &Question<'_>) -> Option<ResourceAttributes> {
             resource: Some("namespaces".into()),
             ..ask("create", None, None)
         },
+    })
+}
+
+/// What has to be allowed besides: whoever may run something in an environment may run it in pods, whose user and
+/// service account it then has.
+fn also(question: &Question<'_>) -> Option<ResourceAttributes> {
+    let namespace = match question {
+        Question::May(Right::Exec, key) => Some(key.namespace.to_string()),
+        Question::Anywhere(Right::Exec, _) => None,
+        Question::May(..)
+        | Question::Anywhere(..)
+        | Question::ListAll
+        | Question::ListNamespace(_)
+        | Question::CreateNamespaces
+        | Question::Monitor
+        | Question::Resources(_) => return None,
+    };
+    Some(ResourceAttributes {
+        resource: Some("pods".into()),
+        subresource: Some("exec".into()),
+        verb: Some("create".into()),
+        namespace,
+        ..ResourceAttributes::default()
     })
 }
 

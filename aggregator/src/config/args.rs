@@ -93,6 +93,9 @@ pub(super) struct ServeArgs {
     /// The Secret that holds the CA made by this aggregator.
     #[arg(long, default_value = "skpr-ca")]
     pub(super) ca_secret: String,
+    /// The Secret that the environments' host keys are derived from.
+    #[arg(long, default_value = "skpr-host-keys")]
+    pub(super) host_keys_secret: String,
     /// The ServiceAccount of the agents, in the aggregator's namespace.
     #[arg(long, default_value = "skpr-agent")]
     pub(super) agent_service_account: String,

@@ -25,7 +25,6 @@ mod plan;
 mod ports;
 mod project;
 mod publish;
-mod spawn;
 mod state;
 mod supervisor;
 mod tell;
@@ -49,9 +48,9 @@ use host::{Host, cgroup_prefix};
 use ports::Ports;
 use project::Project;
 use publish::{Publisher, View};
+use skpr_agent::runtime::{self, Spawner};
 use skpr_proto::manifest::Environment;
 use skpr_proto::{EnvironmentName, Failure, Label, NodeName, PodUid};
-use spawn::Spawner;
 use state::Record;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Read as _;
@@ -138,6 +137,7 @@ impl Machine {
             spawner: Spawner::start()?,
             ports: Ports::default(),
             whereabouts: watch::Sender::default(),
+            entrances: watch::Sender::default(),
             parents: if config.wrapper.is_some() { Parents::find() } else { Parents::default() },
             cgroup_prefix: cgroup_prefix(data),
             wrapper: config.wrapper,
@@ -149,6 +149,13 @@ impl Machine {
     /// Where the agent that runs beside it can measure what the instances use.
     pub fn whereabouts(&self) -> watch::Receiver<BTreeMap<PodUid, skpr_agent::usage::Local>> {
         self.host.whereabouts.subscribe()
+    }
+
+    /// What lets the agent that runs beside it start processes in the instances; none where a process of ours cannot be
+    /// started again as another.
+    pub fn runtime(&self) -> Option<runtime::Runtime> {
+        let entrances = self.host.entrances.subscribe();
+        self.host.wrapper.as_ref().map(|_| runtime::Runtime::new(entrances, self.host.spawner.clone()))
     }
 
     /// What takes users' changes.

@@ -8,6 +8,9 @@ mod environments;
 mod nodes;
 mod own;
 mod process;
+mod sessions;
+
+pub(crate) use sessions::Sessions;
 
 use super::counted::{Counted, count};
 use super::text::{Described, Format, Labels, Table, Text, counter};
@@ -53,6 +56,7 @@ const SAMPLES: Table<u64> = Table {
 pub(crate) struct Metrics {
     pub(crate) ingest: Ingest,
     pub(crate) events: event::Counts,
+    pub(crate) sessions: Sessions,
     calls: Counted<2>,
     reports: Mutex<BTreeMap<NodeName, (Instant, AgentReport)>>,
     /// Of the last scrape, in bytes: the next is about as long, and need not grow to that.
@@ -102,6 +106,7 @@ pub(super) fn families() -> Vec<Described> {
         DEPLOYS.describe(PATH),
         BATCHES.describe(PATH),
         SAMPLES.describe(PATH),
+        sessions::TABLE.describe(PATH),
         agents::TABLE.describe(PATH),
         nodes::TABLE.describe(PATH),
         environments::TABLE.describe(PATH),
@@ -140,6 +145,7 @@ impl Metrics {
         let samples = shared.usage.counts().samples();
         let samples = samples.map(|(outcome, samples)| (Labels::of(&[("outcome", outcome)]), samples));
         text.table(&SAMPLES, &samples.collect::<Vec<_>>());
+        text.table(&sessions::TABLE, &self.sessions.ended.rows(sessions::TABLE.labels));
         text.table(&agents::TABLE, &agents::rows(self.current_reports()));
         text.table(&nodes::TABLE, &nodes::rows(&shared.usage));
         text.table(&environments::TABLE, &environments::rows(&shared.usage, &inventory));

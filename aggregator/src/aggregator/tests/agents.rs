@@ -27,9 +27,9 @@ impl Shipping {
     }
 }
 
-async fn connect(world: &World, node: &str) -> (Sender<AgentMessage>, Streaming<Control>) {
+pub(super) async fn connect(world: &World, node: &str) -> (Sender<AgentMessage>, Streaming<Control>) {
     let (messages, stream) = channel(4);
-    let hello = Hello { node: node.into(), version: "test".into() };
+    let hello = Hello { node: node.into(), version: "test".into(), sessions: true };
     messages.send(AgentMessage { message: Some(Message::Hello(hello)) }).await.unwrap();
     let control = world.agents().await.connect(ReceiverStream::new(stream)).await.unwrap().into_inner();
     (messages, control)

@@ -35,7 +35,7 @@ async fn a_stop_ends_open_streams_in_time_and_tells_agents_to_come_back() {
     world.publish(&[("u1", "web-1", "local")]);
     let mut agents = world.agents().await;
     // Streams that nobody on the other side would ever end.
-    let hello = Message::Hello(Hello { node: "local".into(), version: "test".into() });
+    let hello = Message::Hello(Hello { node: "local".into(), version: "test".into(), sessions: true });
     let (messages, stream) = tokio::sync::mpsc::channel(4);
     messages.send(AgentMessage { message: Some(hello) }).await.unwrap();
     let outbound = tokio_stream::wrappers::ReceiverStream::new(stream);

@@ -68,7 +68,7 @@ fn cluster(review: &Value) -> (StatusCode, Value) {
                 }),
                 ("unbound", "skpr-aggregator") => user("system:serviceaccount:skpr:skpr-agent"),
                 ("impostor", "skpr-aggregator") => user("system:serviceaccount:evil:skpr-agent"),
-                (name @ ("dev" | "deployer" | "lister" | "admin"), "skpr") => user(name),
+                (name @ ("dev" | "deployer" | "lister" | "admin" | "runner" | "half"), "skpr") => user(name),
                 _ => json!({"authenticated": false, "error": "no"}),
             },
         );
@@ -80,10 +80,16 @@ fn cluster(review: &Value) -> (StatusCode, Value) {
     let what = &spec["resourceAttributes"];
     let part = |name: &str| what[name].as_str().unwrap_or("");
     let namespaces = (part("group"), part("resource"), part("verb"), part("namespace"));
-    assert!(part("group") == "skpr.io" || namespaces == ("", "namespaces", "create", ""), "{what}");
+    let is_pods = (part("group"), part("resource"), part("subresource")) == ("", "pods", "exec");
+    assert!(
+        part("group") == "skpr.io" || namespaces == ("", "namespaces", "create", "") || is_pods,
+        "{what}"
+    );
     let asked = (part("verb"), part("namespace"), part("subresource"), part("name"));
     let allowed = match spec["user"].as_str().unwrap() {
         "admin" => true,
+        "runner" if is_pods => part("namespace") == "a",
+        "runner" | "half" => matches!(asked, ("create", "a" | "b", "exec", "web.dev")),
         "dev" => matches!(asked, ("get", "a", "" | "logs", "web.dev")),
         "deployer" => matches!(asked, ("create", "a", "deploy", "web.dev") | ("delete", "a", "", "web.dev")),
         "lister" => matches!(asked, ("list", "b", "", "")),
@@ -104,6 +110,29 @@ async fn grant(
     let name = EnvironmentName::parse("web", "dev").unwrap();
     let candidates = candidates.iter().map(|key| (key.clone(), Standing::Runs)).collect();
     auth.grant(&user(auth, token).await, &name, &candidates).await
+}
+
+#[tokio::test]
+async fn to_run_something_takes_the_right_on_the_environment_and_on_pods() {
+    let name = EnvironmentName::parse("web", "dev").unwrap();
+    for (who, namespace, may) in [
+        ("runner", "a", true),
+        ("runner", "b", false),
+        ("half", "a", false),
+        ("dev", "a", false),
+        ("admin", "b", true),
+    ] {
+        let (auth, _) = server(cluster);
+        let candidates = [(key(namespace, "web", "dev"), Standing::Runs)].into();
+        let user = user(&auth, who).await;
+        let granted = auth.grant::<crate::auth::Exec>(&user, &name, &candidates).await;
+        assert_eq!(granted.is_ok(), may, "{who} {namespace}");
+        if who != "dev" && !may {
+            // Whoever may not even see it is told the same as of one that is not there.
+            let missing = auth.grant::<crate::auth::Exec>(&user, &name, &Default::default()).await;
+            assert_eq!(granted.unwrap_err(), missing.unwrap_err());
+        }
+    }
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ pub(super) const HEADER: &str = "\
 #   NAME    whose token it is
 #   SHA256  of the token, in hexadecimal; the token itself is not kept here
 #   RIGHTS  `*` for everything, or a comma list of PROJECT/ENVIRONMENT:RIGHT+RIGHT (ENVIRONMENT may be *; the rights are
-#           list, logs, metrics, deploy and delete, of which the latter two bring list) and, alone, `metrics` for
+#           list, logs, metrics, deploy, delete and exec, of which the last three bring list) and, alone, `metrics` for
 #           monitoring, or `agent:NODE` for the agent of a node
 # Add one with `skpr-aggregator token create --data DIR NAME RIGHTS`. A changed file is read again at once.
 ";
@@ -51,12 +51,13 @@ pub(super) struct Environments {
 const MONITOR: &str = "metrics";
 
 /// What each right is called in the file.
-const NAMES: [(&str, Right); 5] = [
+const NAMES: [(&str, Right); 6] = [
     ("list", Right::See),
     ("logs", Right::ReadLogs),
     ("metrics", Right::ReadMetrics),
     ("deploy", Right::Change),
     ("delete", Right::Delete),
+    ("exec", Right::Exec),
 ];
 
 impl Entry {
@@ -87,10 +88,10 @@ impl Rights {
 }
 
 impl Environments {
-    /// Whoever may change an environment may also see what becomes of that.
+    /// Whoever may change an environment, or run something in it, may also see how it is.
     fn brings(&self, right: Right) -> bool {
         let has = |right| self.rights.contains(&right);
-        has(right) || right == Right::See && (has(Right::Change) || has(Right::Delete))
+        has(right) || right == Right::See && [Right::Change, Right::Delete, Right::Exec].into_iter().any(has)
     }
 
     fn covers(&self, key: &EnvironmentKey) -> bool {
@@ -223,7 +224,7 @@ mod tests {
             "agent:node-1",
             "web/dev:list+logs",
             "web/dev:logs,shop/*:list,metrics",
-            "web/*:logs+deploy+delete",
+            "web/*:logs+deploy+delete+exec",
         ] {
             let entry = parse_line(&line(rights)).unwrap();
             assert_eq!(entry.rights.to_string(), rights);

@@ -5,10 +5,10 @@ use super::checkout::Checkouts;
 use super::former::Directories;
 use super::ports::Ports;
 use super::publish::Publisher;
-use super::spawn::Spawner;
 use crate::environment::EnvironmentKey;
 use crate::event;
 use sha2::{Digest as _, Sha256};
+use skpr_agent::runtime::{self, Spawner};
 use skpr_agent::usage;
 use skpr_proto::{EnvironmentName, Label, NodeName, PodUid};
 use std::collections::BTreeMap;
@@ -18,6 +18,9 @@ use tokio::sync::watch;
 
 /// Where what each running instance uses can be measured.
 pub(super) type Whereabouts = watch::Sender<BTreeMap<PodUid, usage::Local>>;
+
+/// How processes come into each running instance.
+pub(super) type Entrances = watch::Sender<runtime::Instances>;
 
 /// Handles and places; nothing here belongs to one environment.
 pub(super) struct Host {
@@ -33,6 +36,7 @@ pub(super) struct Host {
     pub(super) spawner: Spawner,
     pub(super) ports: Ports,
     pub(super) whereabouts: Whereabouts,
+    pub(super) entrances: Entrances,
     pub(super) parents: Parents,
     /// One data directory's cgroups, told apart from another's.
     pub(super) cgroup_prefix: String,

@@ -142,6 +142,7 @@ impl Instances {
             cgroup,
             cpu_share,
             whereabouts: self.host.whereabouts.clone(),
+            entrances: self.host.entrances.clone(),
         };
         let stop = CancellationToken::new();
         let running = Running {

@@ -11,20 +11,21 @@ pub(super) use status::{Report, Status};
 
 use super::cgroup::Cgroup;
 use super::health::Probe;
-use super::host::Whereabouts;
+use super::host::{Entrances, Whereabouts};
 use super::output::{Cutter, LogFile, ROTATE_AT, tidy};
 use super::ports::{Port, Ports};
-use super::spawn::Spawner;
 use super::variables::{search, variables};
 use super::words;
 use jiff::Timestamp;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use skpr_agent::runtime::{self, Spawner};
 use skpr_agent::usage;
 use skpr_proto::PodUid;
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncReadExt as _, Interest};
@@ -50,6 +51,8 @@ const PROBE_READY: Duration = Duration::from_secs(5);
 const PROBES_FAILED: u32 = 3;
 /// What keeps an instance from running that ended more than once.
 const CRASH_LOOP: &str = "CrashLoopBackOff";
+/// Tells an instance where to listen.
+const PORT: &str = "PORT";
 /// What is read from a pipe at once: as much as a pipe holds.
 const READ: usize = 64 << 10;
 
@@ -72,6 +75,7 @@ pub(super) struct Instance {
     /// In thousandths of a CPU.
     pub(super) cpu_share: Option<u64>,
     pub(super) whereabouts: Whereabouts,
+    pub(super) entrances: Entrances,
 }
 
 /// Runs the instance until `stop`, and returns when nothing of it is left.
@@ -166,6 +170,8 @@ impl Run<'_> {
         };
         instance.whereabouts.send_modify(|all| _ = all.insert(instance.uid.clone(), local));
         let port = self.port.as_ref().map(Port::number);
+        let entrance = Arc::new(self.entrance());
+        instance.entrances.send_modify(|all| _ = all.insert(instance.uid.clone(), entrance));
         self.teller.tell(|status| status.started(port, Timestamp::now())).await;
         let mut output = JoinSet::new();
         if let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) {
@@ -174,6 +180,8 @@ impl Run<'_> {
         let mut program = Program::new(child, group);
         let status = self.watch(&mut program, &mut output).await;
         let killed = instance.cgroup.as_ref().map_or(0, Cgroup::out_of_memory_kills).saturating_sub(killed);
+        // Before the rest is ended: what came from outside is told that it was this.
+        instance.entrances.send_modify(|all| _ = all.remove(&instance.uid));
         self.end_rest(&program).await;
         if timeout(DRAIN_WITHIN, output.join_next()).await.is_err() {
             tracing::warn!(
@@ -209,11 +217,27 @@ impl Run<'_> {
         let mut command = Command::new(program);
         command.args(words).current_dir(&instance.directory).process_group(0).kill_on_drop(true);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.env_clear().envs(variables(&instance.variables));
-        if let Some(port) = &self.port {
-            command.env("PORT", port.number().to_string());
-        }
+        command.env_clear().envs(self.variables());
         Ok(command)
+    }
+
+    fn variables(&self) -> Vec<(OsString, OsString)> {
+        let mut all = variables(&self.instance.variables);
+        if let Some(port) = &self.port {
+            all.retain(|(name, _)| name != PORT);
+            all.push((PORT.into(), port.number().to_string().into()));
+        }
+        all
+    }
+
+    /// How another process comes to where this instance is.
+    fn entrance(&self) -> runtime::Instance {
+        let words = self.instance.wrapper.iter().filter(|word| *word != "--");
+        runtime::Instance {
+            directory: self.instance.directory.clone(),
+            variables: self.variables(),
+            wrapper: words.cloned().collect(),
+        }
     }
 
     /// Until the program has ended, or been ended because of `stop`.

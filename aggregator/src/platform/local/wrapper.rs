@@ -1,9 +1,11 @@
-//! `skpr-aggregator run-instance`: what an instance's process does before it becomes the site's program.
+//! `skpr-aggregator run-instance`: what an instance's process does before it becomes the site's program, and what a process
+//! of a session does before it becomes what its user asked for.
 //!
 //! A step between fork and exec would need unsafe code; a program of our own that execs does not.
 
 use rustix::process::{
-    Resource, Rlimit, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit,
+    Resource, Rlimit, Signal, getppid, getrlimit, ioctl_tiocsctty, set_parent_process_death_signal,
+    setrlimit, setsid,
 };
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
@@ -25,6 +27,12 @@ pub struct RunInstance {
     /// A `cgroup.procs` to join.
     #[arg(long)]
     cgroup: Vec<PathBuf>,
+    /// Lead a session of its own: it is run for a user and not for the site.
+    #[arg(long)]
+    session: bool,
+    /// Take the terminal that stdin is.
+    #[arg(long, requires = "session")]
+    terminal: bool,
     /// The program and its arguments.
     #[arg(last = true, required = true)]
     command: Vec<OsString>,
@@ -44,6 +52,12 @@ fn become_it(args: RunInstance) -> anyhow::Result<std::convert::Infallible> {
     // The parent may have died before it was asked for.
     let parent = getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
     anyhow::ensure!(parent == args.parent, "the aggregator has ended");
+    if args.session {
+        setsid().context("begin a session")?;
+    }
+    if args.terminal {
+        ioctl_tiocsctty(std::io::stdin()).context("take the terminal")?;
+    }
     for entrance in &args.cgroup {
         // A hierarchy that refuses is one that ends or measures less; the site runs all the same.
         drop(std::fs::write(entrance, "0"));

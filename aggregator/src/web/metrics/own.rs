@@ -15,6 +15,8 @@ pub(super) struct Own {
     platform_stale: bool,
     open_releases: u64,
     open_calls: u64,
+    open_sessions: u64,
+    session_bytes: u64,
     lost_audit_lines: u64,
     ingested_bytes: u64,
     store: Statistics,
@@ -31,6 +33,10 @@ pub(super) const TABLE: Table<Own> = Table {
         }),
         gauge("skpr_open_releases", "Releases under way", |own| count(own.open_releases)),
         gauge("skpr_open_calls", "Calls under way", |own| count(own.open_calls)),
+        gauge("skpr_open_sessions", "Sessions with instances", |own| count(own.open_sessions)),
+        counter("skpr_session_bytes", "Bytes that sessions have moved, both ways", |own| {
+            count(own.session_bytes)
+        }),
         counter("skpr_audit_lost_lines", "Audit lines that stdout did not take", |own| {
             count(own.lost_audit_lines)
         }),
@@ -97,12 +103,15 @@ impl Metrics {
     pub(super) fn own(&self, shared: &Shared, inventory: &Inventory) -> Own {
         let managed = inventory.environments.values().filter_map(|state| state.managed.as_ref());
         let open = managed.filter(|managed| release::open(&managed.releases).is_some());
+        let (open_sessions, session_bytes) = self.sessions.numbers();
         Own {
             environments: inventory.environments.len() as u64,
             pods: inventory.pods.len() as u64,
             platform_stale: inventory.stale,
             open_releases: open.count() as u64,
             open_calls: shared.gate.len() as u64,
+            open_sessions,
+            session_bytes,
             lost_audit_lines: shared.audit.lost(),
             ingested_bytes: self.ingest.bytes.load(Ordering::Relaxed),
             store: shared.store.statistics(),

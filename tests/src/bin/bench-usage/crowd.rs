@@ -79,7 +79,7 @@ impl Agent {
         let begun = tokio::time::Instant::now();
         tokio::time::sleep(phase).await;
         let mut client = AgentsClient::new(self.endpoint.connect().await.context("connect")?);
-        let hello = Hello { node: node(self.number)?.to_string(), version: "1.0.0".into() };
+        let hello = Hello { node: node(self.number)?.to_string(), version: "1.0.0".into(), sessions: false };
         let hello = AgentMessage { message: Some(agent_message::Message::Hello(hello)) };
         let hello = futures::stream::once(std::future::ready(hello)).chain(futures::stream::pending());
         let mut control = client.connect(self.request(hello)).await?.into_inner();

@@ -24,6 +24,7 @@ fn instance(directory: &Path, command: &[&str]) -> Instance {
         cgroup: None,
         cpu_share: None,
         whereabouts: Whereabouts::default(),
+        entrances: Entrances::default(),
     }
 }
 

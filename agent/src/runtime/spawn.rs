@@ -1,6 +1,6 @@
-//! Starts processes from one thread that lives as long as the platform.
+//! Starts processes from one thread that lives as long as whoever starts them.
 //!
-//! "End with your parent" means the parent *thread* to Linux, and the runtime's threads come and go.
+//! "End with your parent" means the parent *thread* to Linux, and the async runtime's threads come and go.
 
 use anyhow::Context as _;
 use tokio::process::{Child, Command};
@@ -12,12 +12,13 @@ const WAITING: usize = 16;
 
 type Request = (Command, oneshot::Sender<std::io::Result<Child>>);
 
-/// The thread ends when the last clone is dropped.
-#[derive(Clone)]
-pub(super) struct Spawner(mpsc::Sender<Request>);
+/// Starts processes. The thread ends when the last clone is dropped.
+#[derive(Clone, Debug)]
+pub struct Spawner(mpsc::Sender<Request>);
 
 impl Spawner {
-    pub(super) fn start() -> anyhow::Result<Spawner> {
+    /// Starts the thread.
+    pub fn start() -> anyhow::Result<Spawner> {
         let (requests, mut inbox) = mpsc::channel::<Request>(WAITING);
         let runtime = Handle::current();
         std::thread::Builder::new()
@@ -33,7 +34,8 @@ impl Spawner {
         Ok(Spawner(requests))
     }
 
-    pub(super) async fn spawn(&self, command: Command) -> std::io::Result<Child> {
+    /// Starts a process from it.
+    pub async fn spawn(&self, command: Command) -> std::io::Result<Child> {
         let (reply, child) = oneshot::channel();
         let gone = || std::io::Error::other("the thread that starts processes has ended");
         self.0.send((command, reply)).await.map_err(|_| gone())?;

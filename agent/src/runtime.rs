@@ -1,0 +1,87 @@
+//! What runs on this node, as far as sessions need it: the instances, and how a process is started in one of them.
+//!
+//! * A process leads a session of its own. Whatever it starts belongs to that session until it leaves it on purpose.
+//! * A process that is [ended](Process::end) because its client is gone is given time, and its session is empty then.
+//!
+//! Deliberately not here: who may start what. A session comes from the aggregator, which has asked.
+
+mod leader;
+mod process;
+mod pty;
+mod shell;
+mod spawn;
+
+pub use leader::Exit;
+pub(crate) use process::waiting;
+pub use process::{Process, StartError};
+pub use pty::{Size, Terminal};
+pub use spawn::Spawner;
+
+use skpr_proto::PodUid;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// How a process comes into an instance of this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Instance {
+    /// Where it begins.
+    pub directory: PathBuf,
+    /// All variables that the instance itself has.
+    pub variables: Vec<(OsString, OsString)>,
+    /// What is put before a command and `--`: a program that joins the instance's cgroup and becomes the command. It is
+    /// also told `--session`, and `--terminal` where its stdin is one.
+    pub wrapper: Vec<OsString>,
+}
+
+/// The instances that run now.
+pub type Instances = BTreeMap<PodUid, Arc<Instance>>;
+
+/// Starts processes in the instances of one machine.
+#[derive(Clone, Debug)]
+pub struct Runtime {
+    instances: watch::Receiver<Instances>,
+    spawner: Spawner,
+}
+
+/// What is to run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// The user's shell.
+    Shell,
+    /// A line for that shell.
+    Line(OsString),
+    /// A program and its arguments, with no shell between.
+    Program(Vec<OsString>),
+}
+
+/// A process to start.
+#[derive(Clone, Debug)]
+pub struct Start {
+    pub command: Command,
+    /// In addition to those of the instance.
+    pub variables: Vec<(String, String)>,
+    pub terminal: Option<Terminal>,
+}
+
+impl Runtime {
+    /// Of the instances that are listed there.
+    pub fn new(instances: watch::Receiver<Instances>, spawner: Spawner) -> Runtime {
+        Runtime { instances, spawner }
+    }
+
+    /// Starts a process in an instance.
+    pub async fn start(&self, uid: &PodUid, start: Start) -> Result<Process, StartError> {
+        let instance = self.instances.borrow().get(uid).cloned().ok_or(StartError::Gone)?;
+        process::start(&instance, start, &self.spawner).await
+    }
+
+    /// Returns when the instance is not there any more.
+    pub async fn gone(&self, uid: &PodUid) {
+        let mut instances = self.instances.clone();
+        // Whoever keeps the list is gone with all that runs.
+        drop(instances.wait_for(|instances| !instances.contains_key(uid)).await);
+    }
+}

@@ -1,0 +1,174 @@
+//! A process in an instance: its pipes or its terminal, and its end.
+
+use super::leader::Leader;
+use super::{Exit, Instance, Size, Spawner, Start, pty, shell};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::ioctl_fionread;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::Signal;
+use rustix::termios::tcgetpgrp;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::process::Stdio;
+use std::sync::Arc;
+use tokio::net::unix::pipe::{Receiver, Sender};
+
+/// A process that runs. When it is dropped, its first process is killed.
+#[derive(Debug)]
+pub struct Process {
+    leader: Leader,
+    /// Its stdin, or what is typed.
+    pub input: Option<Sender>,
+    /// Its stdout, or what its terminal shows.
+    pub output: Option<Receiver>,
+    /// Its stderr; none when it has a terminal.
+    pub errors: Option<Receiver>,
+    terminal: Option<Arc<OwnedFd>>,
+}
+
+/// Why a process was not started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the instance is not there any more")]
+    Gone,
+    #[error("there is no shell here: no bash, sh or ash")]
+    NoShell,
+    #[error("no command is given")]
+    Empty,
+    #[error("there is no program `{0}`")]
+    NotFound(String),
+    #[error("`{0}` cannot be run: it is not executable")]
+    NotRunnable(String),
+    #[error("the process cannot be started: {0}")]
+    Failed(#[from] io::Error),
+}
+
+impl StartError {
+    /// What a shell would exit with.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            StartError::NotFound(_) | StartError::NoShell => 127,
+            StartError::NotRunnable(_) => 126,
+            StartError::Gone | StartError::Empty | StartError::Failed(_) => 255,
+        }
+    }
+
+    /// What may work instead.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            StartError::NoShell => {
+                Some("a program that is there can be run without one: skpr exec ENV -- PROGRAM")
+            }
+            StartError::Gone => Some("a deploy may have replaced it: try again"),
+            StartError::Empty
+            | StartError::NotFound(_)
+            | StartError::NotRunnable(_)
+            | StartError::Failed(_) => None,
+        }
+    }
+}
+
+pub(super) async fn start(
+    instance: &Instance,
+    start: Start,
+    spawner: &Spawner,
+) -> Result<Process, StartError> {
+    let named = |name: &str| instance.variables.iter().find(|(variable, _)| variable == name);
+    let path: OsString = named("PATH").map(|(_, value)| value.clone()).unwrap_or_default();
+    let directory = instance.directory.clone();
+    let command = start.command;
+    let words = tokio::task::spawn_blocking(move || shell::words(command, &directory, &path)).await;
+    let words = words.map_err(io::Error::other)??;
+
+    let (program, arguments) = instance.wrapper.split_first().ok_or(StartError::Empty)?;
+    let mut command = tokio::process::Command::new(program);
+    command.args(arguments).arg("--session");
+    if start.terminal.is_some() {
+        command.arg("--terminal");
+    }
+    command.arg("--").args(words).current_dir(&instance.directory).kill_on_drop(true);
+    command.env_clear().envs(instance.variables.iter().map(|(name, value)| (name, value)));
+    command.envs(start.variables);
+    match &start.terminal {
+        Some(terminal) => {
+            let (ours, theirs) = pty::open(terminal)?;
+            command.env("TERM", &terminal.kind);
+            command.stdin(theirs.try_clone()?).stdout(theirs.try_clone()?).stderr(theirs);
+            let (input, output) = (ours.try_clone()?, ours.try_clone()?);
+            let leader = Leader::new(spawner.spawn(command).await?)?;
+            Ok(Process {
+                leader,
+                input: Some(Sender::from_owned_fd_unchecked(input)?),
+                output: Some(Receiver::from_owned_fd_unchecked(output)?),
+                errors: None,
+                terminal: Some(Arc::new(ours)),
+            })
+        }
+        None => {
+            let ((theirs, input), (output, stdout), (errors, stderr)) = (pipe()?, pipe()?, pipe()?);
+            [&input, &output, &errors].into_iter().try_for_each(never_wait)?;
+            command.stdin(Stdio::from(theirs)).stdout(stdout).stderr(stderr);
+            let leader = Leader::new(spawner.spawn(command).await?)?;
+            Ok(Process {
+                leader,
+                input: Some(Sender::from_owned_fd_unchecked(input)?),
+                output: Some(Receiver::from_owned_fd_unchecked(output)?),
+                errors: Some(Receiver::from_owned_fd_unchecked(errors)?),
+                terminal: None,
+            })
+        }
+    }
+}
+
+fn never_wait(fd: &OwnedFd) -> io::Result<()> {
+    Ok(fcntl_setfl(fd, fcntl_getfl(fd)? | OFlags::NONBLOCK)?)
+}
+
+fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(pipe_with(PipeFlags::CLOEXEC)?)
+}
+
+impl Process {
+    /// Waits for the end of its first process. Cancel-safe.
+    pub async fn ended(&self) {
+        self.leader.ended().await;
+    }
+
+    /// How it ended; what it started goes on.
+    pub async fn exit(self) -> io::Result<Exit> {
+        self.leader.exit().await
+    }
+
+    /// Ends all of it, because nobody is there for it any more: hung up, after 5 s asked to end, after 10 s killed.
+    pub async fn end(self) -> io::Result<Exit> {
+        let Process { leader, input, output, errors, terminal } = self;
+        // A terminal that is closed hangs up by itself; pipes end.
+        drop((input, output, errors, terminal));
+        leader.end().await
+    }
+
+    pub fn has_terminal(&self) -> bool {
+        self.terminal.is_some()
+    }
+
+    /// Its terminal has another size now.
+    pub fn resize(&self, size: Size) {
+        if let Some(terminal) = &self.terminal
+            && let Err(error) = size.set(terminal)
+        {
+            tracing::debug!(%error, "a terminal was not resized");
+        }
+    }
+
+    /// Sends a signal to what is in the foreground of its terminal, else to its process group.
+    pub fn signal(&self, signal: Signal) {
+        let foreground = self.terminal.as_ref().and_then(|terminal| tcgetpgrp(terminal).ok());
+        self.leader.signal(foreground, signal);
+    }
+}
+
+/// Bytes that wait to be read.
+pub(crate) fn waiting(pipe: &Receiver) -> u64 {
+    ioctl_fionread(pipe).unwrap_or(0)
+}

@@ -1,0 +1,98 @@
+//! Which program runs what a client asks for.
+//!
+//! A line is for the user's shell, as `/etc/passwd` says it; where that is not there, for bash, sh or ash. No login shell:
+//! it would read `/etc/profile`, which on many systems replaces the instance's `PATH`.
+
+use super::{Command, StartError};
+use rustix::process::getuid;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+/// Looked for in this order when the user's own is not there.
+const SHELLS: [&str; 3] = ["bash", "sh", "ash"];
+
+/// The words that are run. Reads files.
+pub(super) fn words(command: Command, directory: &Path, path: &OsStr) -> Result<Vec<OsString>, StartError> {
+    let shell = || {
+        let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+        shell_of(&passwd, getuid().as_raw())
+            .filter(|shell| is_runnable(shell))
+            .or_else(|| SHELLS.iter().find_map(|name| find(OsStr::new(name), path, directory)))
+            .ok_or(StartError::NoShell)
+    };
+    match command {
+        Command::Shell => Ok(vec![shell()?.into()]),
+        Command::Line(line) => Ok(vec![shell()?.into(), "-c".into(), line]),
+        Command::Program(words) => {
+            let program = words.first().filter(|program| !program.is_empty()).ok_or(StartError::Empty)?;
+            let there = if program.as_bytes().contains(&b'/') {
+                let place = directory.join(program);
+                place.is_file().then_some(place)
+            } else {
+                find(program, path, directory)
+            };
+            match there {
+                Some(place) if is_runnable(&place) => Ok(words),
+                Some(_) => Err(StartError::NotRunnable(shown(program))),
+                None => Err(StartError::NotFound(shown(program))),
+            }
+        }
+    }
+}
+
+/// The login shell of a user.
+fn shell_of(passwd: &str, uid: u32) -> Option<PathBuf> {
+    let line = passwd.lines().find(|line| line.split(':').nth(2) == Some(uid.to_string().as_str()))?;
+    line.split(':').nth(6).filter(|shell| shell.starts_with('/')).map(PathBuf::from)
+}
+
+fn find(name: &OsStr, path: &OsStr, directory: &Path) -> Option<PathBuf> {
+    let places: Vec<PathBuf> =
+        std::env::split_paths(path).map(|place| directory.join(place).join(name)).collect();
+    let runnable = places.iter().find(|place| is_runnable(place));
+    runnable.or_else(|| places.iter().find(|place| place.is_file())).cloned()
+}
+
+fn is_runnable(place: &Path) -> bool {
+    place.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+}
+
+/// A name from a client, short and harmless.
+fn shown(program: &OsStr) -> String {
+    program.to_string_lossy().chars().take(200).flat_map(char::escape_debug).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shell_is_that_of_the_user() {
+        let passwd = "root:x:0:0:root:/root:/bin/zsh\nnobody:x:65534:65534::/:relative\nbroken\n";
+        assert_eq!(shell_of(passwd, 0), Some(PathBuf::from("/bin/zsh")));
+        for uid in [65534, 7] {
+            assert_eq!(shell_of(passwd, uid), None, "{uid}");
+        }
+        assert_eq!(shell_of("", 0), None);
+    }
+
+    #[test]
+    fn what_cannot_run_says_why() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("text"), "").unwrap();
+        let run = |words_: &[&str], path: &str| {
+            let program = Command::Program(words_.iter().map(OsString::from).collect());
+            words(program, directory.path(), OsStr::new(path))
+        };
+        assert!(run(&["sh", "-c", "true"], "/usr/bin:/bin").is_ok());
+        assert!(matches!(run(&["sh"], "/nowhere"), Err(StartError::NotFound(name)) if name == "sh"));
+        assert!(matches!(run(&["./text"], ""), Err(StartError::NotRunnable(_))));
+        assert!(
+            matches!(run(&["./\u{1b}"], ""), Err(StartError::NotFound(name)) if !name.contains('\u{1b}'))
+        );
+        assert!(matches!(run(&[], "/bin"), Err(StartError::Empty)));
+        assert!(matches!(run(&[""], "/bin"), Err(StartError::Empty)));
+    }
+}

@@ -1,0 +1,119 @@
+//! The agent's end of the relay, as a stream of bytes.
+//!
+//! What is held here is bounded: a pipe of [`PIPE`] each way, and two messages. Beyond that a side that does not read makes
+//! the other wait, through the connection's windows.
+
+use crate::link::connect::Connection;
+use crate::link::failure::LinkError;
+use crate::runtime::Exit;
+use bytes::{Bytes, BytesMut};
+use skpr_proto::MAX_PIECE;
+use skpr_proto::v1::SessionData;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, ReadHalf, WriteHalf, duplex, split};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+/// What the two sides may be apart. Larger than a message, so that none is cut into pieces.
+const PIPE: usize = 128 << 10;
+/// Messages that wait for the connection: one, while the next is filled.
+const WAITING: usize = 1;
+/// The aggregator has the caller waiting when it asks.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// When all is said, how long the other side may take to say the same, and how long a process may take to be collected.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Bytes between a session and the aggregator.
+pub(super) struct Relayed {
+    from: Streaming<SessionData>,
+    to: mpsc::Sender<SessionData>,
+    theirs: DuplexStream,
+}
+
+impl Relayed {
+    /// Comes for a session; the stream of its bytes is returned beside what [passes](Relayed::pass) them.
+    pub(super) async fn accept(
+        connection: &Connection,
+        session: String,
+    ) -> Result<(DuplexStream, Relayed), LinkError> {
+        let (to, messages) = mpsc::channel(WAITING);
+        let first = SessionData { session, ..SessionData::default() };
+        drop(to.send(first).await);
+        let mut client = connection.client();
+        let call = client.accept(connection.request(ReceiverStream::new(messages)));
+        let from = timeout(ANSWER_TIMEOUT, call)
+            .await
+            .map_err(|_| LinkError::TimedOut { what: "coming for a session", limit: ANSWER_TIMEOUT })?
+            .map_err(LinkError::call("Accept"))?
+            .into_inner();
+        let (ours, theirs) = duplex(PIPE);
+        Ok((ours, Relayed { from, to, theirs }))
+    }
+
+    /// Passes bytes both ways until the session has said all, or the aggregator has gone. `exit` tells how it ended.
+    pub(super) async fn pass(self, exit: oneshot::Receiver<Option<Exit>>) {
+        let Relayed { mut from, to, theirs } = self;
+        let (read, write) = split(theirs);
+        {
+            let (down, up) = (down(&mut from, write), up(read, to, exit));
+            tokio::pin!(down, up);
+            tokio::select! {
+                // The caller may end its direction first, and listen on.
+                whole = &mut down => if whole { up.await },
+                () = &mut up => drop(timeout(LINGER, down).await),
+            }
+        }
+        // What the other side still has to say is its goodbye.
+        while let Ok(Ok(Some(_))) = timeout(LINGER, from.message()).await {}
+    }
+}
+
+/// From the aggregator to the session; whether it came to its end.
+async fn down(from: &mut Streaming<SessionData>, mut write: WriteHalf<DuplexStream>) -> bool {
+    loop {
+        match from.message().await {
+            Ok(Some(message)) => {
+                if !message.data.is_empty() && write.write_all(&message.data).await.is_err() {
+                    return true;
+                }
+                if message.end {
+                    drop(write.shutdown().await);
+                    return true;
+                }
+            }
+            Ok(None) => return false,
+            Err(status) => {
+                tracing::debug!(code = ?status.code(), message = status.message(), "the relay ended");
+                return false;
+            }
+        }
+    }
+}
+
+/// From the session to the aggregator.
+async fn up(
+    mut read: ReadHalf<DuplexStream>,
+    to: mpsc::Sender<SessionData>,
+    exit: oneshot::Receiver<Option<Exit>>,
+) {
+    let mut buffer = BytesMut::new();
+    loop {
+        buffer.reserve(MAX_PIECE);
+        match read.read_buf(&mut buffer).await {
+            Ok(1..) => {
+                while !buffer.is_empty() {
+                    let data: Bytes = buffer.split_to(buffer.len().min(MAX_PIECE)).freeze();
+                    if to.send(SessionData { data, ..SessionData::default() }).await.is_err() {
+                        return;
+                    }
+                }
+            }
+            Ok(0) | Err(_) => break,
+        }
+    }
+    let exit = timeout(LINGER, exit).await.ok().and_then(Result::ok).flatten();
+    let last = SessionData { end: true, exit: exit.map(Into::into), ..SessionData::default() };
+    drop(to.send(last).await);
+}

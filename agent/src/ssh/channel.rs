@@ -1,0 +1,278 @@
+//! One channel: from its first request to the end of its process.
+//!
+//! * Messages are taken in whatever else is waited for: a channel that were not read would hold up the connection.
+//! * What is sent to the client is sent by tasks, each at the client's pace.
+
+mod request;
+
+use super::output::{Stream, pass_on};
+use super::signals::to_tell;
+use super::spill::{self, Drain, Filler};
+use super::{CHANNELS, Session};
+use crate::runtime::{Exit, Process, Start, StartError};
+use request::{Asked, Event};
+use russh::server::{Handle, Msg};
+use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::unix::pipe::Sender;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// SSH's number for stderr.
+const STDERR: u32 = 1;
+/// What ends a line of input to a terminal's reader.
+const END_OF_TYPING: [u8; 1] = [4];
+
+/// What the channels of one connection share.
+pub(super) struct Channels {
+    session: Session,
+    places: Arc<Semaphore>,
+    refused: Mutex<Vec<&'static str>>,
+    last: Mutex<Option<Exit>>,
+}
+
+/// A channel that was just opened.
+pub(super) struct Opened {
+    pub(super) channel: Channel<Msg>,
+    pub(super) handle: Handle,
+    pub(super) place: OwnedSemaphorePermit,
+}
+
+impl Channels {
+    pub(super) fn new(session: Session) -> Channels {
+        Channels {
+            session,
+            places: Arc::new(Semaphore::new(CHANNELS)),
+            refused: Mutex::default(),
+            last: Mutex::default(),
+        }
+    }
+
+    /// A place for one more; none when there are enough.
+    pub(super) fn take(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.places).try_acquire_owned().ok()
+    }
+
+    /// What the next channel that begins tells its user.
+    pub(super) fn refuse(&self, what: &'static str) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if !refused.contains(&what) {
+            refused.push(what);
+        }
+    }
+
+    pub(super) fn last_exit(&self) -> Option<Exit> {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn refusals(&self) -> Vec<String> {
+        let refused = std::mem::take(&mut *self.refused.lock().unwrap_or_else(PoisonError::into_inner));
+        refused.into_iter().map(|what| format!("skpr: {what}\r\n")).collect()
+    }
+}
+
+/// Why a channel's work was given up.
+enum Interrupted {
+    /// The client has closed it, or is gone.
+    Gone,
+    /// More was sent than can be kept.
+    Full(String),
+}
+
+/// Serves a channel to its end.
+pub(super) async fn serve(opened: Opened, channels: &Channels) {
+    let Opened { channel, handle, place: _place } = opened;
+    let (read, write) = channel.split();
+    let (filler, drain) = spill::pair(&channels.session.space);
+    let mut serving = Serving { channels, read, write: Arc::new(write), handle, filler, size: None };
+    let Some(start) = serving.asked().await else { return };
+    let runtime = &channels.session.runtime;
+    let instance = &channels.session.instance;
+    let started = serving.meanwhile(runtime.start(instance, start), None).await;
+    let interrupted = match started {
+        Ok(Ok(process)) => serving.run(process, drain).await.err(),
+        Ok(Err(error)) => serving.not_started(&error).await.err(),
+        Err(interrupted) => Some(interrupted),
+    };
+    if let Some(Interrupted::Full(why)) = interrupted {
+        drop(serving.farewell(format!("skpr: {why}\r\n"), Exit::Code(u8::MAX)).await);
+    }
+    // What the client still sends is read until it has closed the channel, too.
+    drop(serving.meanwhile(std::future::pending::<()>(), None).await);
+}
+
+struct Serving<'a> {
+    channels: &'a Channels,
+    read: ChannelReadHalf,
+    write: Arc<ChannelWriteHalf<Msg>>,
+    handle: Handle,
+    filler: Filler,
+    /// The terminal's, when it changed after it was asked for.
+    size: Option<crate::runtime::Size>,
+}
+
+impl Serving<'_> {
+    /// Waits for the request to run something.
+    async fn asked(&mut self) -> Option<Start> {
+        let mut asked = Asked::default();
+        loop {
+            let message = self.read.wait().await;
+            match asked.take(message?) {
+                Event::Run(command) => return Some(asked.start(command)),
+                Event::Data(bytes) => self.filler.push(bytes).await.ok()?,
+                Event::End => self.filler.end(),
+                Event::Close => return None,
+                Event::Resize(_) | Event::Signal(_) | Event::Nothing => {}
+            }
+        }
+    }
+
+    /// Waits for `work`, and takes in what comes meanwhile.
+    async fn meanwhile<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+        process: Option<&Process>,
+    ) -> Result<T, Interrupted> {
+        let mut work = pin!(work);
+        // What was asked for is settled; a second request to run something has been refused.
+        let mut asked = Asked::default();
+        loop {
+            let message: Option<ChannelMsg> = tokio::select! {
+                done = &mut work => return Ok(done),
+                message = self.read.wait() => message,
+            };
+            match asked.take(message.ok_or(Interrupted::Gone)?) {
+                Event::Data(bytes) => match self.filler.push(bytes).await {
+                    Ok(()) => {}
+                    Err(full) => return Err(Interrupted::Full(full.to_string())),
+                },
+                Event::End => self.filler.end(),
+                Event::Close => return Err(Interrupted::Gone),
+                Event::Resize(size) => {
+                    self.size = Some(size);
+                    process.into_iter().for_each(|process| process.resize(size));
+                }
+                Event::Signal(signal) => process.into_iter().for_each(|process| process.signal(signal)),
+                Event::Run(_) | Event::Nothing => {}
+            }
+        }
+    }
+
+    /// From the start of a process to what the client is told of its end.
+    async fn run(&mut self, mut process: Process, drain: Drain) -> Result<(), Interrupted> {
+        if let Some(size) = self.size {
+            process.resize(size);
+        }
+        let (mut input, mut outputs) = (JoinSet::new(), JoinSet::new());
+        let ended = CancellationToken::new();
+        if let Some(pipe) = process.input.take() {
+            input.spawn(feed(drain, pipe, process.has_terminal()));
+        }
+        let refusals = self.channels.refusals();
+        let write = Arc::clone(&self.write);
+        let said = async move {
+            for line in refusals {
+                drop(write.extended_data_bytes(STDERR, line).await);
+            }
+        };
+        outputs.spawn(said);
+        let pipes = [(process.output.take(), Stream::Output), (process.errors.take(), Stream::Errors)];
+        for (pipe, stream) in pipes {
+            if let Some(pipe) = pipe {
+                outputs.spawn(pass_on(pipe, Arc::clone(&self.write), stream, ended.clone()));
+            }
+        }
+        let session = &self.channels.session;
+        let over = async {
+            tokio::select! {
+                () = process.ended() => None,
+                () = session.runtime.gone(&session.instance) => Some("skpr: the instance has ended\r\n"),
+            }
+        };
+        let over = self.meanwhile(over, Some(&process)).await;
+        let (why, exit) = match &over {
+            Ok(None) => ("", process.exit().await),
+            // Nobody is there, or will be, for what it still writes.
+            Ok(Some(why)) => (*why, self.ending(process).await),
+            Err(_) => {
+                outputs.shutdown().await;
+                input.shutdown().await;
+                ("", self.ending(process).await)
+            }
+        };
+        let exit = exit.unwrap_or_else(|error| {
+            tracing::error!(%error, "the end of a process cannot be told");
+            Exit::Code(u8::MAX)
+        });
+        *self.channels.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(exit);
+        over?;
+        ended.cancel();
+        input.shutdown().await;
+        let outputs = async { while outputs.join_next().await.is_some() {} };
+        self.meanwhile(outputs, None).await?;
+        self.farewell(why.to_owned(), exit).await
+    }
+
+    /// Ends a process while what the client sends is still taken in.
+    async fn ending(&mut self, process: Process) -> std::io::Result<Exit> {
+        let mut end = pin!(process.end());
+        match self.meanwhile(&mut end, None).await {
+            Ok(exit) => exit,
+            Err(_) => end.await,
+        }
+    }
+
+    async fn not_started(&mut self, error: &StartError) -> Result<(), Interrupted> {
+        let hint = error.hint().map(|hint| format!("hint: {hint}\r\n")).unwrap_or_default();
+        let exit = Exit::Code(error.exit_code());
+        *self.channels.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(exit);
+        self.farewell(format!("skpr: {error}\r\n{hint}"), exit).await
+    }
+
+    /// Tells the client how it ended, in the order in which it has to be told.
+    async fn farewell(&mut self, why: String, exit: Exit) -> Result<(), Interrupted> {
+        let (write, handle) = (Arc::clone(&self.write), self.handle.clone());
+        let told = async move {
+            write.extended_data_bytes(STDERR, why).await?;
+            match exit {
+                Exit::Code(code) => write.exit_status(code.into()).await?,
+                Exit::Signal(number) => {
+                    let (signal, none) = (to_tell(number), String::new);
+                    let told = handle.exit_signal_request(write.id(), signal, false, none(), none()).await;
+                    told.map_err(|()| russh::Error::SendError)?;
+                }
+            }
+            write.eof().await?;
+            write.close().await
+        };
+        if let Err(error) = self.meanwhile(told, None).await? {
+            tracing::debug!(%error, "a client did not hear how its process ended");
+        }
+        Ok(())
+    }
+}
+
+/// From what the client has sent to the process, at its pace.
+async fn feed(mut drain: Drain, mut pipe: Sender, terminal: bool) {
+    loop {
+        match drain.next().await {
+            Ok(Some(bytes)) => {
+                if pipe.write_all(&bytes).await.is_err() {
+                    return;
+                }
+            }
+            Ok(None) => break,
+            Err(error) => {
+                tracing::error!(%error, "what a client has sent is lost");
+                return;
+            }
+        }
+    }
+    if terminal {
+        // The terminal stays open for what the program still shows.
+        drop(pipe.write_all(&END_OF_TYPING).await);
+    }
+}

@@ -1,0 +1,40 @@
+//! What is refused, and what is too much.
+
+use super::{Child, Server, text};
+use std::process::Stdio;
+
+#[test]
+fn what_is_not_forwarded_is_refused_with_a_message() {
+    let server = Server::start();
+    for (options, message) in [
+        (&["-R", "0:127.0.0.1:9"][..], "cannot be forwarded to your machine"),
+        (&["-R", "/tmp/skpr-no.sock:127.0.0.1:9"][..], "cannot be forwarded to your machine"),
+    ] {
+        let done = server.run(options, &["true"]);
+        assert!(text(&done.stderr).contains(message), "{options:?}: {}", text(&done.stderr));
+        assert_eq!(done.status.code(), Some(0));
+    }
+    let local = server.run(&["-W", "127.0.0.1:9"], &[]);
+    assert_ne!(local.status.code(), Some(0));
+}
+
+/// Case 41.
+#[test]
+fn ten_channels_are_served_and_the_eleventh_is_refused() {
+    let server = Server::start();
+    let _master = server.master();
+    let mut clients: Vec<Child> = (0..super::super::CHANNELS)
+        .map(|_| {
+            let mut client = server.shared(&["echo here; exec sleep 66.5"]);
+            let mut client = client.stdout(Stdio::piped()).spawn().map(Child).unwrap();
+            let mut here = [0; 5];
+            std::io::Read::read_exact(client.0.stdout.as_mut().unwrap(), &mut here).unwrap();
+            client
+        })
+        .collect();
+    // OpenSSH says so, and opens a connection of its own then.
+    let refused = || text(&server.shared(&["true"]).output().unwrap().stderr).contains("refused");
+    assert!(refused());
+    clients.pop();
+    super::until("a place is free again", || !refused());
+}

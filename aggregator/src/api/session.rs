@@ -1,0 +1,214 @@
+//! `Open`: a session with one instance. A disconnect ends it.
+
+use super::reading::forbidden;
+use super::seats::Seat;
+use super::target::{Target, heard};
+use crate::aggregator::Shared;
+use crate::audit::Access;
+use crate::auth::{Exec, Grant};
+use crate::environment::EnvironmentKey;
+use crate::inventory::{Inventory, Pod, Presence};
+use crate::relay::{Call, FIRST_WITHIN, Joint};
+use futures::stream::BoxStream;
+use skpr_proto::error::usage;
+use skpr_proto::v1::{self, Dial, OpenSession, OpenedSession, SessionRequest, SessionResponse};
+use skpr_proto::{ErrorKind, Failure, NodeName, PodUid};
+use std::sync::Arc;
+use tokio::time::timeout;
+use tonic::{Request, Status, Streaming};
+
+/// What every session is for so far: the agent's SSH server.
+const SSH: &str = "ssh";
+
+pub(super) type Opened = BoxStream<'static, Result<SessionResponse, Status>>;
+
+pub(super) async fn open(
+    shared: &Arc<Shared>,
+    request: Request<Streaming<SessionRequest>>,
+    mut access: Access,
+) -> Result<Opened, Status> {
+    match prepare(shared, request, &mut access).await {
+        Ok(prepared) => prepared.join(shared, access).await,
+        Err(failure) => Err(access.failed(failure)),
+    }
+}
+
+/// A session that may be, with an instance that is there.
+struct Prepared {
+    grant: Grant<Exec>,
+    chosen: Chosen,
+    bytes: Streaming<SessionRequest>,
+    seat: Seat,
+}
+
+async fn prepare(
+    shared: &Arc<Shared>,
+    request: Request<Streaming<SessionRequest>>,
+    access: &mut Access,
+) -> Result<Prepared, Failure> {
+    let user = super::caller(shared, request.metadata(), access).await?;
+    let mut bytes = request.into_inner();
+    let first = timeout(FIRST_WITHIN, bytes.message()).await;
+    let Ok(Ok(Some(SessionRequest { open: Some(asked), .. }))) = first else {
+        return Err(usage("the first message does not say what to open"));
+    };
+    let target = Target::parse(asked.environment.as_ref())?;
+    access.asked(target.name.to_string());
+    let inventory = heard(shared)?;
+    let grant: Grant<Exec> = shared.auth.grant(&user, &target.name, &target.listed(&inventory)).await?;
+    access.allowed(Some(grant.environment()));
+    let chosen = choose(&inventory, grant.environment(), &asked)?;
+    access.session(chosen.instance.to_string(), SSH);
+    let seat = shared.session_seats.take(&user.name)?;
+    Ok(Prepared { grant, chosen, bytes, seat })
+}
+
+impl Prepared {
+    async fn join(self, shared: &Arc<Shared>, mut access: Access) -> Result<Opened, Status> {
+        let Prepared { grant, chosen, bytes, seat } = self;
+        let environment = grant.environment().clone();
+        let key = match shared.host_keys.of(&environment) {
+            Ok(key) => key,
+            Err(error) => {
+                tracing::error!(error = format!("{error:#}"), "there is no host key");
+                let failure = Failure::new(ErrorKind::Failed, "the aggregator has no host key for it");
+                return Err(access.failed(failure));
+            }
+        };
+        let dialled = shared.relay.expect(&chosen.node).and_then(|expected| {
+            let dial = Dial {
+                session: expected.id().to_owned(),
+                purpose: SSH.to_owned(),
+                target: chosen.uid.as_str().to_owned(),
+                host_key: key.seed().to_vec().into(),
+            };
+            shared.nodes.dial(&chosen.node, dial).map(|()| expected)
+        });
+        let expected = match dialled {
+            Ok(expected) => expected,
+            Err(failure) => return Err(access.failed(failure)),
+        };
+        let first = OpenedSession {
+            environment: Some(v1::Environment {
+                namespace: Some(environment.namespace.to_string()),
+                ..(&environment.name).into()
+            }),
+            instance: chosen.instance.to_string(),
+            version: chosen.version.to_string(),
+            instances: chosen.ready,
+            production: chosen.production,
+            host_key: key.public().to_owned(),
+        };
+        let forbidden = forbidden(Arc::clone(shared), grant);
+        let call = Call { access, seat, forbidden };
+        let joint = Joint::new(call, shared.metrics.sessions.clone(), shared.stopping.ending.clone());
+        let first = SessionResponse { opened: Some(first), ..SessionResponse::default() };
+        Ok(expected.join(bytes, joint, first).await?)
+    }
+}
+
+/// The instance that a session is with.
+#[derive(Debug, PartialEq, Eq)]
+struct Chosen {
+    uid: PodUid,
+    node: NodeName,
+    instance: Arc<str>,
+    version: Arc<str>,
+    production: bool,
+    ready: u32,
+}
+
+/// The one that is asked for, else the newest that is ready. One that was asked to end is nobody's choice.
+fn choose(inventory: &Inventory, key: &EnvironmentKey, asked: &OpenSession) -> Result<Chosen, Failure> {
+    let present =
+        |pod: &Pod| pod.environment == *key && pod.presence == Presence::Present && !pod.detail.leaving;
+    let all = inventory.pods.iter().map(|(uid, pod)| (uid, &**pod));
+    let pods: Vec<(&PodUid, &Pod)> = all.filter(|(_, pod)| present(pod)).collect();
+    let name = &key.name;
+    let hint = format!("skpr info {}", name.environment);
+    let (uid, pod) = match &asked.instance {
+        Some(wanted) => pods.iter().find(|(_, pod)| *pod.instance == **wanted).ok_or_else(|| {
+            let wanted: String = wanted.chars().take(100).flat_map(char::escape_debug).collect();
+            Failure::new(ErrorKind::NotFound, format!("`{name}` has no instance `{wanted}`")).with_hint(hint)
+        })?,
+        None => {
+            let ready = pods.iter().filter(|(_, pod)| pod.ready);
+            ready.max_by_key(|(uid, pod)| (pod.detail.created, uid.as_str())).ok_or_else(|| {
+                let message = format!("`{name}` has no instance that is ready");
+                Failure::new(ErrorKind::Unavailable, message)
+                    .with_hint(format!("{hint}, or name one that is not: --instance INSTANCE"))
+            })?
+        }
+    };
+    let node = pod.node.clone().ok_or_else(|| {
+        Failure::new(ErrorKind::Unavailable, format!("`{}` is on no node yet", pod.instance))
+    })?;
+    Ok(Chosen {
+        uid: PodUid::clone(uid),
+        node,
+        instance: Arc::clone(&pod.instance),
+        version: Arc::clone(&pod.version),
+        production: pod.production,
+        ready: u32::try_from(pods.iter().filter(|(_, pod)| pod.ready).count()).unwrap_or(u32::MAX),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inventory::Detail;
+    use crate::inventory::tests::key;
+    use std::collections::BTreeMap;
+
+    fn pod(instance: &str, created: i64, ready: bool) -> Pod {
+        let created = jiff::Timestamp::from_second(created).unwrap();
+        Pod {
+            environment: key("sites", "shop", "prod"),
+            node: Some(NodeName::parse("n1").unwrap()),
+            instance: instance.into(),
+            main_container: skpr_proto::Label::parse("container", "php").unwrap(),
+            labels: Default::default(),
+            containers: Default::default(),
+            version: "1.0".into(),
+            ready,
+            production: false,
+            presence: Presence::Present,
+            detail: Detail { created: Some(created), ..Detail::default() },
+        }
+    }
+
+    #[test]
+    fn the_newest_ready_instance_is_chosen_unless_another_is_named() {
+        let mut leaving = pod("leaving", 9, true);
+        leaving.detail.leaving = true;
+        let mut foreign = pod("foreign", 9, true);
+        foreign.environment = key("sites", "blog", "prod");
+        let pods = [
+            ("u1", pod("older", 1, true)),
+            ("u2", pod("newer", 2, true)),
+            ("u3", pod("starting", 3, false)),
+            ("u4", leaving),
+            ("u5", foreign),
+        ];
+        let pods = pods.into_iter().map(|(uid, pod)| (PodUid::parse(uid).unwrap(), pod)).collect();
+        let inventory = Inventory::of(pods, &BTreeMap::new());
+        let choose = |instance: Option<&str>| {
+            let asked = OpenSession { environment: None, instance: instance.map(str::to_owned) };
+            choose(&inventory, &key("sites", "shop", "prod"), &asked)
+        };
+        let newest = choose(None).unwrap();
+        assert_eq!((&*newest.instance, newest.ready), ("newer", 2));
+        for named in ["older", "starting"] {
+            assert_eq!(&*choose(Some(named)).unwrap().instance, named);
+        }
+        for missing in ["leaving", "foreign", "\u{1b}"] {
+            let failure = choose(Some(missing)).unwrap_err();
+            assert_eq!(failure.kind, ErrorKind::NotFound, "{missing}");
+            assert!(!failure.message.contains('\u{1b}'));
+        }
+        let none = Inventory::of(Default::default(), &BTreeMap::new());
+        let asked = OpenSession::default();
+        let failure = super::choose(&none, &key("sites", "shop", "prod"), &asked).unwrap_err();
+        assert_eq!(failure.kind, ErrorKind::Unavailable);
+    }
+}

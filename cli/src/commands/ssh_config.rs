@@ -1,0 +1,123 @@
+//! `skpr ssh-config`: what `~/.ssh/config` needs so that `ssh ENV.PROJECT.skpr` works.
+
+use crate::args::SshConfig;
+use crate::credentials;
+use crate::error::{Error, usage};
+use crate::output::Output;
+use crate::session::SUFFIX;
+use crate::settings::Settings;
+use anyhow::Context as _;
+use skpr_proto::{ErrorKind, Failure, Label};
+use std::path::{Path, PathBuf};
+
+pub(super) fn run(verb: &SshConfig, settings: &Settings, output: &Output) -> Result<(), Error> {
+    let project = settings.project()?.ok_or_else(|| {
+        usage("it is not known for which project")
+            .with_hint("say --project, or go into the project's directory")
+    })?;
+    let access = settings.access()?;
+    let program = std::env::current_exe().context("find this program")?;
+    let text = config(&project, &program, &access.endpoint.to_string(), &settings.directory.known_hosts())?;
+    if !verb.install {
+        return output.write(text.as_bytes());
+    }
+    let path = settings.directory.ssh_config(&project);
+    credentials::replace(&path, text.as_bytes()).with_context(|| format!("write `{}`", path.display()))?;
+    let home = std::env::home_dir().filter(|home| !home.as_os_str().is_empty());
+    let home = home.ok_or_else(|| Failure::new(ErrorKind::Failed, "there is no home directory"))?;
+    let theirs = home.join(".ssh").join("config");
+    // What stands there may be kept elsewhere.
+    let theirs = theirs.canonicalize().unwrap_or(theirs);
+    let before = match std::fs::read_to_string(&theirs) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(error) => {
+            return Err(anyhow::Error::new(error).context(format!("read `{}`", theirs.display())).into());
+        }
+    };
+    let include = format!("Include {}", quoted(&settings.directory.ssh_configs())?);
+    if let Some(after) = including(&before, &include) {
+        let written = credentials::replace(&theirs, after.as_bytes());
+        written.with_context(|| format!("write `{}`", theirs.display()))?;
+        output.note(&format!("`{}` includes what skpr needs now", theirs.display()));
+    }
+    output.note(&format!("ssh ENV.{project}.{SUFFIX} works now, for each environment of `{project}`"));
+    Ok(())
+}
+
+/// The part of a project.
+fn config(project: &Label, program: &Path, cluster: &str, known_hosts: &Path) -> Result<String, Failure> {
+    let program = in_shell(program)?;
+    let known_hosts = quoted(&known_hosts.join("%h"))?;
+    Ok(format!(
+        "# The environments of `{project}`, through skpr. Needs OpenSSH 8.4 or later.\n\
+         Host *.{project}.{SUFFIX}\n\
+         \x20   ProxyCommand {program} --cluster {cluster} ssh-proxy %h\n\
+         \x20   UserKnownHostsFile {known_hosts}\n\
+         \x20   GlobalKnownHostsFile /dev/null\n\
+         \x20   StrictHostKeyChecking yes\n\
+         \x20   HostKeyAlgorithms ssh-ed25519\n\
+         \x20   CheckHostIP no\n"
+    ))
+}
+
+/// `text` with the line before all else, since what comes first counts; none when it is there.
+fn including(text: &str, include: &str) -> Option<String> {
+    (!text.lines().any(|line| line.trim() == include)).then(|| match text {
+        "" => format!("{include}\n"),
+        text => format!("{include}\n\n{text}"),
+    })
+}
+
+/// A path as an argument of OpenSSH's configuration; `%h` stays what it is.
+fn quoted(path: &Path) -> Result<String, Failure> {
+    let text = plain(path)?;
+    Ok(format!("\"{text}\""))
+}
+
+/// A path as a word of the shell that runs a `ProxyCommand`, in which `%` begins what `ssh` fills in.
+fn in_shell(path: &Path) -> Result<String, Failure> {
+    Ok(format!("'{}'", plain(path)?.replace('%', "%%")))
+}
+
+fn plain(path: &Path) -> Result<String, Failure> {
+    let text = path.to_str().filter(|text| !text.contains(['"', '\'', '\\', '\n', '\r', '\0']));
+    text.map(str::to_owned).ok_or_else(|| {
+        let path: PathBuf = path.to_owned();
+        let message =
+            format!("`{}` cannot stand in a configuration of ssh", path.display().to_string().escape_debug());
+        Failure::new(ErrorKind::Failed, message).with_hint("move it to a path without quotes and backslashes")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_project_s_part_leads_to_this_program() {
+        let project = Label::parse("project", "shop").unwrap();
+        let text =
+            config(&project, Path::new("/opt/50% off/skpr"), "127.0.0.1:7443", Path::new("/home/me/known"));
+        let text = text.unwrap();
+        assert!(text.contains("Host *.shop.skpr\n"), "{text}");
+        assert!(
+            text.contains("ProxyCommand '/opt/50%% off/skpr' --cluster 127.0.0.1:7443 ssh-proxy %h\n"),
+            "{text}"
+        );
+        assert!(text.contains("UserKnownHostsFile \"/home/me/known/%h\"\n"), "{text}");
+        assert!(config(&project, Path::new("/it's"), "a:1", Path::new("/k")).is_err());
+    }
+
+    #[test]
+    fn the_line_comes_first_and_once() {
+        let include = "Include \"/x/*.conf\"";
+        let first = including("", include).unwrap();
+        assert_eq!(first, "Include \"/x/*.conf\"\n");
+        assert_eq!(including(&first, include), None);
+        let theirs = "Host *\n  User me\n";
+        let both = including(theirs, include).unwrap();
+        assert_eq!(both, format!("{include}\n\n{theirs}"));
+        assert_eq!(including(&both, include), None);
+    }
+}

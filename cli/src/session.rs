@@ -1,0 +1,147 @@
+//! A session with an instance: what the aggregator relays to the node's agent, which serves SSH over it.
+//!
+//! Invariants: a session is open only once the aggregator has said with which instance it is and which host key that has;
+//! what is held on the way is bounded, and a side that does not read makes the other wait.
+
+mod host;
+mod ssh;
+mod typing;
+
+pub(crate) use host::{SUFFIX, host_of, parse_host};
+pub(crate) use ssh::{Broken, Outcome, Run, run};
+
+use crate::client::{Access, Client, call_error};
+use crate::error::Error;
+use bytes::{Bytes, BytesMut};
+use skpr_proto::v1::{self, OpenSession, OpenedSession, SessionRequest, SessionResponse};
+use skpr_proto::{EnvironmentName, ErrorKind, Failure, Label, MAX_PIECE};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tonic::{Status, Streaming};
+
+/// Messages that wait for the connection: one, while the next is filled.
+const WAITING: usize = 1;
+/// The aggregator waits ten seconds for the agent, and then says so.
+const OPENED_WITHIN: Duration = Duration::from_secs(20);
+/// When our side has said all, how long the other may take to say the same.
+const LINGER: Duration = Duration::from_millis(500);
+
+/// Which instance, as typed and resolved.
+pub(crate) struct Wanted {
+    pub environment: EnvironmentName,
+    pub namespace: Option<Label>,
+    pub instance: Option<String>,
+}
+
+/// An open session.
+pub(crate) struct Session {
+    pub opened: OpenedSession,
+    pub relay: Relay,
+}
+
+/// The bytes of a session.
+pub(crate) struct Relay {
+    from: Streaming<SessionResponse>,
+    to: mpsc::Sender<SessionRequest>,
+}
+
+impl Session {
+    /// Asks for a session and waits until it is there.
+    pub(crate) async fn open(access: &Access, wanted: &Wanted) -> Result<Session, Error> {
+        let client = Client::for_sessions(access).await?;
+        let (to, mut messages) = mpsc::channel(WAITING);
+        let environment = v1::Environment {
+            namespace: wanted.namespace.clone().map(String::from),
+            ..(&wanted.environment).into()
+        };
+        let open = OpenSession { environment: Some(environment), instance: wanted.instance.clone() };
+        // There is room for the first.
+        drop(to.try_send(SessionRequest { open: Some(open), ..SessionRequest::default() }));
+        let messages = futures::stream::poll_fn(move |context| messages.poll_recv(context));
+        let opening = async {
+            let mut from = client.sessions().open(messages).await?.into_inner();
+            let first = from.message().await?;
+            Ok::<_, Status>((from, first.and_then(|first| first.opened)))
+        };
+        let endpoint = &access.endpoint;
+        let (from, opened) = timeout(OPENED_WITHIN, opening)
+            .await
+            .map_err(|_| {
+                let message = format!("`{endpoint}` did not open a session in time");
+                Failure::new(ErrorKind::TimedOut, message).with_hint("try again in a moment")
+            })?
+            .map_err(|status| call_error(&status, endpoint))?;
+        let opened = opened.ok_or_else(|| {
+            let message = format!("`{endpoint}` did not say what session it opened");
+            Failure::new(ErrorKind::Failed, message).with_hint("skpr version -v")
+        })?;
+        Ok(Session { opened, relay: Relay { from, to } })
+    }
+}
+
+impl Relay {
+    /// Passes bytes both ways until the other side has said all; an error says that it went before that.
+    pub(crate) async fn pass(
+        self,
+        read: impl AsyncRead + Unpin,
+        write: impl AsyncWrite + Unpin,
+    ) -> Result<(), Status> {
+        let Relay { mut from, to } = self;
+        {
+            let (down, up) = (down(&mut from, write), up(read, to));
+            tokio::pin!(down, up);
+            tokio::select! {
+                ended = &mut down => ended?,
+                () = &mut up => down.await?,
+            }
+        }
+        // The aggregator notes that it came to its end.
+        drop(timeout(LINGER, from.message()).await);
+        Ok(())
+    }
+}
+
+async fn down(
+    from: &mut Streaming<SessionResponse>,
+    mut write: impl AsyncWrite + Unpin,
+) -> Result<(), Status> {
+    loop {
+        let message = from.message().await?;
+        let message = message.ok_or_else(|| Status::unavailable("the session was cut off"))?;
+        if !message.data.is_empty() {
+            let written = async {
+                write.write_all(&message.data).await?;
+                write.flush().await
+            };
+            if written.await.is_err() {
+                // Whoever read has gone, and the session with them.
+                return Ok(());
+            }
+        }
+        if message.end {
+            drop(write.shutdown().await);
+            return Ok(());
+        }
+    }
+}
+
+async fn up(mut read: impl AsyncRead + Unpin, to: mpsc::Sender<SessionRequest>) {
+    let mut buffer = BytesMut::new();
+    loop {
+        buffer.reserve(MAX_PIECE);
+        match read.read_buf(&mut buffer).await {
+            Ok(1..) => {
+                while !buffer.is_empty() {
+                    let data: Bytes = buffer.split_to(buffer.len().min(MAX_PIECE)).freeze();
+                    if to.send(SessionRequest { data, ..SessionRequest::default() }).await.is_err() {
+                        return;
+                    }
+                }
+            }
+            Ok(0) | Err(_) => break,
+        }
+    }
+    drop(to.send(SessionRequest { end: true, ..SessionRequest::default() }).await);
+}

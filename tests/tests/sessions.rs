@@ -1,0 +1,344 @@
+//! Shells and programs in an instance, on one machine: with `skpr`, and with stock OpenSSH through `skpr ssh-proxy`.
+
+use anyhow::{Context as _, Result, ensure};
+use skpr_tests::cli::{Finished, User, program};
+use skpr_tests::eventually;
+use skpr_tests::fault::Link;
+use skpr_tests::machine::Machine;
+use std::io::{Read as _, Write as _};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const HOST: &str = "dev.shop.skpr";
+
+/// A machine whose site is ready.
+fn machine() -> Result<Machine> {
+    let mut machine = Machine::new()?;
+    machine.start()?;
+    eventually("the site answers", PATIENCE, || machine.asked().map(Some))?;
+    eventually("the instance is ready", PATIENCE, || exec(&machine.user, &["true"])?.success().map(Some))?;
+    Ok(machine)
+}
+
+fn exec(user: &User, words: &[&str]) -> Result<Finished> {
+    user.skpr(&[&["exec", "dev", "--"], words].concat())
+}
+
+/// `ssh` as the user of a machine has it after `skpr ssh-config --install`.
+struct Ssh<'a> {
+    user: &'a User,
+    config: PathBuf,
+}
+
+impl<'a> Ssh<'a> {
+    fn install(user: &'a User) -> Result<Ssh<'a>> {
+        user.skpr(&["ssh-config", "--install"])?.success()?;
+        Ok(Ssh { user, config: user.home().join(".ssh/config") })
+    }
+
+    fn command(&self, options: &[&str], words: &[&str]) -> Command {
+        let mut all =
+            vec!["-F".to_owned(), self.config.display().to_string(), "-o".into(), "BatchMode=yes".into()];
+        all.extend(options.iter().chain(&[HOST]).chain(words).map(|word| (*word).to_owned()));
+        let mut ssh = self.user.other("ssh", &all);
+        ssh.stdin(Stdio::null());
+        ssh
+    }
+
+    fn run(&self, options: &[&str], words: &[&str]) -> Result<Output> {
+        self.command(options, words).output().context("run ssh")
+    }
+}
+
+/// A child that is killed with the test.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Whether some process runs exactly these words.
+fn runs(words: &str) -> bool {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);
+    let mut lines = processes.filter_map(|process| std::fs::read(process.path().join("cmdline")).ok());
+    lines.any(|line| text(&line).trim_end_matches('\0').replace('\0', " ") == words)
+}
+
+fn noise(bytes: u32) -> Vec<u8> {
+    (0..bytes).map(|at| (at.wrapping_mul(2_654_435_761) >> 11) as u8).collect()
+}
+
+#[test]
+fn what_is_run_is_in_the_instance_and_ends_with_its_own_code() -> Result<()> {
+    let machine = machine()?;
+    let user = &machine.user;
+    for code in [0, 1, 42, 127] {
+        exec(user, &["sh", "-c", &format!("exit {code}")])?.exit(code)?;
+    }
+    exec(user, &["sh", "-c", "kill -TERM $$"])?.exit(143)?;
+    let missing = exec(user, &["no-such-program"])?.exit(127)?;
+    assert!(missing.stderr.contains("there is no program `no-such-program`"), "{}", missing.stderr);
+    // No shell reads the arguments.
+    let apart = exec(user, &["printf", "%s|", "a b", "$HOME", "", "*"])?.success()?;
+    assert_eq!((apart.stdout.as_str(), apart.stderr.as_str()), ("a b|$HOME||*|", ""));
+    let both = exec(user, &["sh", "-c", "echo out; echo err >&2"])?.success()?;
+    assert_eq!((both.stdout.as_str(), both.stderr.as_str()), ("out\n", "err\n"));
+    let place = exec(user, &["sh", "-c", "pwd; echo $SKPR_VERSION $SKPR_INSTANCE; cat /proc/self/cgroup"])?;
+    let place = place.success()?.stdout;
+    let mut lines = place.lines();
+    assert!(lines.next().context("a directory")?.starts_with(&*machine.data().display().to_string()));
+    assert_eq!(lines.next(), Some("good1 shop-dev-r1-0"));
+    // Where cgroups may be made, it is in the instance's.
+    let own = std::fs::read_to_string("/proc/self/cgroup")?;
+    let made = place.contains("shop-dev-r1-0\n") && place.contains("/skpr-");
+    assert!(made || lines.eq(own.lines()), "{place}");
+    Ok(())
+}
+
+#[test]
+fn bytes_are_the_same_at_the_other_end_and_the_audit_says_who_did_what() -> Result<()> {
+    let machine = machine()?;
+    let bytes = noise(24 << 20);
+    let mut cat = machine.user.other(program("skpr")?, &["exec", "dev", "--", "cat"]);
+    let mut cat = Killed(cat.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?);
+    let mut input = cat.0.stdin.take().context("stdin")?;
+    let sent = bytes.clone();
+    let writer = std::thread::spawn(move || input.write_all(&sent));
+    let mut got = Vec::new();
+    cat.0.stdout.take().context("stdout")?.read_to_end(&mut got)?;
+    writer.join().ok().context("the writer")??;
+    assert_eq!(cat.0.wait()?.code(), Some(0));
+    ensure!(got == bytes, "{} bytes came back", got.len());
+    eventually("the audit has it", PATIENCE, || {
+        let said = machine.said().into_iter().filter(|line| line.contains(r#""audit":"Sessions.Open""#));
+        let lines = said.filter_map(|line| serde_json::from_str::<serde_json::Value>(&line).ok());
+        let moved = |line: &serde_json::Value| line.get("bytes").and_then(serde_json::Value::as_u64);
+        let Some(line) = { lines }.find(|line| moved(line) > Some(2 * bytes.len() as u64)) else {
+            return Ok(None);
+        };
+        for (key, value) in [
+            ("user", "admin"),
+            ("environment", "shop/dev"),
+            ("instance", "shop-dev-r1-0"),
+            ("purpose", "ssh"),
+            ("exit", "0"),
+            ("ended", "completed"),
+        ] {
+            ensure!(line.get(key).and_then(serde_json::Value::as_str) == Some(value), "{key}: {line}");
+        }
+        Ok(Some(()))
+    })
+}
+
+#[test]
+fn stock_openssh_leads_to_the_instance_and_never_asks() -> Result<()> {
+    let machine = machine()?;
+    let ssh = Ssh::install(&machine.user)?;
+    for code in [0, 1, 42, 127] {
+        let done = ssh.run(&[], &[&format!("exit {code}")])?;
+        assert_eq!(done.status.code(), Some(code), "{}", text(&done.stderr));
+    }
+    assert_eq!(ssh.run(&[], &["kill -KILL $$"])?.status.code(), Some(255));
+    let said = ssh.run(&[], &["echo $SKPR_VERSION"])?;
+    assert_eq!((text(&said.stdout), text(&said.stderr)), ("good1\n".to_owned(), String::new()));
+    // The same bytes both ways.
+    let bytes = noise(16 << 20);
+    let mut cat =
+        Killed(ssh.command(&["-T"], &["cat"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?);
+    let mut input = cat.0.stdin.take().context("stdin")?;
+    let sent = bytes.clone();
+    let writer = std::thread::spawn(move || input.write_all(&sent));
+    let mut got = Vec::new();
+    cat.0.stdout.take().context("stdout")?.read_to_end(&mut got)?;
+    writer.join().ok().context("the writer")??;
+    ensure!(got == bytes, "{} bytes came back", got.len());
+    // The old protocol of scp needs nothing but a program at the other end.
+    let (near, far) = (machine.user.home().join("near"), format!("{HOST}:far"));
+    std::fs::write(&near, &bytes)?;
+    let config = ssh.config.display().to_string();
+    let copied =
+        machine.user.other("scp", &["-q", "-O", "-F", &config, "-B", &near.display().to_string(), &far]);
+    ensure!({ copied }.stdin(Stdio::null()).status()?.success(), "scp -O");
+    let back = ssh.run(&["-T"], &["cat far"])?;
+    ensure!(back.stdout == bytes, "{} bytes were copied", back.stdout.len());
+    // A second start has the same key, and nothing in ~/.ssh but one line.
+    let included = std::fs::read_to_string(&ssh.config)?;
+    Ssh::install(&machine.user)?;
+    assert_eq!(std::fs::read_to_string(&ssh.config)?, included);
+    let other = ssh.user.other(
+        "ssh",
+        &["-F", &ssh.config.display().to_string(), "-o", "BatchMode=yes", "nowhere.shop.skpr", "true"],
+    );
+    let refused = { other }.stdin(Stdio::null()).output()?;
+    assert_eq!(refused.status.code(), Some(255));
+    assert!(
+        text(&refused.stderr).contains("there is no environment `shop/nowhere`"),
+        "{}",
+        text(&refused.stderr)
+    );
+    Ok(())
+}
+
+/// Cases 33 and 34 through the whole path.
+#[test]
+fn of_eight_sessions_of_one_ssh_one_that_reads_nothing_stops_none() -> Result<()> {
+    let machine = machine()?;
+    let ssh = Ssh::install(&machine.user)?;
+    let control = format!("ControlPath={}", machine.user.home().join("control").display());
+    let _master = Killed(ssh.command(&["-N", "-M", "-o", &control], &[]).spawn()?);
+    eventually("the connection is open", PATIENCE, || {
+        Ok(machine.user.home().join("control").exists().then_some(()))
+    })?;
+    let zeros = std::fs::File::open("/dev/zero")?;
+    let _deaf = Killed(ssh.command(&["-o", &control], &["sleep 71.5"]).stdin(zeros).spawn()?);
+    let mut mute = Killed(ssh.command(&["-o", &control], &["yes"]).stdout(Stdio::piped()).spawn()?);
+    mute.0.stdout.as_mut().context("stdout")?.read_exact(&mut [0; 2])?;
+    let mut others: Vec<Killed> = vec![];
+    for number in 0..6 {
+        let line = format!("read line; echo {number} $line");
+        let mut other = ssh.command(&["-o", &control], &[&line]);
+        others.push(Killed(other.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?));
+    }
+    for (number, other) in others.iter_mut().enumerate() {
+        let begun = Instant::now();
+        other.0.stdin.take().context("stdin")?.write_all(b"hello\n")?;
+        let mut said = String::new();
+        other.0.stdout.take().context("stdout")?.read_to_string(&mut said)?;
+        assert_eq!(said, format!("{number} hello\n"));
+        assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    }
+    Ok(())
+}
+
+#[test]
+fn a_shell_in_a_terminal_has_its_size_and_its_keys() -> Result<()> {
+    let machine = machine()?;
+    let skpr = program("skpr")?;
+    let inside = format!("stty rows 33 columns 101; exec {} shell dev", skpr.display());
+    let mut script = machine.user.other("script", &["-qec", &inside, "/dev/null"]);
+    script.env("SHELL", "/bin/sh").env("TERM", "xterm");
+    let mut script = Killed(script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?);
+    let mut keys = script.0.stdin.take().context("stdin")?;
+    let mut shown = script.0.stdout.take().context("stdout")?;
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(length @ 1..) = shown.read(&mut buffer) {
+            if tell.send(text(buffer.get(..length).unwrap_or_default())).is_err() {
+                return;
+            }
+        }
+    });
+    let mut screen = String::new();
+    let mut until = |wanted: &str| -> Result<String> {
+        let deadline = Instant::now() + PATIENCE;
+        while !screen.contains(wanted) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let more = told.recv_timeout(left).with_context(|| format!("`{wanted}` in {screen:?}"))?;
+            screen.push_str(&more);
+        }
+        Ok(std::mem::take(&mut screen))
+    };
+    until("instance shop-dev-r1-0")?;
+    keys.write_all(b"echo size $(stty size)\r")?;
+    until("size 33 101")?;
+    keys.write_all(b"sleep 72.5\r")?;
+    eventually("it sleeps", PATIENCE, || Ok(runs("sleep 72.5").then_some(())))?;
+    keys.write_all(&[3])?;
+    eventually("Ctrl-C has ended it", PATIENCE, || Ok((!runs("sleep 72.5")).then_some(())))?;
+    keys.write_all(b"echo the shell is $((40 + 2)); exit 7\r")?;
+    until("the shell is 42")?;
+    let status = eventually("it ends", PATIENCE, || Ok(script.0.try_wait()?))?;
+    assert_eq!(status.code(), Some(7));
+    Ok(())
+}
+
+#[test]
+fn who_has_not_the_right_is_told_the_same_as_of_what_is_not_there() -> Result<()> {
+    let machine = machine()?;
+    let data = machine.data().display().to_string();
+    let made = machine
+        .user
+        .other(program("skpr-aggregator")?, &["token", "create", "--data", &data, "reader", "other/*:exec"]);
+    let token = text(&{ made }.output()?.stdout);
+    let reader = User::new()?
+        .with("SKPR_CLUSTER", machine.address()?.to_string())
+        .with("SKPR_CA", machine.data().join("ca.crt").display().to_string())
+        .with("SKPR_TOKEN", token.trim())
+        .with("SKPR_PROJECT", "shop");
+    let told = |environment: &str| -> Result<String> {
+        let refused = reader.skpr(&["exec", environment, "--", "true"])?.exit(4)?;
+        ensure!(refused.stdout.is_empty());
+        Ok(refused.stderr.replace(environment, "it"))
+    };
+    assert_eq!(told("dev")?, told("nowhere")?);
+    let missing = machine.user.skpr(&["exec", "dev", "--instance", "nobody", "--", "true"])?.exit(3)?;
+    assert!(missing.stderr.contains("has no instance `nobody`"), "{}", missing.stderr);
+    Ok(())
+}
+
+#[test]
+fn a_broken_connection_is_said_within_twenty_seconds_and_is_255() -> Result<()> {
+    let mut machine = machine()?;
+    let link = Link::to(machine.address()?)?;
+    let far = User::new()?
+        .with("SKPR_CLUSTER", link.address().to_string())
+        .with("SKPR_CA", machine.data().join("ca.crt").display().to_string())
+        .with("SKPR_TOKEN", std::fs::read_to_string(machine.data().join("admin.token"))?.trim())
+        .with("SKPR_PROJECT", "shop");
+    // Cut, it is seen at once; and the process goes.
+    let session = far.start("skpr", &["exec", "dev", "--", "sleep", "73.5"])?;
+    eventually("it runs", PATIENCE, || Ok(runs("sleep 73.5").then_some(())))?;
+    let begun = Instant::now();
+    link.cut();
+    let ended = session.wait(PATIENCE)?.exit(255)?;
+    assert!(ended.stderr.contains("was lost"), "{}", ended.stderr);
+    eventually("the process is gone", PATIENCE, || Ok((!runs("sleep 73.5")).then_some(())))?;
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    link.heal();
+    // A network that passes nothing any more says nothing either.
+    let session = far.start("skpr", &["exec", "dev", "--", "sleep", "74.5"])?;
+    eventually("it runs", PATIENCE, || Ok(runs("sleep 74.5").then_some(())))?;
+    let begun = Instant::now();
+    link.stall();
+    session.wait(PATIENCE)?.exit(255)?;
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    link.cut();
+    // With the aggregator, which is the agent here, everything ends that it has started.
+    let session = machine.user.start("skpr", &["exec", "dev", "--", "sleep", "75.5"])?;
+    eventually("it runs", PATIENCE, || Ok(runs("sleep 75.5").then_some(())))?;
+    machine.end("KILL")?;
+    session.wait(PATIENCE)?.exit(255)?;
+    eventually("nothing is left", PATIENCE, || Ok((!runs("sleep 75.5")).then_some(())))
+}
+
+#[test]
+fn a_client_that_is_killed_leaves_nothing_and_a_deploy_ends_its_sessions() -> Result<()> {
+    let machine = machine()?;
+    let ssh = Ssh::install(&machine.user)?;
+    for options in [&["-T"][..], &["-tt"]] {
+        let client = Killed(ssh.command(options, &["sleep 76.5"]).stdout(Stdio::null()).spawn()?);
+        eventually("it runs", PATIENCE, || Ok(runs("sleep 76.5").then_some(())))?;
+        let begun = Instant::now();
+        drop(client);
+        eventually("it is gone", PATIENCE, || Ok((!runs("sleep 76.5")).then_some(())))?;
+        assert!(begun.elapsed() < Duration::from_secs(15), "{options:?}: {:?}", begun.elapsed());
+    }
+    let session = machine.user.start("skpr", &["exec", "dev", "--", "sleep", "77.5"])?;
+    eventually("it runs", PATIENCE, || Ok(runs("sleep 77.5").then_some(())))?;
+    machine.user.skpr(&["deploy", "dev", "good2"])?.success()?;
+    let ended = session.wait(PATIENCE)?;
+    ensure!(ended.status.code() != Some(0), "{}", ended.stderr);
+    let after = exec(&machine.user, &["sh", "-c", "echo $SKPR_VERSION"])?.success()?;
+    assert_eq!(after.stdout, "good2\n");
+    Ok(())
+}
