@@ -12,7 +12,7 @@ use crate::api;
 use crate::audit::{Audit, Sparing};
 use crate::auth::{self, AgentAccount, Auth, Reviews, TokenFile};
 use crate::config;
-use crate::event::{self, Event};
+use crate::event;
 use crate::gate::Gate;
 use crate::health;
 use crate::host_key::{self, HostKeys};
@@ -39,7 +39,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
@@ -71,8 +71,8 @@ pub struct Parts {
     pub inventory: watch::Receiver<Arc<Inventory>>,
     pub platform: Arc<dyn Platform>,
     pub usage: Usage,
-    /// What the platform tells of.
-    pub events: mpsc::Receiver<Event>,
+    /// What the platform tells of, and the aggregator does itself.
+    pub events: event::Queue,
     pub auth: Auth,
     pub host_keys: HostKeys,
     pub tls: Tls,
@@ -98,6 +98,8 @@ pub(crate) struct Shared {
     pub(crate) nodes: Nodes,
     pub(crate) relay: Arc<Relay>,
     pub(crate) host_keys: HostKeys,
+    /// Where events go that the aggregator itself has to tell of.
+    pub(crate) tell: event::Sender,
     /// Carries out the calls that change something.
     pub(crate) lasting: api::Lasting,
     pub(crate) metrics: Metrics,
@@ -147,9 +149,10 @@ pub async fn serve(config: config::Serve, stop: CancellationToken) -> anyhow::Re
     let host_keys = HostKeys::load_or_create(&keys).await.context("prepare the host keys")?;
     let place =
         CaPlace::Secret { client: client.clone(), namespace: config.namespace, name: config.ca_secret };
-    let (tell, events) = mpsc::channel(event::QUEUE);
+    let events = event::queue();
     let metrics_api = config.kubernetes.metrics_api;
-    let (platform, runner) = kubernetes::prepare(client.clone(), config.kubernetes, publish, tell);
+    let (platform, runner) =
+        kubernetes::prepare(client.clone(), config.kubernetes, publish, events.0.clone());
     let (tell_front_proxies, front_proxies) = watch::channel(None);
     let tls = Tls::new(&config.tls, place).await.context("prepare the certificate")?;
     let authority = tls.authority();
@@ -199,7 +202,7 @@ pub async fn prepare_local(
     config: &config::Standalone,
     inventory: watch::Receiver<Arc<Inventory>>,
     platform: Arc<dyn Platform>,
-    events: mpsc::Receiver<Event>,
+    events: event::Queue,
 ) -> anyhow::Result<(Parts, LocalFiles)> {
     private_file::create_directory(&config.data)?;
     let store = open_store(config.store.clone()).await?;
@@ -275,6 +278,7 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> anyhow::Result<()> {
 
 async fn run_with(parts: Parts, audit: Audit, stop: CancellationToken) -> anyhow::Result<()> {
     let (lasting, carrier) = api::lasting();
+    let (tell, events) = parts.events;
     let shared = Arc::new(Shared {
         metrics: Metrics::new(),
         store: parts.store,
@@ -290,6 +294,7 @@ async fn run_with(parts: Parts, audit: Audit, stop: CancellationToken) -> anyhow
         nodes: Nodes::default(),
         relay: Arc::default(),
         host_keys: parts.host_keys,
+        tell,
         lasting,
         gate: Gate::default(),
         stopping: Stopping::default(),
@@ -329,8 +334,8 @@ async fn run_with(parts: Parts, audit: Audit, stop: CancellationToken) -> anyhow
     tasks.spawn(async { ("server", server.await.context("serve")) });
 
     tasks.spawn(infallible("changes", carrier.run(ending.clone())));
-    let events = event::Writer::new(shared.store.clone(), shared.metrics.events.clone())?;
-    tasks.spawn(infallible("events", events.run(parts.events, ending.clone())));
+    let writer = event::Writer::new(shared.store.clone(), shared.metrics.events.clone())?;
+    tasks.spawn(infallible("events", writer.run(events, ending.clone())));
     tasks.spawn(infallible("usage", shared.usage.clone().prune(ending)));
     let readiness = health::publish(Arc::clone(&shared), reporter);
     tasks.spawn(infallible("health", readiness));

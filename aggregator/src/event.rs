@@ -17,11 +17,18 @@ use tokio::sync::mpsc;
 /// Events that wait to be stored: a node's failure ends some hundred instances at once. A full queue makes the platform wait.
 pub const QUEUE: usize = 1024;
 
+/// A queue for events.
+pub fn queue() -> Queue {
+    mpsc::channel(QUEUE)
+}
+
 /// The stream of an environment's events.
 pub const STREAM: &str = "events";
 
-/// Where platforms put what they tell of.
+/// Where platforms put what they tell of, and the aggregator what it does itself.
 pub type Sender = mpsc::Sender<Event>;
+/// Both ends of that queue.
+pub type Queue = (Sender, mpsc::Receiver<Event>);
 
 /// Something that happened to an environment.
 #[derive(Clone, Debug, PartialEq)]
@@ -74,6 +81,8 @@ pub enum Kind {
     Trouble,
     /// The environment was made or deleted.
     Environment,
+    /// Somebody's session in an instance began or ended.
+    Session,
 }
 
 impl Kind {
@@ -87,6 +96,7 @@ impl Kind {
             Kind::Probe => "probe",
             Kind::Trouble => "trouble",
             Kind::Environment => "environment",
+            Kind::Session => "session",
         }
     }
 }

@@ -6,12 +6,14 @@
 //! * When one side goes, so does the other, at once.
 
 mod joint;
+mod told;
 
-pub(crate) use joint::{Call, Joint};
+pub(crate) use joint::Call;
+pub(crate) use told::Told;
 
 use crate::auth::random;
 use futures::stream::BoxStream;
-use joint::{Piece, Way};
+use joint::{Joint, Piece, Way};
 use skpr_proto::v1::{SessionData, SessionRequest, SessionResponse};
 use skpr_proto::{ErrorKind, Failure, NodeName};
 use std::collections::HashMap;
@@ -100,7 +102,7 @@ impl Expected {
     pub(crate) async fn join(
         mut self,
         caller: Streaming<SessionRequest>,
-        joint: Joint,
+        mut call: Call,
         first: SessionResponse,
     ) -> Result<ToCaller, Failure> {
         let late = || {
@@ -108,10 +110,10 @@ impl Expected {
             Failure::new(ErrorKind::Unavailable, message).with_hint("try again in a moment")
         };
         let Ok(Ok(Accepted { bytes, answer })) = timeout(ACCEPT_WITHIN, &mut self.accepted).await else {
-            joint.failed(&late());
+            call.access.refused(&late());
             return Err(late());
         };
-        let joint = Arc::new(joint);
+        let joint = Arc::new(Joint::new(call));
         let to_agent = joint::pass(Arc::clone(&joint), Way::ToAgent, caller, None);
         let to_caller = joint::pass(joint, Way::ToCaller, bytes, Some(first));
         answer.send(to_agent).map_err(|_| late())?;

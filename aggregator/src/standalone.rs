@@ -22,7 +22,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -48,9 +48,9 @@ pub async fn run(mut config: config::Standalone, stop: CancellationToken) -> any
     config.tls.names.push(reachable.ip().to_string());
 
     let (publish, mut inventory) = watch::channel(Arc::<Inventory>::default());
-    let (tell, events) = mpsc::channel(event::QUEUE);
+    let events = event::queue();
     let logs = local.logs();
-    let machine = Machine::open(local, publish, tell)?;
+    let machine = Machine::open(local, publish, events.0.clone())?;
     let (parts, files) =
         aggregator::prepare_local(&config, inventory.clone(), machine.platform(), events).await?;
     let agent = skpr_agent::Config {

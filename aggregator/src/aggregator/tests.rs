@@ -59,7 +59,7 @@ struct World {
     monitoring: SocketAddr,
     publish: watch::Sender<Arc<Inventory>>,
     platform: Arc<Scripted>,
-    tell: mpsc::Sender<Event>,
+    tell: event::Sender,
     store: Store,
     stop: CancellationToken,
     audit: Written,
@@ -110,7 +110,8 @@ impl World {
             stop: stop_times,
         };
         let platform = Arc::new(Scripted::new(publish.clone()));
-        let (tell, events) = mpsc::channel(event::QUEUE);
+        let events = event::queue();
+        let tell = events.0.clone();
         let shared = Arc::clone(&platform) as Arc<dyn Platform>;
         let (mut parts, files) = prepare_local(&config, inventory, shared, events).await.unwrap();
         change(&mut parts);

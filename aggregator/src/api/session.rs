@@ -5,10 +5,10 @@ use super::seats::Seat;
 use super::target::{Target, heard};
 use crate::aggregator::Shared;
 use crate::audit::Access;
-use crate::auth::{Exec, Grant};
+use crate::auth::{Exec, Grant, User};
 use crate::environment::EnvironmentKey;
 use crate::inventory::{Inventory, Pod, Presence};
-use crate::relay::{Call, FIRST_WITHIN, Joint};
+use crate::relay::{Call, FIRST_WITHIN, Told};
 use futures::stream::BoxStream;
 use skpr_proto::error::usage;
 use skpr_proto::v1::{self, Dial, OpenSession, OpenedSession, SessionRequest, SessionResponse};
@@ -35,6 +35,7 @@ pub(super) async fn open(
 
 /// A session that may be, with an instance that is there.
 struct Prepared {
+    user: Arc<User>,
     grant: Grant<Exec>,
     chosen: Chosen,
     bytes: Streaming<SessionRequest>,
@@ -60,12 +61,12 @@ async fn prepare(
     let chosen = choose(&inventory, grant.environment(), &asked)?;
     access.session(chosen.instance.to_string(), SSH);
     let seat = shared.session_seats.take(&user.name)?;
-    Ok(Prepared { grant, chosen, bytes, seat })
+    Ok(Prepared { user, grant, chosen, bytes, seat })
 }
 
 impl Prepared {
     async fn join(self, shared: &Arc<Shared>, mut access: Access) -> Result<Opened, Status> {
-        let Prepared { grant, chosen, bytes, seat } = self;
+        let Prepared { user, grant, chosen, bytes, seat } = self;
         let environment = grant.environment().clone();
         let key = match shared.host_keys.of(&environment) {
             Ok(key) => key,
@@ -100,10 +101,17 @@ impl Prepared {
             host_key: key.public().to_owned(),
         };
         let forbidden = forbidden(Arc::clone(shared), grant);
-        let call = Call { access, seat, forbidden };
-        let joint = Joint::new(call, shared.metrics.sessions.clone(), shared.stopping.ending.clone());
+        let told = Told {
+            to: shared.tell.clone(),
+            environment,
+            instance: chosen.instance.to_string(),
+            by: user.name.clone(),
+            session: expected.id().to_owned(),
+        };
+        let (counts, stop) = (shared.metrics.sessions.clone(), shared.stopping.ending.clone());
+        let call = Call { access, seat, forbidden, told, counts, stop };
         let first = SessionResponse { opened: Some(first), ..SessionResponse::default() };
-        Ok(expected.join(bytes, joint, first).await?)
+        Ok(expected.join(bytes, call, first).await?)
     }
 }
 

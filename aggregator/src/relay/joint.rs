@@ -1,5 +1,6 @@
 //! Two streams that are one session: each is read by whoever writes the other, and both end together.
 
+use super::told::{Begun, Told};
 use crate::aggregator::stopping;
 use crate::api::Seat;
 use crate::audit::Access;
@@ -34,11 +35,16 @@ pub(crate) struct Call {
     pub(crate) seat: Seat,
     /// Resolves when the caller's right is gone.
     pub(crate) forbidden: BoxFuture<'static, Failure>,
+    pub(crate) told: Told,
+    pub(crate) counts: Sessions,
+    /// Is cancelled when the aggregator stops.
+    pub(crate) stop: CancellationToken,
 }
 
 /// What the two directions share. Leaves the session's line and its counts when the last has ended.
-pub(crate) struct Joint {
+pub(super) struct Joint {
     access: Mutex<Access>,
+    begun: Mutex<Begun>,
     counts: Sessions,
     stop: CancellationToken,
     to_agent: CancellationToken,
@@ -50,13 +56,14 @@ pub(crate) struct Joint {
 }
 
 impl Joint {
-    /// `stop` is cancelled when the aggregator stops.
-    pub(crate) fn new(call: Call, counts: Sessions, stop: CancellationToken) -> Joint {
-        counts.opened();
+    /// From here on the session has begun.
+    pub(super) fn new(call: Call) -> Joint {
+        call.counts.opened();
         Joint {
             access: Mutex::new(call.access),
-            counts,
-            stop,
+            begun: Mutex::new(Begun::begin(call.told)),
+            counts: call.counts,
+            stop: call.stop,
             to_agent: CancellationToken::new(),
             to_caller: CancellationToken::new(),
             broken: CancellationToken::new(),
@@ -78,13 +85,13 @@ impl Joint {
     }
 
     /// Notes why it ended, if it has not come to its end before.
-    pub(super) fn failed(&self, failure: &Failure) {
+    fn failed(&self, failure: &Failure) {
         if !self.to_caller.is_cancelled() {
             self.access(|access| access.refused(failure));
         }
     }
 
-    fn passed(&self, piece: &Piece) {
+    fn passed(&self, way: Way, piece: &Piece) {
         self.counts.passed(piece.data.len() as u64);
         self.access(|access| {
             access.sent(0, piece.data.len());
@@ -95,10 +102,13 @@ impl Joint {
                 });
             }
             // The agent has said all there is to say; what becomes of the connections is no part of it.
-            if piece.end && piece.exit.is_some() {
+            if piece.end && way == Way::ToCaller {
                 access.completed();
             }
         });
+        if piece.end && way == Way::ToCaller {
+            self.begun.lock().unwrap_or_else(PoisonError::into_inner).end(piece.exit);
+        }
     }
 }
 
@@ -173,7 +183,7 @@ impl<M: Into<Piece> + Send + 'static> Passing<M> {
             match message {
                 Ok(Some(message)) if !self.ended => {
                     let piece: Piece = message.into();
-                    joint.passed(&piece);
+                    joint.passed(self.way, &piece);
                     if piece.end {
                         self.ended = true;
                         joint.ended(self.way).cancel();

@@ -1,7 +1,7 @@
 //! Events, from the platform to the CLI.
 
 use super::*;
-use crate::event::{Body, Kind};
+use crate::event::{Body, Event, Kind};
 use crate::release::State;
 use skpr_proto::UnixNanos;
 use skpr_proto::v1::{EventsRequest, LogsRequest};

@@ -16,7 +16,7 @@ type Started = (watch::Receiver<Arc<Inventory>>, CancellationToken, JoinSet<anyh
 
 fn start(config: LocalConfig) -> Started {
     let (out, inventories) = watch::channel(Arc::default());
-    let (tell, _) = mpsc::channel(event::QUEUE);
+    let (tell, _) = event::queue();
     let machine = Machine::open(config, out, tell).unwrap();
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();

@@ -7,6 +7,7 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use skpr_aggregator::aggregator;
 use skpr_aggregator::config::{Args, Config};
+use skpr_aggregator::event;
 use skpr_aggregator::inventory::Inventory;
 use skpr_aggregator::platform::ReadOnly;
 use skpr_tests::fleet::Fleet;
@@ -41,10 +42,7 @@ async fn main() -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let first = fleet.map_or_else(|| Ok(Inventory::default()), |fleet| fleet.inventory())?;
     let (publish, pods) = watch::channel(Arc::new(first));
-    let (parts, files) = {
-        let (_tell, events) = tokio::sync::mpsc::channel(1);
-        aggregator::prepare_local(&config, pods, Arc::new(ReadOnly), events).await?
-    };
+    let (parts, files) = aggregator::prepare_local(&config, pods, Arc::new(ReadOnly), event::queue()).await?;
     files.announce()?;
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     let running = aggregator::run(parts, stop.clone());

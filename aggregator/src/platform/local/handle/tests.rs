@@ -96,7 +96,7 @@ impl Fixture {
     fn start(&self) -> Up {
         let config = LocalConfig::load(&[self.site()], &self.data(), None).unwrap();
         let (out, inventory) = watch::channel(Arc::default());
-        let (tell, events) = mpsc::channel(event::QUEUE);
+        let (tell, events) = event::queue();
         let machine = Machine::open(config, out, tell).unwrap();
         let (local, stop) = (machine.platform(), CancellationToken::new());
         let mut tasks = JoinSet::new();

@@ -1,0 +1,121 @@
+//! Tells of a session as events of its environment: that it began, and how it ended.
+//!
+//! Never waits: an event that finds no place in the queue is lost and logged, and the audit has the session all the same.
+
+use crate::environment::EnvironmentKey;
+use crate::event::{Body, Event, Kind, Sender};
+use jiff::Timestamp;
+use skpr_proto::UnixNanos;
+use skpr_proto::v1::Exit;
+use std::time::Instant;
+
+/// One session, as its environment's events name it.
+pub(crate) struct Told {
+    pub(crate) to: Sender,
+    pub(crate) environment: EnvironmentKey,
+    pub(crate) instance: String,
+    pub(crate) by: String,
+    /// Unlike any other's.
+    pub(crate) session: String,
+}
+
+/// A session that has begun. Dropped, it is one that broke.
+pub(super) struct Begun {
+    told: Told,
+    since: Instant,
+    exit: Option<Exit>,
+    whole: bool,
+}
+
+impl Begun {
+    pub(super) fn begin(told: Told) -> Begun {
+        told.tell("began", format!("a session in instance `{}` began", told.instance));
+        Begun { told, since: Instant::now(), exit: None, whole: false }
+    }
+
+    /// It came to its end, and the last process in it to that.
+    pub(super) fn end(&mut self, exit: Option<Exit>) {
+        (self.exit, self.whole) = (exit, true);
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        let Begun { told, since, exit, whole } = self;
+        let seconds = since.elapsed().as_secs();
+        let how = how(exit.as_ref(), *whole);
+        told.tell(
+            "ended",
+            format!("the session in instance `{}` ended after {seconds} s: {how}", told.instance),
+        );
+    }
+}
+
+impl Told {
+    fn tell(&self, step: &str, text: String) {
+        let body = Body {
+            id: format!("session/{}/{step}", self.session),
+            kind: Kind::Session,
+            text,
+            instance: Some(self.instance.clone()),
+            release: None,
+            state: None,
+            by: Some(self.by.clone()),
+            warning: false,
+        };
+        let time = UnixNanos::from(Timestamp::now());
+        let event = Event { environment: self.environment.clone(), time, body };
+        if self.to.try_send(event).is_err() {
+            tracing::warn!(session = %self.session, step, "an event of a session has no place in the queue");
+        }
+    }
+}
+
+fn how(exit: Option<&Exit>, whole: bool) -> String {
+    match exit {
+        Some(Exit { signal: 0, code }) => format!("exit code {code}"),
+        Some(Exit { signal, .. }) => format!("signal {signal}"),
+        None if whole => "nothing was run".to_owned(),
+        None => "the connection broke".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inventory::tests::key;
+    use tokio::sync::mpsc;
+
+    #[test]
+    fn a_session_is_told_of_twice_and_holds_nobody_up() {
+        for (exit, whole, expected) in [
+            (Some(Exit { code: 3, signal: 0 }), true, "exit code 3"),
+            (Some(Exit { code: 0, signal: 9 }), true, "signal 9"),
+            (None, true, "nothing was run"),
+            (None, false, "the connection broke"),
+        ] {
+            let (to, mut events) = mpsc::channel(2);
+            let told = || Told {
+                to: to.clone(),
+                environment: key("sites", "shop", "dev"),
+                instance: "shop-1".into(),
+                by: "dana".into(),
+                session: "5e".into(),
+            };
+            let mut begun = Begun::begin(told());
+            if whole {
+                begun.end(exit);
+            }
+            drop(begun);
+            let (first, last) = (events.try_recv().unwrap().body, events.try_recv().unwrap().body);
+            assert_eq!((first.id.as_str(), last.id.as_str()), ("session/5e/began", "session/5e/ended"));
+            assert_eq!(first.text, "a session in instance `shop-1` began");
+            assert_eq!(last.text, format!("the session in instance `shop-1` ended after 0 s: {expected}"));
+            assert_eq!((last.by.as_deref(), last.warning), (Some("dana"), false));
+            // A queue that is full, or gone, is nobody's concern.
+            (0..4).for_each(|_| drop(Begun::begin(told())));
+            drop(events);
+            drop(Begun::begin(told()));
+        }
+    }
+}
