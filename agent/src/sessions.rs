@@ -22,7 +22,7 @@ use tokio::time::timeout;
 
 /// Sessions asked for and not begun: as many as the aggregator may ask for at once.
 const ASKED: usize = 16;
-/// Sessions at once. Each costs a connection and some 300 KiB, and up to 4 MiB for each channel whose process does not read.
+/// Sessions at once. Each costs a connection and some 300 KiB; what processes do not read has a limit of its own.
 const SESSIONS: usize = 256;
 /// How long the end of a session may take to be told.
 const GOODBYE: Duration = Duration::from_secs(5);

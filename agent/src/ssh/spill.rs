@@ -21,6 +21,8 @@ use tokio::sync::Notify;
 const IN_MEMORY: usize = 4 << 20;
 /// What one channel may hold in its file.
 pub const IN_FILE: u64 = 1 << 30;
+/// What all channels of an agent may hold in memory together; what there is no room for goes into files at once.
+const IN_MEMORIES: u64 = 256 << 20;
 /// What all channels of an agent may hold in files together.
 pub const IN_FILES: u64 = 4 << 30;
 /// What is read from the file at once.
@@ -34,6 +36,7 @@ pub struct Space(Arc<Inner>);
 struct Inner {
     directory: PathBuf,
     per_channel: u64,
+    memory: AtomicU64,
     left: AtomicU64,
     made: AtomicU64,
 }
@@ -86,24 +89,35 @@ impl Space {
 
     /// With other limits.
     pub fn of(directory: PathBuf, per_channel: u64, in_all: u64) -> Space {
-        let (left, made) = (AtomicU64::new(in_all), AtomicU64::new(0));
-        Space(Arc::new(Inner { directory, per_channel, left, made }))
+        let (memory, left) = (AtomicU64::new(IN_MEMORIES), AtomicU64::new(in_all));
+        Space(Arc::new(Inner { directory, per_channel, memory, left, made: AtomicU64::new(0) }))
     }
 
     fn take(&self, bytes: u64) -> bool {
-        let taken =
-            self.0.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
-        taken.is_ok()
+        take(&self.0.left, bytes)
     }
 
     fn give(&self, bytes: u64) {
         self.0.left.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    fn take_memory(&self, bytes: usize) -> bool {
+        take(&self.0.memory, bytes as u64)
+    }
+
+    fn give_memory(&self, bytes: usize) {
+        self.0.memory.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
     fn make(&self) -> io::Result<File> {
         let number = self.0.made.fetch_add(1, Ordering::Relaxed);
         unnamed(&self.0.directory, &format!("unread-{}-{number}", std::process::id()))
     }
+}
+
+/// Takes so much of what is left, if there is so much.
+fn take(left: &AtomicU64, bytes: u64) -> bool {
+    left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes)).is_ok()
 }
 
 /// A file of our own without a name: it is gone with us.
@@ -138,7 +152,8 @@ impl Filler {
                 return Ok(());
             }
             let in_file = state.written > state.read || state.writing;
-            if !in_file && state.in_memory.saturating_add(bytes.len()) <= IN_MEMORY {
+            let fits = state.in_memory.saturating_add(bytes.len()) <= IN_MEMORY;
+            if !in_file && fits && self.0.space.take_memory(bytes.len()) {
                 state.in_memory += bytes.len();
                 state.memory.push_back(bytes);
                 drop(state);
@@ -201,6 +216,7 @@ impl Drop for Drain {
         let mut state = self.0.lock();
         state.closed = true;
         state.memory.clear();
+        self.0.space.give_memory(std::mem::take(&mut state.in_memory));
         state.file = None;
     }
 }
@@ -220,6 +236,7 @@ impl Drain {
                 let mut state = self.0.lock();
                 if let Some(bytes) = state.memory.pop_front() {
                     state.in_memory -= bytes.len();
+                    self.0.space.give_memory(bytes.len());
                     return Ok(Some(bytes));
                 }
                 let length = state.written.saturating_sub(state.read);
@@ -307,12 +324,35 @@ mod tests {
         let (mut first, drain) = pair(&space);
         let (sent, why) = fill(&mut first).await;
         assert_eq!((sent, why.contains("3 MiB")), (7, true), "{why}");
-        let (mut second, _drain) = pair(&space);
+        let (mut second, other) = pair(&space);
         let (sent, why) = fill(&mut second).await;
         assert_eq!((sent, why.contains("node")), (5, true), "{why}");
         // Whoever goes gives back what it had.
+        assert!(space.0.memory.load(Ordering::Relaxed) < IN_MEMORIES);
         drop((first, drain));
         second.push(bytes(1 << 20, 0)).await.unwrap();
+        drop((second, other));
+        assert_eq!(space.0.memory.load(Ordering::Relaxed), IN_MEMORIES);
+        assert_eq!(space.0.left.load(Ordering::Relaxed), 4 << 20);
+    }
+
+    #[tokio::test]
+    async fn where_all_memory_is_taken_bytes_go_into_files() {
+        let directory = tempfile::tempdir().unwrap();
+        let space = Space::new(directory.path().to_owned());
+        assert!(space.take_memory(IN_MEMORIES as usize - 5));
+        let (mut filler, mut drain) = pair(&space);
+        for part in [&b"12345"[..], b"678", b"9"] {
+            filler.push(Bytes::from_static(part)).await.unwrap();
+        }
+        filler.end();
+        assert_eq!(space.0.left.load(Ordering::Relaxed), IN_FILES - 4);
+        let mut got = Vec::new();
+        while let Some(bytes) = drain.next().await.unwrap() {
+            got.extend_from_slice(&bytes);
+        }
+        assert_eq!(got, b"123456789");
+        assert_eq!(space.0.memory.load(Ordering::Relaxed), 5);
     }
 
     #[tokio::test]
