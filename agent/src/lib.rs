@@ -13,6 +13,7 @@ mod link;
 mod report;
 pub mod runtime;
 mod sessions;
+pub mod sftp;
 mod ship;
 pub mod ssh;
 pub mod tail;
