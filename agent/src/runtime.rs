@@ -5,12 +5,14 @@
 //!
 //! Deliberately not here: who may start what. A session comes from the aggregator, which has asked.
 
+mod dial;
 mod leader;
 mod process;
 mod pty;
 mod shell;
 mod spawn;
 
+pub use dial::{Dialled, To};
 pub use leader::Exit;
 pub(crate) use process::waiting;
 pub use process::{Process, StartError};
@@ -20,6 +22,7 @@ pub use spawn::Spawner;
 use skpr_proto::PodUid;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -34,6 +37,8 @@ pub struct Instance {
     /// What is put before a command and `--`: a program that joins the instance's cgroup and becomes the command. It is
     /// also told `--session`, and `--terminal` where its stdin is one.
     pub wrapper: Vec<OsString>,
+    /// The program that serves its files, which need not be there inside; none where nothing does.
+    pub files: Option<Vec<OsString>>,
 }
 
 /// The instances that run now.
@@ -55,6 +60,10 @@ pub enum Command {
     Line(OsString),
     /// A program and its arguments, with no shell between.
     Program(Vec<OsString>),
+    /// What serves files over SFTP.
+    Files,
+    /// More than can be passed to a program.
+    TooLong,
 }
 
 /// A process to start.
@@ -76,6 +85,12 @@ impl Runtime {
     pub async fn start(&self, uid: &PodUid, start: Start) -> Result<Process, StartError> {
         let instance = self.instances.borrow().get(uid).cloned().ok_or(StartError::Gone)?;
         process::start(&instance, start, &self.spawner).await
+    }
+
+    /// Connects to what listens in an instance.
+    pub async fn dial(&self, uid: &PodUid, to: &To) -> io::Result<Dialled> {
+        let instance = self.instances.borrow().get(uid).cloned();
+        dial::dial(&*instance.ok_or(io::ErrorKind::NotFound)?, to).await
     }
 
     /// Returns when the instance is not there any more.

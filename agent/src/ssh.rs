@@ -5,17 +5,19 @@
 //!   not read stays in the process's pipe.
 //! * When the connection ends, no process of it is left after ten seconds and a moment.
 //!
-//! Not served, and refused with a message: forwarding of ports, of X11 and of keys.
+//! Not served, and refused with a message: forwarding of the client's ports, of X11 and of keys.
 
 mod channel;
 mod connection;
+mod forward;
 mod output;
 mod signals;
 pub mod spill;
+mod taken;
 
 use crate::runtime::{Exit, Runtime};
 use channel::Channels;
-use connection::Connection;
+use connection::{Connection, Opened};
 use russh::keys::PrivateKey;
 use russh::keys::ssh_key::private::Ed25519Keypair;
 use russh::server::{Config, run_stream};
@@ -32,6 +34,8 @@ use tokio::time::timeout;
 
 /// Sessions on one connection, as an `ssh` that is shared by many opens them.
 pub const CHANNELS: usize = 10;
+/// Connections to what listens in the instance, on one connection.
+pub const FORWARDS: usize = 64;
 /// A client that has not come to its log-in by then never will.
 const LOG_IN_WITHIN: Duration = Duration::from_secs(30);
 /// A window of each channel: 2 MiB are 400 Mbit/s at 40 ms.
@@ -65,7 +69,7 @@ where
 {
     let config = Arc::new(config(&session.host_key));
     // A channel is handed over here as it is opened; those beyond the cap are refused before.
-    let (opened, mut channels) = mpsc::channel(CHANNELS);
+    let (opened, mut channels) = mpsc::channel(CHANNELS + FORWARDS);
     let shared = Arc::new(Channels::new(session));
     let connection = Connection::new(Arc::clone(&shared), opened);
     let logged_in = connection.logged_in();
@@ -100,12 +104,18 @@ where
                 }
                 Some(channel) = channels.recv() => {
                     let shared = Arc::clone(&shared);
-                    tasks.spawn(async move { channel::serve(channel, &shared).await });
+                    tasks.spawn(async move {
+                        match channel {
+                            Opened::Session(session) => channel::serve(session, &shared).await,
+                            Opened::Forward(forward) => forward::serve(forward, &shared).await,
+                        }
+                    });
                 }
                 Some(ended) = tasks.join_next() => log(ended),
             }
         }
     }
+    shared.end();
     while let Some(ended) = tasks.join_next().await {
         log(ended);
     }

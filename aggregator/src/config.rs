@@ -28,6 +28,7 @@ pub enum Config {
     StoreCheck { data: PathBuf },
     TokenCreate { data: PathBuf, name: String, rights: String },
     RunInstance(RunInstance),
+    ServeFiles,
     Version,
 }
 
@@ -100,6 +101,7 @@ impl Args {
                 Some(Config::TokenCreate { data, name, rights })
             }
             Command::RunInstance(args) => Some(Config::RunInstance(args)),
+            Command::ServeFiles => Some(Config::ServeFiles),
             Command::Version => Some(Config::Version),
         };
         match config {

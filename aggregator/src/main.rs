@@ -16,29 +16,38 @@ const USAGE: u8 = 2;
 /// Some programs send a signal twice at once: to the process and to its group. That is one wish.
 const SAME_SIGNAL: Duration = Duration::from_millis(500);
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let args = Args::parse();
     start_log(args.log_format);
+    match args.validate() {
+        // A program of its user's, who has their own umask and ends it by any signal.
+        Ok(Config::ServeFiles) => ended(commands::serve_files().map(|()| ExitCode::SUCCESS)),
+        Ok(config) => work(config),
+        Err(invalid) => {
+            for problem in &invalid.0 {
+                tracing::error!("{problem}");
+            }
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+#[tokio::main]
+async fn work(config: Config) -> ExitCode {
     // Records and tokens are nobody else's business, whatever the directory they are in allows.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         tracing::debug!("a TLS provider is installed already");
     }
-    let config = match args.validate() {
-        Ok(config) => config,
-        Err(invalid) => {
-            for problem in &invalid.0 {
-                tracing::error!("{problem}");
-            }
-            return ExitCode::from(USAGE);
-        }
-    };
     let stop = CancellationToken::new();
-    let result = tokio::select! {
+    ended(tokio::select! {
         result = run(config, stop.clone()) => result,
         aborted = stop_on_signal(stop) => aborted,
-    };
+    })
+}
+
+/// Says why it failed, if it did.
+fn ended(result: anyhow::Result<ExitCode>) -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
@@ -58,7 +67,8 @@ async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<ExitCode
         Config::Standalone(config) => standalone::run(*config, stop).await?,
         Config::StoreCheck { data } => return commands::store_check(data).await,
         Config::TokenCreate { data, name, rights } => commands::token_create(&data, &name, &rights)?,
-        Config::RunInstance(args) => return Err(platform::local::run_instance(args)),
+        Config::RunInstance(args) => return platform::local::run_instance(args),
+        Config::ServeFiles => commands::serve_files()?,
         Config::Version => commands::version()?,
     }
     Ok(ExitCode::SUCCESS)

@@ -8,7 +8,7 @@ mod sessions;
 pub(crate) use environments::{Delete, Deploy, Events, Info, Releases, Rollback, Scale, Target, Waiting};
 pub(crate) use metrics::Metrics;
 pub(crate) use project::{Config, ConfigVerb, Validate};
-pub(crate) use sessions::{Exec, Place, Shell, SshConfig, SshProxy};
+pub(crate) use sessions::{Exec, Forward, Place, Shell, SshConfig, SshProxy};
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -157,6 +157,9 @@ pub(crate) enum Verb {
     /// Run a program in an instance, and end with its exit code
     #[command(before_help = sessions::EXEC_EXAMPLES, after_help = sessions::EXEC_AFTER)]
     Exec(Exec),
+    /// A port of this machine that leads to one of an instance
+    #[command(before_help = sessions::FORWARD_EXAMPLES)]
+    Forward(Forward),
     /// What ssh needs to know to lead to a project's environments
     #[command(before_help = sessions::SSH_CONFIG_EXAMPLES)]
     SshConfig(SshConfig),

@@ -28,7 +28,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Somebody sits before a session, and is told that it broke within 20 s.
-const SESSION_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const SESSION_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(8);
 const SESSION_KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(8);
 /// An answer holds about 1 MiB of messages, or one record of up to 1 MiB more, and the columns beside them.
 const MAX_ANSWER: usize = 2 * skpr_proto::MAX_FRAME;

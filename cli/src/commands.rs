@@ -6,6 +6,7 @@ mod config;
 mod delete;
 mod deploy;
 mod events;
+mod forward;
 mod info;
 mod list;
 mod login;
@@ -58,6 +59,7 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> Result<(), Err
         Verb::Logs(verb) => logs::run(verb, &settings, output).await,
         Verb::Shell(verb) => session::shell(verb, &settings, output).await,
         Verb::Exec(verb) => session::exec(verb, &settings, output).await,
+        Verb::Forward(verb) => forward::run(verb, &settings, output).await,
         Verb::SshConfig(verb) => ssh_config::run(&verb, &settings, output),
         Verb::SshProxy(verb) => ssh_proxy::run(verb, &settings, output).await,
         Verb::Metrics(verb) => metrics::run(&verb, &settings, output).await,

@@ -3,12 +3,16 @@
 //! Invariants: a session is open only once the aggregator has said with which instance it is and which host key that has;
 //! what is held on the way is bounded, and a side that does not read makes the other wait.
 
+mod connection;
+mod forward;
 mod host;
 mod ssh;
 mod typing;
 
+pub(crate) use connection::Broken;
+pub(crate) use forward::{Ports, forward};
 pub(crate) use host::{SUFFIX, host_of, parse_host};
-pub(crate) use ssh::{Broken, Outcome, Run, run};
+pub(crate) use ssh::{Outcome, Run, run};
 
 use crate::client::{Access, Client, call_error};
 use crate::error::Error;

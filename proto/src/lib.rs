@@ -7,6 +7,7 @@ mod codec;
 pub mod error;
 pub mod ids;
 pub mod manifest;
+pub mod ssh;
 mod version;
 
 /// The generated messages, clients and servers of `proto/skpr/v1/*.proto`.

@@ -13,6 +13,7 @@ pub mod node;
 pub mod numbers;
 pub mod report;
 pub mod scrape;
+pub mod ssh;
 
 use anyhow::{Result, bail};
 use std::time::{Duration, Instant};

@@ -25,6 +25,17 @@ pub struct Machine {
 }
 
 impl Machine {
+    /// One whose site answers, and whose instance takes sessions.
+    pub fn ready() -> Result<Machine> {
+        let mut machine = Machine::new()?;
+        machine.start()?;
+        eventually("the site answers", PATIENCE, || machine.asked().map(Some))?;
+        eventually("the instance is ready", PATIENCE, || {
+            machine.user.skpr(&["exec", "dev", "--", "true"])?.success().map(Some)
+        })?;
+        Ok(machine)
+    }
+
     /// With the tags `good1` and `good2`, which serve, and `bad`, which ends at once.
     pub fn new() -> Result<Machine> {
         let work = tempfile::tempdir()?;

@@ -5,61 +5,15 @@ use skpr_tests::cli::{Finished, User, program};
 use skpr_tests::eventually;
 use skpr_tests::fault::Link;
 use skpr_tests::machine::Machine;
+use skpr_tests::ssh::{HOST, Killed, Ssh};
 use std::io::{Read as _, Write as _};
-use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-const HOST: &str = "dev.shop.skpr";
-
-/// A machine whose site is ready.
-fn machine() -> Result<Machine> {
-    let mut machine = Machine::new()?;
-    machine.start()?;
-    eventually("the site answers", PATIENCE, || machine.asked().map(Some))?;
-    eventually("the instance is ready", PATIENCE, || exec(&machine.user, &["true"])?.success().map(Some))?;
-    Ok(machine)
-}
 
 fn exec(user: &User, words: &[&str]) -> Result<Finished> {
     user.skpr(&[&["exec", "dev", "--"], words].concat())
-}
-
-/// `ssh` as the user of a machine has it after `skpr ssh-config --install`.
-struct Ssh<'a> {
-    user: &'a User,
-    config: PathBuf,
-}
-
-impl<'a> Ssh<'a> {
-    fn install(user: &'a User) -> Result<Ssh<'a>> {
-        user.skpr(&["ssh-config", "--install"])?.success()?;
-        Ok(Ssh { user, config: user.home().join(".ssh/config") })
-    }
-
-    fn command(&self, options: &[&str], words: &[&str]) -> Command {
-        let mut all =
-            vec!["-F".to_owned(), self.config.display().to_string(), "-o".into(), "BatchMode=yes".into()];
-        all.extend(options.iter().chain(&[HOST]).chain(words).map(|word| (*word).to_owned()));
-        let mut ssh = self.user.other("ssh", &all);
-        ssh.stdin(Stdio::null());
-        ssh
-    }
-
-    fn run(&self, options: &[&str], words: &[&str]) -> Result<Output> {
-        self.command(options, words).output().context("run ssh")
-    }
-}
-
-/// A child that is killed with the test.
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -79,7 +33,7 @@ fn noise(bytes: u32) -> Vec<u8> {
 
 #[test]
 fn what_is_run_is_in_the_instance_and_ends_with_its_own_code() -> Result<()> {
-    let machine = machine()?;
+    let machine = Machine::ready()?;
     let user = &machine.user;
     for code in [0, 1, 42, 127] {
         exec(user, &["sh", "-c", &format!("exit {code}")])?.exit(code)?;
@@ -90,6 +44,10 @@ fn what_is_run_is_in_the_instance_and_ends_with_its_own_code() -> Result<()> {
     // No shell reads the arguments.
     let apart = exec(user, &["printf", "%s|", "a b", "$HOME", "", "*"])?.success()?;
     assert_eq!((apart.stdout.as_str(), apart.stderr.as_str()), ("a b|$HOME||*|", ""));
+    let long = "x".repeat(100_000);
+    assert_eq!(exec(user, &["printf", "%s", &long])?.success()?.stdout, long);
+    let longer = exec(user, &["true", &long, &long])?.exit(126)?;
+    assert!(longer.stderr.contains("longer than what can be passed"), "{}", longer.stderr);
     let both = exec(user, &["sh", "-c", "echo out; echo err >&2"])?.success()?;
     assert_eq!((both.stdout.as_str(), both.stderr.as_str()), ("out\n", "err\n"));
     let place = exec(user, &["sh", "-c", "pwd; echo $SKPR_VERSION $SKPR_INSTANCE; cat /proc/self/cgroup"])?;
@@ -106,7 +64,7 @@ fn what_is_run_is_in_the_instance_and_ends_with_its_own_code() -> Result<()> {
 
 #[test]
 fn bytes_are_the_same_at_the_other_end_and_the_audit_says_who_did_what() -> Result<()> {
-    let machine = machine()?;
+    let machine = Machine::ready()?;
     let bytes = noise(24 << 20);
     let mut cat = machine.user.other(program("skpr")?, &["exec", "dev", "--", "cat"]);
     let mut cat = Killed(cat.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?);
@@ -136,12 +94,20 @@ fn bytes_are_the_same_at_the_other_end_and_the_audit_says_who_did_what() -> Resu
             ensure!(line.get(key).and_then(serde_json::Value::as_str) == Some(value), "{key}: {line}");
         }
         Ok(Some(()))
+    })?;
+    exec(&machine.user, &["sh", "-c", "exit 42"])?.exit(42)?;
+    eventually("the events have it", PATIENCE, || {
+        let told = machine.user.skpr(&["events", "dev"])?.success()?.stdout;
+        let ended = told.lines().find(|line| line.contains("ended after") && line.contains("exit code 42"));
+        let began =
+            told.lines().any(|line| line.contains("session in instance `shop-dev-r1-0` began (by admin)"));
+        Ok(ended.filter(|_| began).map(|_| ()))
     })
 }
 
 #[test]
 fn stock_openssh_leads_to_the_instance_and_never_asks() -> Result<()> {
-    let machine = machine()?;
+    let machine = Machine::ready()?;
     let ssh = Ssh::install(&machine.user)?;
     for code in [0, 1, 42, 127] {
         let done = ssh.run(&[], &[&format!("exit {code}")])?;
@@ -191,7 +157,7 @@ fn stock_openssh_leads_to_the_instance_and_never_asks() -> Result<()> {
 /// Cases 33 and 34 through the whole path.
 #[test]
 fn of_eight_sessions_of_one_ssh_one_that_reads_nothing_stops_none() -> Result<()> {
-    let machine = machine()?;
+    let machine = Machine::ready()?;
     let ssh = Ssh::install(&machine.user)?;
     let control = format!("ControlPath={}", machine.user.home().join("control").display());
     let _master = Killed(ssh.command(&["-N", "-M", "-o", &control], &[]).spawn()?);
@@ -221,7 +187,7 @@ fn of_eight_sessions_of_one_ssh_one_that_reads_nothing_stops_none() -> Result<()
 
 #[test]
 fn a_shell_in_a_terminal_has_its_size_and_its_keys() -> Result<()> {
-    let machine = machine()?;
+    let machine = Machine::ready()?;
     let skpr = program("skpr")?;
     let inside = format!("stty rows 33 columns 101; exec {} shell dev", skpr.display());
     let mut script = machine.user.other("script", &["-qec", &inside, "/dev/null"]);
@@ -264,7 +230,7 @@ fn a_shell_in_a_terminal_has_its_size_and_its_keys() -> Result<()> {
 
 #[test]
 fn who_has_not_the_right_is_told_the_same_as_of_what_is_not_there() -> Result<()> {
-    let machine = machine()?;
+    let machine = Machine::ready()?;
     let data = machine.data().display().to_string();
     let made = machine
         .user
@@ -288,7 +254,7 @@ fn who_has_not_the_right_is_told_the_same_as_of_what_is_not_there() -> Result<()
 
 #[test]
 fn a_broken_connection_is_said_within_twenty_seconds_and_is_255() -> Result<()> {
-    let mut machine = machine()?;
+    let mut machine = Machine::ready()?;
     let link = Link::to(machine.address()?)?;
     let far = User::new()?
         .with("SKPR_CLUSTER", link.address().to_string())
@@ -323,7 +289,7 @@ fn a_broken_connection_is_said_within_twenty_seconds_and_is_255() -> Result<()> 
 
 #[test]
 fn a_client_that_is_killed_leaves_nothing_and_a_deploy_ends_its_sessions() -> Result<()> {
-    let machine = machine()?;
+    let machine = Machine::ready()?;
     let ssh = Ssh::install(&machine.user)?;
     for options in [&["-T"][..], &["-tt"]] {
         let client = Killed(ssh.command(options, &["sleep 76.5"]).stdout(Stdio::null()).spawn()?);

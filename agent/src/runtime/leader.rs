@@ -27,13 +27,23 @@ pub enum Exit {
     Signal(i32),
 }
 
-/// The leader of a session.
+/// The leader of a session. When it is dropped before its end was collected, its process group is killed: nobody waits for
+/// what that does any more, and it would go on without an owner.
 #[derive(Debug)]
 pub(super) struct Leader {
     child: Child,
     pid: Pid,
     /// Readable from its end on, before that end is collected.
     ended: AsyncFd<OwnedFd>,
+    collected: bool,
+}
+
+impl Drop for Leader {
+    fn drop(&mut self) {
+        if !self.collected {
+            self.signal(None, Signal::KILL);
+        }
+    }
 }
 
 impl Leader {
@@ -46,7 +56,7 @@ impl Leader {
             reason = "sound for an `OwnedFd`, and the constructor for all else needs unsafe"
         )]
         let ended = AsyncFd::with_interest(ended, Interest::READABLE)?;
-        Ok(Leader { child, pid, ended })
+        Ok(Leader { child, pid, ended, collected: false })
     }
 
     /// Waits for its end without collecting it. Cancel-safe.
@@ -59,6 +69,7 @@ impl Leader {
     /// Collects its end.
     pub(super) async fn exit(mut self) -> io::Result<Exit> {
         let status = self.child.wait().await?;
+        self.collected = true;
         Ok(match (status.code(), status.signal()) {
             (Some(code), _) => Exit::Code(u8::try_from(code & 0xff).unwrap_or(u8::MAX)),
             (None, signal) => Exit::Signal(signal.unwrap_or(0)),
@@ -67,7 +78,12 @@ impl Leader {
 
     /// Sends a signal to its process group, or to `group`.
     pub(super) fn signal(&self, group: Option<Pid>, signal: Signal) {
-        if let Err(error) = kill_process_group(group.unwrap_or(self.pid), signal) {
+        let sent = match kill_process_group(group.unwrap_or(self.pid), signal) {
+            // It has not come to lead a session yet.
+            Err(rustix::io::Errno::SRCH) if group.is_none() => kill_process(self.pid, signal),
+            sent => sent,
+        };
+        if let Err(error) = sent {
             tracing::debug!(%error, "a signal was not delivered");
         }
     }
@@ -117,14 +133,15 @@ impl Leader {
         members.len()
     }
 
-    /// The processes of the session that have not ended.
+    /// The processes of the session that have not ended; its leader also before it has begun the session.
     async fn members(&self) -> Vec<Pid> {
-        let session = self.pid.as_raw_nonzero().get();
+        let leader = self.pid.as_raw_nonzero().get();
         let look = move || {
             let listed = all_processes().into_iter().flatten().filter_map(Result::ok);
             let stats = listed.filter_map(|process| process.stat().ok());
-            let of_it = stats.filter(|stat| stat.session == session && !matches!(stat.state, 'Z' | 'X'));
-            of_it.filter_map(|stat| Pid::from_raw(stat.pid)).collect()
+            let of_it = stats.filter(|stat| stat.session == leader || stat.pid == leader);
+            let alive = of_it.filter(|stat| !matches!(stat.state, 'Z' | 'X'));
+            alive.filter_map(|stat| Pid::from_raw(stat.pid)).collect()
         };
         tokio::task::spawn_blocking(look).await.unwrap_or_default()
     }

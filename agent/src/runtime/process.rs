@@ -1,6 +1,7 @@
 //! A process in an instance: its pipes or its terminal, and its end.
 
 use super::leader::Leader;
+use super::shell::Place;
 use super::{Exit, Instance, Size, Spawner, Start, pty, shell};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::ioctl_fionread;
@@ -14,7 +15,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use tokio::net::unix::pipe::{Receiver, Sender};
 
-/// A process that runs. When it is dropped, its first process is killed.
+/// A process that runs. When it is dropped, its process group is killed.
 #[derive(Debug)]
 pub struct Process {
     leader: Leader,
@@ -36,6 +37,10 @@ pub enum StartError {
     NoShell,
     #[error("no command is given")]
     Empty,
+    #[error("files are not served here")]
+    NoFiles,
+    #[error("the command is longer than what can be passed to a program")]
+    TooLong,
     #[error("there is no program `{0}`")]
     NotFound(String),
     #[error("`{0}` cannot be run: it is not executable")]
@@ -48,8 +53,8 @@ impl StartError {
     /// What a shell would exit with.
     pub fn exit_code(&self) -> u8 {
         match self {
-            StartError::NotFound(_) | StartError::NoShell => 127,
-            StartError::NotRunnable(_) => 126,
+            StartError::NotFound(_) | StartError::NoShell | StartError::NoFiles => 127,
+            StartError::NotRunnable(_) | StartError::TooLong => 126,
             StartError::Gone | StartError::Empty | StartError::Failed(_) => 255,
         }
     }
@@ -61,7 +66,9 @@ impl StartError {
                 Some("a program that is there can be run without one: skpr exec ENV -- PROGRAM")
             }
             StartError::Gone => Some("a deploy may have replaced it: try again"),
+            StartError::TooLong => Some("pass what is long on stdin"),
             StartError::Empty
+            | StartError::NoFiles
             | StartError::NotFound(_)
             | StartError::NotRunnable(_)
             | StartError::Failed(_) => None,
@@ -76,9 +83,10 @@ pub(super) async fn start(
 ) -> Result<Process, StartError> {
     let named = |name: &str| instance.variables.iter().find(|(variable, _)| variable == name);
     let path: OsString = named("PATH").map(|(_, value)| value.clone()).unwrap_or_default();
-    let directory = instance.directory.clone();
-    let command = start.command;
-    let words = tokio::task::spawn_blocking(move || shell::words(command, &directory, &path)).await;
+    let (directory, files, command) = (instance.directory.clone(), instance.files.clone(), start.command);
+    let look =
+        move || shell::words(command, &Place { directory: &directory, path: &path, files: files.as_deref() });
+    let words = tokio::task::spawn_blocking(look).await;
     let words = words.map_err(io::Error::other)??;
 
     let (program, arguments) = instance.wrapper.split_first().ok_or(StartError::Empty)?;

@@ -1,7 +1,8 @@
 //! Which program runs what a client asks for.
 //!
-//! A line is for the user's shell, as `/etc/passwd` says it; where that is not there, for bash, sh or ash. No login shell:
-//! it would read `/etc/profile`, which on many systems replaces the instance's `PATH`.
+//! A line is for the user's shell, as `/etc/passwd` says it; where that is not there, for bash, sh or ash. So it is where that
+//! only says that nobody may log in, as for the users of web servers: who may come here has been decided elsewhere. No
+//! login shell: it would read `/etc/profile`, which on many systems replaces the instance's `PATH`.
 
 use super::{Command, StartError};
 use rustix::process::getuid;
@@ -12,9 +13,21 @@ use std::path::{Path, PathBuf};
 
 /// Looked for in this order when the user's own is not there.
 const SHELLS: [&str; 3] = ["bash", "sh", "ash"];
+/// What stands in `/etc/passwd` for a user who is not to log in.
+const NO_SHELLS: [&str; 3] = ["nologin", "false", "true"];
+
+/// Where programs are looked for.
+pub(super) struct Place<'a> {
+    pub(super) directory: &'a Path,
+    /// `PATH`.
+    pub(super) path: &'a OsStr,
+    /// What serves files.
+    pub(super) files: Option<&'a [OsString]>,
+}
 
 /// The words that are run. Reads files.
-pub(super) fn words(command: Command, directory: &Path, path: &OsStr) -> Result<Vec<OsString>, StartError> {
+pub(super) fn words(command: Command, place: &Place<'_>) -> Result<Vec<OsString>, StartError> {
+    let Place { directory, path, files } = *place;
     let shell = || {
         let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
         shell_of(&passwd, getuid().as_raw())
@@ -25,6 +38,8 @@ pub(super) fn words(command: Command, directory: &Path, path: &OsStr) -> Result<
     match command {
         Command::Shell => Ok(vec![shell()?.into()]),
         Command::Line(line) => Ok(vec![shell()?.into(), "-c".into(), line]),
+        Command::Files => files.map(<[OsString]>::to_vec).ok_or(StartError::NoFiles),
+        Command::TooLong => Err(StartError::TooLong),
         Command::Program(words) => {
             let program = words.first().filter(|program| !program.is_empty()).ok_or(StartError::Empty)?;
             let there = if program.as_bytes().contains(&b'/') {
@@ -45,7 +60,9 @@ pub(super) fn words(command: Command, directory: &Path, path: &OsStr) -> Result<
 /// The login shell of a user.
 fn shell_of(passwd: &str, uid: u32) -> Option<PathBuf> {
     let line = passwd.lines().find(|line| line.split(':').nth(2) == Some(uid.to_string().as_str()))?;
-    line.split(':').nth(6).filter(|shell| shell.starts_with('/')).map(PathBuf::from)
+    let shell = line.split(':').nth(6).filter(|shell| shell.starts_with('/')).map(PathBuf::from)?;
+    let is_one = shell.file_name().is_some_and(|name| NO_SHELLS.iter().all(|none| name != *none));
+    is_one.then_some(shell)
 }
 
 fn find(name: &OsStr, path: &OsStr, directory: &Path) -> Option<PathBuf> {
@@ -70,9 +87,10 @@ mod tests {
 
     #[test]
     fn the_shell_is_that_of_the_user() {
-        let passwd = "root:x:0:0:root:/root:/bin/zsh\nnobody:x:65534:65534::/:relative\nbroken\n";
+        let passwd = "root:x:0:0:root:/root:/bin/zsh\nnobody:x:65534:65534::/:relative\nbroken\n\
+                      www-data:x:33:33::/var/www:/usr/sbin/nologin\nftp:x:14:50::/var/ftp:/bin/false\n";
         assert_eq!(shell_of(passwd, 0), Some(PathBuf::from("/bin/zsh")));
-        for uid in [65534, 7] {
+        for uid in [65534, 7, 33, 14] {
             assert_eq!(shell_of(passwd, uid), None, "{uid}");
         }
         assert_eq!(shell_of("", 0), None);
@@ -84,7 +102,7 @@ mod tests {
         std::fs::write(directory.path().join("text"), "").unwrap();
         let run = |words_: &[&str], path: &str| {
             let program = Command::Program(words_.iter().map(OsString::from).collect());
-            words(program, directory.path(), OsStr::new(path))
+            words(program, &Place { directory: directory.path(), path: OsStr::new(path), files: None })
         };
         assert!(run(&["sh", "-c", "true"], "/usr/bin:/bin").is_ok());
         assert!(matches!(run(&["sh"], "/nowhere"), Err(StartError::NotFound(name)) if name == "sh"));

@@ -5,14 +5,18 @@
 
 mod request;
 
+pub(super) use request::SFTP;
+
 use super::output::{Stream, pass_on};
 use super::signals::to_tell;
 use super::spill::{self, Drain, Filler};
-use super::{CHANNELS, Session};
-use crate::runtime::{Exit, Process, Start, StartError};
+use super::taken::Taken;
+use super::{CHANNELS, FORWARDS, Session};
+use crate::runtime::{Exit, Process, Size, Start, StartError};
 use request::{Asked, Event};
 use russh::server::{Handle, Msg};
 use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
+use skpr_proto::ssh;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::AsyncWriteExt as _;
@@ -23,6 +27,8 @@ use tokio_util::sync::CancellationToken;
 
 /// SSH's number for stderr.
 const STDERR: u32 = 1;
+/// Often enough for a client that may be [`ssh::MOST_UNTAKEN`] ahead.
+const TELL_EVERY: u64 = ssh::MOST_UNTAKEN / 16;
 /// What ends a line of input to a terminal's reader.
 const END_OF_TYPING: [u8; 1] = [4];
 
@@ -30,12 +36,14 @@ const END_OF_TYPING: [u8; 1] = [4];
 pub(super) struct Channels {
     session: Session,
     places: Arc<Semaphore>,
+    forwards: Arc<Semaphore>,
+    over: CancellationToken,
     refused: Mutex<Vec<&'static str>>,
     last: Mutex<Option<Exit>>,
 }
 
-/// A channel that was just opened.
-pub(super) struct Opened {
+/// A channel that was just opened for a process.
+pub(super) struct Ready {
     pub(super) channel: Channel<Msg>,
     pub(super) handle: Handle,
     pub(super) place: OwnedSemaphorePermit,
@@ -46,6 +54,8 @@ impl Channels {
         Channels {
             session,
             places: Arc::new(Semaphore::new(CHANNELS)),
+            forwards: Arc::new(Semaphore::new(FORWARDS)),
+            over: CancellationToken::new(),
             refused: Mutex::default(),
             last: Mutex::default(),
         }
@@ -54,6 +64,25 @@ impl Channels {
     /// A place for one more; none when there are enough.
     pub(super) fn take(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.places).try_acquire_owned().ok()
+    }
+
+    /// The same for a forward.
+    pub(super) fn take_forward(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.forwards).try_acquire_owned().ok()
+    }
+
+    pub(super) fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// The connection is over.
+    pub(super) fn end(&self) {
+        self.over.cancel();
+    }
+
+    /// Returns when it is.
+    pub(super) async fn over(&self) {
+        self.over.cancelled().await;
     }
 
     /// What the next channel that begins tells its user.
@@ -83,25 +112,31 @@ enum Interrupted {
 }
 
 /// Serves a channel to its end.
-pub(super) async fn serve(opened: Opened, channels: &Channels) {
-    let Opened { channel, handle, place: _place } = opened;
+pub(super) async fn serve(ready: Ready, channels: &Channels) {
+    let Ready { channel, handle, place: _place } = ready;
     let (read, write) = channel.split();
     let (filler, drain) = spill::pair(&channels.session.space);
-    let mut serving = Serving { channels, read, write: Arc::new(write), handle, filler, size: None };
-    let Some(start) = serving.asked().await else { return };
+    let write = Arc::new(write);
+    let mut serving = Serving { channels, read, write, handle, filler, size: None, tell_taken: false };
+    let start = match serving.asked().await {
+        Ok(start) => start,
+        Err(interrupted) => return serving.interrupted(interrupted).await,
+    };
     let runtime = &channels.session.runtime;
     let instance = &channels.session.instance;
     let started = serving.meanwhile(runtime.start(instance, start), None).await;
     let interrupted = match started {
         Ok(Ok(process)) => serving.run(process, drain).await.err(),
-        Ok(Err(error)) => serving.not_started(&error).await.err(),
+        Ok(Err(error)) => {
+            drop(drain);
+            serving.not_started(&error).await.err()
+        }
         Err(interrupted) => Some(interrupted),
     };
-    if let Some(Interrupted::Full(why)) = interrupted {
-        drop(serving.farewell(format!("skpr: {why}\r\n"), Exit::Code(u8::MAX)).await);
+    match interrupted {
+        Some(interrupted) => serving.interrupted(interrupted).await,
+        None => serving.rest().await,
     }
-    // What the client still sends is read until it has closed the channel, too.
-    drop(serving.meanwhile(std::future::pending::<()>(), None).await);
 }
 
 struct Serving<'a> {
@@ -111,20 +146,42 @@ struct Serving<'a> {
     handle: Handle,
     filler: Filler,
     /// The terminal's, when it changed after it was asked for.
-    size: Option<crate::runtime::Size>,
+    size: Option<Size>,
+    tell_taken: bool,
 }
 
 impl Serving<'_> {
+    /// Tells the client why it ends early, if there still is one.
+    async fn interrupted(mut self, why: Interrupted) {
+        match why {
+            Interrupted::Gone => return,
+            Interrupted::Full(why) => {
+                drop(self.farewell(format!("skpr: {why}\r\n"), Exit::Code(u8::MAX)).await);
+            }
+        }
+        self.rest().await;
+    }
+
+    /// Reads what the client still sends until it has closed the channel, too.
+    async fn rest(mut self) {
+        drop(self.meanwhile(std::future::pending::<()>(), None).await);
+    }
+
     /// Waits for the request to run something.
-    async fn asked(&mut self) -> Option<Start> {
+    async fn asked(&mut self) -> Result<Start, Interrupted> {
         let mut asked = Asked::default();
         loop {
             let message = self.read.wait().await;
-            match asked.take(message?) {
-                Event::Run(command) => return Some(asked.start(command)),
-                Event::Data(bytes) => self.filler.push(bytes).await.ok()?,
+            match asked.take(message.ok_or(Interrupted::Gone)?) {
+                Event::Run(command) => {
+                    self.tell_taken = asked.tell_taken;
+                    return Ok(asked.start(command));
+                }
+                Event::Data(bytes) => {
+                    self.filler.push(bytes).await.map_err(|full| Interrupted::Full(full.to_string()))?;
+                }
                 Event::End => self.filler.end(),
-                Event::Close => return None,
+                Event::Close => return Err(Interrupted::Gone),
                 Event::Resize(_) | Event::Signal(_) | Event::Nothing => {}
             }
         }
@@ -145,10 +202,9 @@ impl Serving<'_> {
                 message = self.read.wait() => message,
             };
             match asked.take(message.ok_or(Interrupted::Gone)?) {
-                Event::Data(bytes) => match self.filler.push(bytes).await {
-                    Ok(()) => {}
-                    Err(full) => return Err(Interrupted::Full(full.to_string())),
-                },
+                Event::Data(bytes) => {
+                    self.filler.push(bytes).await.map_err(|full| Interrupted::Full(full.to_string()))?;
+                }
                 Event::End => self.filler.end(),
                 Event::Close => return Err(Interrupted::Gone),
                 Event::Resize(size) => {
@@ -169,7 +225,8 @@ impl Serving<'_> {
         let (mut input, mut outputs) = (JoinSet::new(), JoinSet::new());
         let ended = CancellationToken::new();
         if let Some(pipe) = process.input.take() {
-            input.spawn(feed(drain, pipe, process.has_terminal()));
+            let taken = Taken::new(self.tell_taken.then(|| Arc::clone(&self.write)), TELL_EVERY);
+            input.spawn(feed(drain, pipe, process.has_terminal(), taken));
         }
         let refusals = self.channels.refusals();
         let write = Arc::clone(&self.write);
@@ -207,6 +264,8 @@ impl Serving<'_> {
             tracing::error!(%error, "the end of a process cannot be told");
             Exit::Code(u8::MAX)
         });
+        // One that was cut short has not done what it was to do, whatever it says itself.
+        let exit = if why.is_empty() { exit } else { Exit::Code(u8::MAX) };
         *self.channels.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(exit);
         over?;
         ended.cancel();
@@ -236,7 +295,9 @@ impl Serving<'_> {
     async fn farewell(&mut self, why: String, exit: Exit) -> Result<(), Interrupted> {
         let (write, handle) = (Arc::clone(&self.write), self.handle.clone());
         let told = async move {
-            write.extended_data_bytes(STDERR, why).await?;
+            if !why.is_empty() {
+                write.extended_data_bytes(STDERR, why).await?;
+            }
             match exit {
                 Exit::Code(code) => write.exit_status(code.into()).await?,
                 Exit::Signal(number) => {
@@ -256,13 +317,16 @@ impl Serving<'_> {
 }
 
 /// From what the client has sent to the process, at its pace.
-async fn feed(mut drain: Drain, mut pipe: Sender, terminal: bool) {
+async fn feed(mut drain: Drain, mut pipe: Sender, terminal: bool, mut taken: Taken) {
     loop {
         match drain.next().await {
             Ok(Some(bytes)) => {
                 if pipe.write_all(&bytes).await.is_err() {
-                    return;
+                    // Nothing more is read, and what comes is dropped.
+                    drop(drain);
+                    return taken.tell(u64::MAX).await;
                 }
+                taken.passed(bytes.len() as u64).await;
             }
             Ok(None) => break,
             Err(error) => {

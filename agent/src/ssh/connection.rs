@@ -1,9 +1,12 @@
 //! What russh asks of one connection, answered at once: nothing here waits for a process, a disk or the network, because
 //! the whole connection would wait with it. Channels do their work in tasks of their own.
 
-use super::channel::{Channels, Opened};
+use super::channel::{Channels, Ready, SFTP};
+use super::forward::Forward;
+use crate::runtime::To;
 use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, Session};
 use russh::{Channel, ChannelId, ChannelOpenFailure, Pty, Sig};
+use skpr_proto::ssh;
 use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -13,6 +16,13 @@ use tokio_util::sync::CancellationToken;
 const NO_REMOTE_FORWARDING: &str = "ports of an instance cannot be forwarded to your machine (ssh -R)";
 const NO_X11: &str = "X11 is not forwarded";
 const NO_AGENT: &str = "the keys of your machine are not forwarded (ssh -A)";
+
+/// What a client has opened.
+pub(super) enum Opened {
+    Session(Ready),
+    /// It is answered once it is known whether there is anything.
+    Forward(Forward),
+}
 
 /// One connection.
 pub(super) struct Connection {
@@ -31,6 +41,19 @@ impl Connection {
     /// Is cancelled once the client has logged in.
     pub(super) fn logged_in(&self) -> CancellationToken {
         self.logged_in.clone()
+    }
+
+    /// Has a forward dialled, elsewhere.
+    async fn forward(&mut self, channel: Channel<Msg>, to: To, origin: &str, reply: ChannelOpenHandle) {
+        match self.channels.take_forward() {
+            // There is a place in the queue for each that is let in; without one the reply is dropped, which refuses.
+            Some(place) => {
+                let paced = origin == ssh::FORWARD;
+                let forward = Forward { channel, to, paced, reply, place };
+                drop(self.opened.try_send(Opened::Forward(forward)));
+            }
+            None => reply.reject(ChannelOpenFailure::ResourceShortage).await,
+        }
     }
 
     /// Answers a request to run something: yes, once for each channel.
@@ -68,12 +91,41 @@ impl Handler for Connection {
             }
         };
         // There is a place in the queue for each that is let in.
-        if self.opened.try_send(Opened { channel, handle: session.handle(), place }).is_err() {
+        let ready = Ready { channel, handle: session.handle(), place };
+        if self.opened.try_send(Opened::Session(ready)).is_err() {
             reply.reject(ChannelOpenFailure::ResourceShortage).await;
             return Ok(());
         }
         self.running.insert(id, false);
         reply.accept().await;
+        Ok(())
+    }
+
+    async fn channel_open_direct_tcpip(
+        &mut self,
+        channel: Channel<Msg>,
+        host: &str,
+        port: u32,
+        origin: &str,
+        _: u32,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), russh::Error> {
+        match u16::try_from(port) {
+            Ok(port) => self.forward(channel, To::Port { host: host.to_owned(), port }, origin, reply).await,
+            Err(_) => reply.reject(ChannelOpenFailure::ConnectFailed).await,
+        }
+        Ok(())
+    }
+
+    async fn channel_open_direct_streamlocal(
+        &mut self,
+        channel: Channel<Msg>,
+        path: &str,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), russh::Error> {
+        self.forward(channel, To::Socket(path.into()), "", reply).await;
         Ok(())
     }
 
@@ -126,10 +178,10 @@ impl Handler for Connection {
     async fn subsystem_request(
         &mut self,
         channel: ChannelId,
-        _: &str,
+        name: &str,
         session: &mut Session,
     ) -> Result<(), russh::Error> {
-        session.channel_failure(channel)
+        if name == SFTP { self.run(channel, session) } else { session.channel_failure(channel) }
     }
 
     async fn signal(&mut self, _: ChannelId, _: Sig, _: &mut Session) -> Result<(), russh::Error> {

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 /// Read at once, and sent in packets of the client's size.
-const READ: usize = 64 << 10;
+pub(super) const READ: usize = 64 << 10;
 /// How long others may be silent, and how long they may go on, after the process has ended.
 const SILENCE: Duration = Duration::from_secs(1);
 const AT_MOST: Duration = Duration::from_secs(5);

@@ -1,6 +1,8 @@
 //! The server against stock OpenSSH, on a port of this machine.
 
 mod blocking;
+mod forwards;
+mod library;
 mod processes;
 mod refusals;
 
@@ -54,6 +56,7 @@ impl Server {
                 ("SITE".into(), "of the instance".into()),
             ],
             wrapper: ["/bin/sh", "-c", WRAPPER, "wrapper"].map(Into::into).into(),
+            files: None,
         };
         let (instances, listed) = watch::channel(BTreeMap::from([(uid.clone(), Arc::new(instance))]));
         let (port, session) = threads.block_on(async {

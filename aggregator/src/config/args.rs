@@ -40,6 +40,9 @@ pub(super) enum Command {
     /// Start the program of an instance; used by standalone.
     #[command(hide = true)]
     RunInstance(RunInstance),
+    /// Serve files over SFTP on stdin and stdout; used by standalone.
+    #[command(hide = true)]
+    ServeFiles,
     /// Print the version.
     Version,
 }
@@ -64,8 +67,8 @@ pub(super) enum TokenCommand {
         /// Whose token it is, for `whoami` and the audit lines.
         name: String,
         /// `*`, or a comma list of `project/environment:right+right`; the environment may be `*`, the rights are `list`,
-        /// `logs`, `metrics`, `deploy` and `delete` (of which the latter two bring `list`). `metrics` alone in the list is
-        /// for monitoring. Who may deploy runs programs as the user that this aggregator runs as.
+        /// `logs`, `metrics`, `deploy`, `delete` and `exec` (of which the last three bring `list`). `metrics` alone in the
+        /// list is for monitoring. Who has `deploy` or `exec` runs programs as the user that this aggregator runs as.
         rights: String,
     },
 }

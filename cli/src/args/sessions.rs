@@ -23,6 +23,12 @@ The arguments are passed as they are: no shell reads them. There is a terminal i
 Exit codes: those of what was run, 128 and the number for one that a signal ended, 255 when the connection broke.
 ";
 
+pub(super) const FORWARD_EXAMPLES: &str = "\
+Examples:
+  skpr forward dev 8080:80                http://127.0.0.1:8080 is port 80 of an instance of dev, until Ctrl-C
+  skpr forward dev 3307:db:3306           what the instance knows as db
+";
+
 pub(super) const SSH_CONFIG_EXAMPLES: &str = "\
 Examples:
   skpr ssh-config                         what to put into ~/.ssh/config for this project
@@ -59,6 +65,15 @@ pub(crate) struct Exec {
     /// The program and its arguments
     #[arg(last = true, required = true, value_name = "ARGV")]
     pub command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Forward {
+    #[command(flatten)]
+    pub place: Place,
+    /// LOCAL:REMOTE, or LOCAL:HOST:REMOTE for a port of a host that the instance reaches; 0 for a free LOCAL one
+    #[arg(value_name = "LOCAL:REMOTE")]
+    pub ports: String,
 }
 
 #[derive(Debug, Args)]

@@ -14,7 +14,7 @@ use skpr_proto::{ErrorKind, Failure};
 use std::ffi::OsString;
 
 /// What a program exits with whose connection broke, as `ssh` does.
-const BROKEN: u8 = 255;
+pub(super) const BROKEN: u8 = 255;
 /// What a shell adds to the number of the signal that ended a program.
 const BY_SIGNAL: u8 = 128;
 
@@ -42,20 +42,8 @@ struct Asked {
 
 impl Asked {
     async fn run(self, settings: &Settings, output: &Output) -> Result<(), Error> {
-        let wanted = Wanted {
-            environment: settings.environment(&self.place.target.environment)?,
-            namespace: settings.namespace(self.place.target.namespace.as_deref())?,
-            instance: self.place.instance,
-        };
         let access = settings.access()?;
-        let session = match Session::open(&access, &wanted).await {
-            Ok(session) => session,
-            Err(error) => {
-                let error = suggest(error, &wanted.environment, settings).await;
-                return Err(not_opened(error, output));
-            }
-        };
-        let banner = banner(&wanted, &session.opened);
+        let (session, banner) = open(self.place, &access, settings, output).await?;
         if self.banner {
             output.note(&banner)
         } else {
@@ -80,6 +68,27 @@ impl Asked {
                 Err(Error::Exit(BROKEN))
             }
         }
+    }
+}
+
+/// Opens a session; with it goes a line that says which instance it is.
+pub(super) async fn open(
+    place: Place,
+    access: &Access,
+    settings: &Settings,
+    output: &Output,
+) -> Result<(Session, String), Error> {
+    let wanted = Wanted {
+        environment: settings.environment(&place.target.environment)?,
+        namespace: settings.namespace(place.target.namespace.as_deref())?,
+        instance: place.instance,
+    };
+    match Session::open(access, &wanted).await {
+        Ok(session) => {
+            let banner = banner(&wanted, &session.opened);
+            Ok((session, banner))
+        }
+        Err(error) => Err(not_opened(suggest(error, &wanted.environment, settings).await, output)),
     }
 }
 
@@ -111,7 +120,7 @@ pub(super) fn not_opened(error: Error, output: &Output) -> Error {
 pub(super) fn lost(broken: &Broken, access: &Access) -> Error {
     let message = match broken {
         Broken::Terminal(_) => "the terminal cannot be used".to_owned(),
-        Broken::Relay(_) | Broken::Cut | Broken::Ssh(_) | Broken::Refused => {
+        Broken::Relay(_) | Broken::Cut | Broken::Ssh(_) | Broken::Refused | Broken::NotRun => {
             format!("the connection through `{}` was lost: how it ended is not known", access.endpoint)
         }
     };

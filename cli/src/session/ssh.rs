@@ -1,31 +1,24 @@
 //! Our own SSH client: one channel over a relayed session, with the host key that the aggregator has told.
 
 use super::Relay;
+use super::connection::{self, Broken};
 use super::typing::Typing;
 use bytes::BytesMut;
-use russh::client::{AuthResult, Config, Handle, Handler, connect_stream};
-use russh::keys::{PublicKey, PublicKeyOrCertificate};
-use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Disconnect, Preferred, Sig, cipher, compression};
-use std::borrow::Cow;
+use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Sig};
+use skpr_proto::ssh;
 use std::ffi::OsString;
-use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex, split};
+use tokio::sync::watch;
 use tokio::time::timeout;
-use tonic::Status;
 
 /// What the two sides may be apart: two messages of the relay.
 const PIPE: usize = 128 << 10;
 const READ: usize = 32 << 10;
-/// A window of the channel: what the other side may send before we have read it.
-const WINDOW: u32 = 2 << 20;
 /// Variables of ours that the process gets, too.
 const VARIABLES: [&str; 3] = ["LANG", "LANGUAGE", "COLORTERM"];
 /// How long the goodbye may take once the exit code is known.
 const GOODBYE: Duration = Duration::from_millis(500);
-/// The agent asks for no name.
-const USER: &str = "skpr";
 /// SSH's number for stderr.
 const STDERR: u32 = 1;
 
@@ -46,21 +39,6 @@ pub(crate) enum Outcome {
     Signal(String),
     /// The reader of our stdout has gone.
     ClosedPipe,
-}
-
-/// Why there is no outcome.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Broken {
-    #[error("the relay ended: {}", .0.message())]
-    Relay(Status),
-    #[error("the connection ended before the process did")]
-    Cut,
-    #[error("speak SSH with the agent")]
-    Ssh(#[from] russh::Error),
-    #[error("the agent lets nobody in")]
-    Refused,
-    #[error("prepare the terminal")]
-    Terminal(#[source] io::Error),
 }
 
 /// Runs it to its end.
@@ -85,27 +63,11 @@ pub(crate) async fn run(relay: Relay, run: Run) -> Result<Outcome, Broken> {
 }
 
 async fn talk(stream: tokio::io::DuplexStream, run: Run) -> Result<Outcome, Broken> {
-    let config = Config {
-        preferred: Preferred {
-            cipher: Cow::Borrowed(&[cipher::AES_128_GCM, cipher::AES_256_GCM]),
-            compression: Cow::Borrowed(&[compression::NONE]),
-            ..Preferred::DEFAULT
-        },
-        window_size: WINDOW,
-        ..Config::default()
-    };
-    let mut handle = connect_stream(Arc::new(config), stream, Known(run.host_key.clone())).await?;
-    if !matches!(handle.authenticate_none(USER).await?, AuthResult::Success) {
-        return Err(Broken::Refused);
-    }
+    let handle = connection::open(stream, &run.host_key).await?;
     let (read, write) = handle.channel_open_session().await?.split();
     let outcome = converse(read, &write, &run).await;
-    drop(goodbye(&handle).await);
+    drop(connection::close(&handle).await);
     outcome
-}
-
-async fn goodbye(handle: &Handle<Known>) -> Result<(), russh::Error> {
-    handle.disconnect(Disconnect::ByApplication, "", "").await
 }
 
 async fn converse(
@@ -121,14 +83,21 @@ async fn converse(
         let kind = std::env::var("TERM").unwrap_or_default();
         let ((columns, rows), modes) = (typing.size(), typing.modes());
         write.request_pty(false, &kind, columns, rows, 0, 0, &modes).await?;
+    } else {
+        write.set_env(false, ssh::TELL_TAKEN, "1").await?;
     }
+    // What is typed is never much, and is not to wait for anything.
+    let (taken, allowed) = watch::channel(if run.terminal { u64::MAX } else { 0 });
     match &run.command {
-        Some(words) => write.exec(true, line(words)).await?,
+        Some(words) => {
+            let words = words.iter().map(|word| word.as_encoded_bytes());
+            write.exec(true, ssh::command_of(words)).await?;
+        }
         None => write.request_shell(true).await?,
     }
     let sending = async {
         // What cannot be sent any more shows in what is received: its end.
-        drop(send(write).await);
+        drop(send(write, allowed).await);
         std::future::pending::<Outcome>().await
     };
     let resizing = async {
@@ -136,20 +105,10 @@ async fn converse(
         std::future::pending::<Outcome>().await
     };
     tokio::select! {
-        outcome = receive(read) => outcome,
+        outcome = receive(read, taken) => outcome,
         outcome = sending => Ok(outcome),
         outcome = resizing => Ok(outcome),
     }
-}
-
-/// A command as it travels: after a NUL, which no shell's line can hold, the words with a NUL between them.
-fn line(words: &[OsString]) -> Vec<u8> {
-    let mut line = Vec::new();
-    for word in words {
-        line.push(0);
-        line.extend_from_slice(word.as_encoded_bytes());
-    }
-    line
 }
 
 fn variables() -> impl Iterator<Item = (String, String)> {
@@ -158,21 +117,31 @@ fn variables() -> impl Iterator<Item = (String, String)> {
         .filter(|(name, _)| VARIABLES.contains(&name.as_str()) || name.starts_with("LC_"))
 }
 
-/// From stdin to the process, to its end.
-async fn send(write: &ChannelWriteHalf<russh::client::Msg>) -> Result<(), russh::Error> {
+/// From stdin to the process, to its end, and no further ahead of it than the agent holds in memory.
+async fn send(
+    write: &ChannelWriteHalf<russh::client::Msg>,
+    mut taken: watch::Receiver<u64>,
+) -> Result<(), russh::Error> {
     let mut stdin = tokio::io::stdin();
     let mut buffer = BytesMut::new();
+    let mut sent: u64 = 0;
     loop {
+        if taken.wait_for(|taken| sent <= taken.saturating_add(ssh::MOST_UNTAKEN)).await.is_err() {
+            return Ok(());
+        }
         buffer.reserve(READ);
         match stdin.read_buf(&mut buffer).await {
-            Ok(1..) => write.data_bytes(buffer.split().freeze()).await?,
+            Ok(length @ 1..) => {
+                sent += length as u64;
+                write.data_bytes(buffer.split().freeze()).await?;
+            }
             Ok(0) | Err(_) => return write.eof().await,
         }
     }
 }
 
 /// From the process to stdout and stderr, until it has ended.
-async fn receive(mut read: ChannelReadHalf) -> Result<Outcome, Broken> {
+async fn receive(mut read: ChannelReadHalf, taken: watch::Sender<u64>) -> Result<Outcome, Broken> {
     let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
     let mut outcome = None;
     while let Some(message) = read.wait().await {
@@ -191,11 +160,18 @@ async fn receive(mut read: ChannelReadHalf) -> Result<Outcome, Broken> {
                 drop(stderr.write_all(&data).await);
                 drop(stderr.flush().await);
             }
+            ChannelMsg::ExtendedData { data, ext: ssh::TAKEN } => {
+                if let Some(bytes) = ssh::bytes_taken(&data) {
+                    taken.send_replace(bytes);
+                }
+            }
             ChannelMsg::ExitStatus { exit_status } => outcome = Some(Outcome::Code(exit_status)),
             ChannelMsg::ExitSignal { signal_name, .. } => {
                 outcome = Some(Outcome::Signal(name(&signal_name)));
             }
             ChannelMsg::Close => break,
+            // Only to run something was an answer wanted.
+            ChannelMsg::Failure => return Err(Broken::NotRun),
             _ => {}
         }
     }
@@ -208,21 +184,4 @@ fn name(signal: &Sig) -> String {
         known => format!("{known:?}"),
     };
     name.chars().filter(char::is_ascii_alphanumeric).take(16).collect()
-}
-
-/// Knows one host.
-struct Known(String);
-
-impl Handler for Known {
-    type Error = russh::Error;
-
-    async fn check_server_key(&mut self, shown: &PublicKeyOrCertificate) -> Result<bool, russh::Error> {
-        let known = PublicKey::from_openssh(&self.0).ok();
-        Ok(match shown {
-            PublicKeyOrCertificate::PublicKey { key, .. } => {
-                known.is_some_and(|known| known.key_data() == key.key_data())
-            }
-            PublicKeyOrCertificate::Certificate(_) => false,
-        })
-    }
 }

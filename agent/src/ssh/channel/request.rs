@@ -5,6 +5,7 @@ use crate::runtime::{Command, Size, Start, Terminal};
 use bytes::Bytes;
 use russh::ChannelMsg;
 use rustix::process::Signal;
+use skpr_proto::ssh;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
 
@@ -17,6 +18,9 @@ const LONGEST: usize = 256;
 const PLAIN: &str = "dumb";
 /// The longest argument that Linux takes.
 const LONGEST_LINE: usize = 128 << 10;
+
+/// The subsystem that serves files.
+pub(in crate::ssh) const SFTP: &str = "sftp";
 
 /// What a message means.
 pub(super) enum Event {
@@ -35,6 +39,8 @@ pub(super) enum Event {
 pub(super) struct Asked {
     terminal: Option<Terminal>,
     variables: Vec<(String, String)>,
+    /// The client wants to be told how much of what it sends was taken.
+    pub(super) tell_taken: bool,
 }
 
 impl Asked {
@@ -48,12 +54,16 @@ impl Asked {
                 let (kind, size) = (kind(&term), Size::of(col_width, row_height));
                 self.terminal = Some(Terminal { kind, size, modes: modes.collect() });
             }
+            ChannelMsg::SetEnv { variable_name, .. } if variable_name == ssh::TELL_TAKEN => {
+                self.tell_taken = true;
+            }
             ChannelMsg::SetEnv { variable_name, variable_value, .. }
                 if is_taken(&variable_name, &variable_value) && self.variables.len() < MOST_VARIABLES =>
             {
                 self.variables.push((variable_name, variable_value));
             }
             ChannelMsg::RequestShell { .. } => return Event::Run(Command::Shell),
+            ChannelMsg::RequestSubsystem { name, .. } if name == SFTP => return Event::Run(Command::Files),
             ChannelMsg::Exec { command, .. } => return Event::Run(command_of(command)),
             ChannelMsg::WindowChange { col_width, row_height, .. } => {
                 let size = Size::of(col_width, row_height);
@@ -74,22 +84,17 @@ impl Asked {
     }
 }
 
-/// A line for a shell; or, when it begins with a NUL, which no line can hold, arguments with a NUL between them.
+/// A line for a shell, or a program and its arguments.
 fn command_of(mut command: Vec<u8>) -> Command {
     if command.len() > LONGEST_LINE {
-        // It cannot be run, and is not to be run in part.
-        return Command::Program(Vec::new());
+        // It is not to be run in part.
+        return Command::TooLong;
     }
-    match command.first() {
-        Some(0) => {
-            let words = command.split(|byte| *byte == 0).skip(1);
-            Command::Program(words.map(|word| OsString::from_vec(word.to_vec())).collect())
-        }
-        Some(_) | None => {
-            command.retain(|byte| *byte != 0);
-            Command::Line(OsString::from_vec(command))
-        }
+    if let Some(words) = ssh::words_of(&command) {
+        return Command::Program(words.into_iter().map(|word| OsString::from_vec(word.to_vec())).collect());
     }
+    command.retain(|byte| *byte != 0);
+    Command::Line(OsString::from_vec(command))
 }
 
 fn kind(term: &str) -> String {
@@ -148,7 +153,7 @@ mod tests {
             line(b"\0echo\0a b\0\0$x"),
             Command::Program(vec!["echo".into(), "a b".into(), "".into(), "$x".into()])
         );
-        assert_eq!(line(&vec![b'x'; 1 << 20]), Command::Program(vec![]));
+        assert_eq!(line(&vec![b'x'; 1 << 20]), Command::TooLong);
     }
 
     #[test]

@@ -108,6 +108,16 @@ fn a_client_that_vanishes_leaves_no_process_however_stubborn() {
 }
 
 #[test]
+fn a_server_that_is_dropped_leaves_no_process() {
+    let server = Server::start();
+    let mut client = server.ssh(&["-T"], &["sleep 67.5; true"]);
+    let _client = client.spawn().map(Child).unwrap();
+    until("it runs", || runs("sleep 67.5"));
+    drop(server);
+    until("it is gone", || !runs("sleep 67.5"));
+}
+
+#[test]
 fn a_terminal_has_its_size_and_ends_what_it_runs_by_its_keys() {
     let server = Server::start();
     // Case 36: a client whose own input is no terminal sends the size 0 0.
@@ -115,9 +125,10 @@ fn a_terminal_has_its_size_and_ends_what_it_runs_by_its_keys() {
     let said = text(&done.stdout);
     assert!(said.starts_with("24 80\r\n/dev/pts/"), "{said}");
     assert_eq!(done.status.code(), Some(5));
-    let mut client = server.ssh(&["-tt"], &["sleep 64.5; echo after"]);
+    let mut client = server.ssh(&["-tt"], &["echo here; sleep 64.5; echo after"]);
     let mut client = client.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map(Child).unwrap();
-    until("it runs", || runs("sleep 64.5"));
+    // Before that the terminal may be nobody's, and a key goes to nobody.
+    client.0.stdout.as_mut().unwrap().read_exact(&mut [0; 4]).unwrap();
     let mut keys = client.0.stdin.take().unwrap();
     keys.write_all(&[3]).unwrap();
     until("Ctrl-C has ended it", || client.0.try_wait().unwrap().is_some());

@@ -14,8 +14,11 @@ fn what_is_not_forwarded_is_refused_with_a_message() {
         assert!(text(&done.stderr).contains(message), "{options:?}: {}", text(&done.stderr));
         assert_eq!(done.status.code(), Some(0));
     }
-    let local = server.run(&["-W", "127.0.0.1:9"], &[]);
-    assert_ne!(local.status.code(), Some(0));
+    // Nothing serves files here.
+    let files = server.run(&["-s"], &["sftp"]);
+    assert_eq!(files.status.code(), Some(127));
+    assert!(text(&files.stderr).contains("files are not served"), "{}", text(&files.stderr));
+    assert_ne!(server.run(&["-s"], &["other"]).status.code(), Some(0));
 }
 
 /// Case 41.

@@ -51,6 +51,8 @@ const PROBE_READY: Duration = Duration::from_secs(5);
 const PROBES_FAILED: u32 = 3;
 /// What keeps an instance from running that ended more than once.
 const CRASH_LOOP: &str = "CrashLoopBackOff";
+/// What of our own program serves files.
+const SERVE_FILES: &str = "serve-files";
 /// Tells an instance where to listen.
 const PORT: &str = "PORT";
 /// What is read from a pipe at once: as much as a pipe holds.
@@ -233,10 +235,12 @@ impl Run<'_> {
     /// How another process comes to where this instance is.
     fn entrance(&self) -> runtime::Instance {
         let words = self.instance.wrapper.iter().filter(|word| *word != "--");
+        let program = self.instance.wrapper.first();
         runtime::Instance {
             directory: self.instance.directory.clone(),
             variables: self.variables(),
             wrapper: words.cloned().collect(),
+            files: program.map(|program| vec![program.clone(), SERVE_FILES.into()]),
         }
     }
 

@@ -8,9 +8,10 @@ use rustix::process::{
     setrlimit, setsid,
 };
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, ExitCode};
 
 /// The soft limit of open files that a login gives.
 const USUAL_FILES: u64 = 1024;
@@ -38,11 +39,20 @@ pub struct RunInstance {
     command: Vec<OsString>,
 }
 
-/// Becomes the program. Returns only when that failed, with the reason: print it and exit.
-pub fn run_instance(args: RunInstance) -> anyhow::Error {
+/// What a shell exits with that cannot run a program which is there.
+const NOT_RUNNABLE: u8 = 126;
+
+/// Becomes the program. Returns only when that failed, with the reason: print it and exit. To the user of a session it is
+/// said here, in the words that the session has for the rest.
+pub fn run_instance(args: RunInstance) -> anyhow::Result<ExitCode> {
+    let session = args.session;
     match become_it(args) {
         Ok(never) => match never {},
-        Err(error) => error,
+        Err(error) if session => {
+            writeln!(std::io::stderr(), "skpr: {error:#}")?;
+            Ok(ExitCode::from(NOT_RUNNABLE))
+        }
+        Err(error) => Err(error),
     }
 }
 

@@ -1,0 +1,72 @@
+//! SSH with the agent over a relayed session: with the host key that the aggregator has told, and no other.
+
+use russh::client::{AuthResult, Config, Handle, Handler, connect_stream};
+use russh::keys::{PublicKey, PublicKeyOrCertificate};
+use russh::{Disconnect, Preferred, cipher, compression};
+use std::borrow::Cow;
+use std::io;
+use std::sync::Arc;
+use tokio::io::DuplexStream;
+use tonic::Status;
+
+/// A window of a channel: what the other side may send before we have read it.
+const WINDOW: u32 = 2 << 20;
+/// The agent asks for no name.
+const USER: &str = "skpr";
+
+/// Why a session did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Broken {
+    #[error("the relay ended: {}", .0.message())]
+    Relay(Status),
+    #[error("the connection ended before the process did")]
+    Cut,
+    #[error("speak SSH with the agent")]
+    Ssh(#[from] russh::Error),
+    #[error("the agent lets nobody in")]
+    Refused,
+    #[error("the agent does not run it")]
+    NotRun,
+    #[error("prepare the terminal")]
+    Terminal(#[source] io::Error),
+}
+
+/// Begins to speak SSH.
+pub(super) async fn open(stream: DuplexStream, host_key: &str) -> Result<Handle<Known>, Broken> {
+    let config = Config {
+        preferred: Preferred {
+            cipher: Cow::Borrowed(&[cipher::AES_128_GCM, cipher::AES_256_GCM]),
+            compression: Cow::Borrowed(&[compression::NONE]),
+            ..Preferred::DEFAULT
+        },
+        window_size: WINDOW,
+        ..Config::default()
+    };
+    let mut handle = connect_stream(Arc::new(config), stream, Known(host_key.to_owned())).await?;
+    match handle.authenticate_none(USER).await? {
+        AuthResult::Success => Ok(handle),
+        AuthResult::Failure { .. } => Err(Broken::Refused),
+    }
+}
+
+/// Says goodbye.
+pub(super) async fn close(handle: &Handle<Known>) -> Result<(), russh::Error> {
+    handle.disconnect(Disconnect::ByApplication, "", "").await
+}
+
+/// Knows one host.
+pub(super) struct Known(String);
+
+impl Handler for Known {
+    type Error = russh::Error;
+
+    async fn check_server_key(&mut self, shown: &PublicKeyOrCertificate) -> Result<bool, russh::Error> {
+        let known = PublicKey::from_openssh(&self.0).ok();
+        Ok(match shown {
+            PublicKeyOrCertificate::PublicKey { key, .. } => {
+                known.is_some_and(|known| known.key_data() == key.key_data())
+            }
+            PublicKeyOrCertificate::Certificate(_) => false,
+        })
+    }
+}
