@@ -5,6 +5,7 @@
 //!
 //! Deliberately not here: who may start what. A session comes from the aggregator, which has asked.
 
+pub(crate) mod containerd;
 mod dial;
 mod leader;
 mod process;
@@ -15,11 +16,12 @@ mod spawn;
 pub use dial::{Dialled, To};
 pub use leader::Exit;
 pub(crate) use process::waiting;
-pub use process::{Process, StartError};
+pub use process::{Input, Process, StartError};
 pub use pty::{Size, Terminal};
 pub use spawn::Spawner;
 
-use skpr_proto::PodUid;
+use containerd::{Containerd, Containers};
+use skpr_proto::{Label, PodUid};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
@@ -46,9 +48,13 @@ pub type Instances = BTreeMap<PodUid, Arc<Instance>>;
 
 /// Starts processes in the instances of one machine.
 #[derive(Clone, Debug)]
-pub struct Runtime {
-    instances: watch::Receiver<Instances>,
-    spawner: Spawner,
+pub struct Runtime(Kind);
+
+/// What runs there: processes of this machine, or containers.
+#[derive(Clone, Debug)]
+enum Kind {
+    Local { instances: watch::Receiver<Instances>, spawner: Spawner },
+    Containers(Containers),
 }
 
 /// What is to run.
@@ -78,25 +84,45 @@ pub struct Start {
 impl Runtime {
     /// Of the instances that are listed there.
     pub fn new(instances: watch::Receiver<Instances>, spawner: Spawner) -> Runtime {
-        Runtime { instances, spawner }
+        Runtime(Kind::Local { instances, spawner })
+    }
+
+    /// Of pods, in each of which the instance is the container of this name.
+    pub(crate) fn of_containers(containerd: Containerd, name: Label) -> Runtime {
+        Runtime(Kind::Containers(Containers { containerd, name }))
     }
 
     /// Starts a process in an instance.
     pub async fn start(&self, uid: &PodUid, start: Start) -> Result<Process, StartError> {
-        let instance = self.instances.borrow().get(uid).cloned().ok_or(StartError::Gone)?;
-        process::start(&instance, start, &self.spawner).await
+        match &self.0 {
+            Kind::Local { instances, spawner } => {
+                let instance = instances.borrow().get(uid).cloned().ok_or(StartError::Gone)?;
+                process::start(&instance, start, spawner).await
+            }
+            Kind::Containers(containers) => containers.start(uid, start).await,
+        }
     }
 
     /// Connects to what listens in an instance.
     pub async fn dial(&self, uid: &PodUid, to: &To) -> io::Result<Dialled> {
-        let instance = self.instances.borrow().get(uid).cloned();
-        dial::dial(&*instance.ok_or(io::ErrorKind::NotFound)?, to).await
+        match &self.0 {
+            Kind::Local { instances, .. } => {
+                let instance = instances.borrow().get(uid).cloned();
+                dial::dial(&*instance.ok_or(io::ErrorKind::NotFound)?, to).await
+            }
+            Kind::Containers(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
     }
 
     /// Returns when the instance is not there any more.
     pub async fn gone(&self, uid: &PodUid) {
-        let mut instances = self.instances.clone();
-        // Whoever keeps the list is gone with all that runs.
-        drop(instances.wait_for(|instances| !instances.contains_key(uid)).await);
+        match &self.0 {
+            Kind::Local { instances, .. } => {
+                let mut instances = instances.clone();
+                // Whoever keeps the list is gone with all that runs.
+                drop(instances.wait_for(|instances| !instances.contains_key(uid)).await);
+            }
+            Kind::Containers(containers) => containers.gone(uid).await,
+        }
     }
 }

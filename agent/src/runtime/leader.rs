@@ -67,7 +67,7 @@ impl Leader {
     }
 
     /// Collects its end.
-    pub(super) async fn exit(mut self) -> io::Result<Exit> {
+    pub(super) async fn exit(&mut self) -> io::Result<Exit> {
         let status = self.child.wait().await?;
         self.collected = true;
         Ok(match (status.code(), status.signal()) {
@@ -89,7 +89,7 @@ impl Leader {
     }
 
     /// Ends every process of the session: hung up, then asked to, then killed.
-    pub(super) async fn end(self) -> io::Result<Exit> {
+    pub(super) async fn end(mut self) -> io::Result<Exit> {
         for (signal, patience) in [(Signal::HUP, AFTER_HANGUP), (Signal::TERM, AFTER_TERMINATE)] {
             if self.signal_all(signal).await == 0 || self.emptied(Instant::now() + patience).await {
                 return self.exit().await;

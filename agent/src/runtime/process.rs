@@ -1,5 +1,6 @@
 //! A process in an instance: its pipes or its terminal, and its end.
 
+use super::containerd::{Closer, Exec};
 use super::leader::Leader;
 use super::shell::Place;
 use super::{Exit, Instance, Size, Spawner, Start, pty, shell};
@@ -8,24 +9,64 @@ use rustix::io::ioctl_fionread;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Signal;
 use rustix::termios::tcgetpgrp;
+use skpr_proto::Label;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::process::Stdio;
 use std::sync::Arc;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::unix::pipe::{Receiver, Sender};
 
-/// A process that runs. When it is dropped, its process group is killed.
+/// Between a process of a container and our end of its output: a pipe, and what containerd's shim copies at once.
+const ON_THE_WAY: u64 = (64 << 10) + (32 << 10);
+
+/// A process that runs. When it is dropped, its process group is killed; in a container, its first process.
 #[derive(Debug)]
 pub struct Process {
-    leader: Leader,
+    pub(super) held: Held,
     /// Its stdin, or what is typed.
-    pub input: Option<Sender>,
+    pub input: Option<Input>,
     /// Its stdout, or what its terminal shows.
     pub output: Option<Receiver>,
     /// Its stderr; none when it has a terminal.
     pub errors: Option<Receiver>,
-    terminal: Option<Arc<OwnedFd>>,
+}
+
+/// What holds a process.
+#[derive(Debug)]
+pub(super) enum Held {
+    Local { leader: Box<Leader>, terminal: Option<Arc<OwnedFd>> },
+    Container(Box<Exec>),
+}
+
+/// What a process reads.
+#[derive(Debug)]
+pub struct Input {
+    pipe: Sender,
+    /// What says that it has ended, where dropping the pipe does not.
+    closer: Option<Closer>,
+}
+
+impl Input {
+    pub(super) fn of(pipe: Sender, closer: Option<Closer>) -> Input {
+        Input { pipe, closer }
+    }
+
+    /// Waits for whoever reads.
+    pub async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.pipe.write_all(bytes).await
+    }
+
+    /// Nothing more comes.
+    pub async fn end(self) {
+        let Input { pipe, closer } = self;
+        // First the pipe, so that all of it is read before its end is.
+        drop(pipe);
+        if let Some(closer) = closer {
+            closer.close().await;
+        }
+    }
 }
 
 /// Why a process was not started.
@@ -45,6 +86,12 @@ pub enum StartError {
     NotFound(String),
     #[error("`{0}` cannot be run: it is not executable")]
     NotRunnable(String),
+    #[error("processes of namespace `{0}` are not for sessions")]
+    Denied(Label),
+    #[error("this pod is no instance of an environment")]
+    NotAnInstance,
+    #[error("what is run in a container has to be UTF-8")]
+    NotText,
     #[error("the process cannot be started: {0}")]
     Failed(#[from] io::Error),
 }
@@ -55,7 +102,12 @@ impl StartError {
         match self {
             StartError::NotFound(_) | StartError::NoShell | StartError::NoFiles => 127,
             StartError::NotRunnable(_) | StartError::TooLong => 126,
-            StartError::Gone | StartError::Empty | StartError::Failed(_) => 255,
+            StartError::Gone
+            | StartError::Empty
+            | StartError::Denied(_)
+            | StartError::NotAnInstance
+            | StartError::NotText
+            | StartError::Failed(_) => 255,
         }
     }
 
@@ -71,6 +123,9 @@ impl StartError {
             | StartError::NoFiles
             | StartError::NotFound(_)
             | StartError::NotRunnable(_)
+            | StartError::Denied(_)
+            | StartError::NotAnInstance
+            | StartError::NotText
             | StartError::Failed(_) => None,
         }
     }
@@ -104,26 +159,24 @@ pub(super) async fn start(
             command.env("TERM", &terminal.kind);
             command.stdin(theirs.try_clone()?).stdout(theirs.try_clone()?).stderr(theirs);
             let (input, output) = (ours.try_clone()?, ours.try_clone()?);
-            let leader = Leader::new(spawner.spawn(command).await?)?;
+            let leader = Box::new(Leader::new(spawner.spawn(command).await?)?);
             Ok(Process {
-                leader,
-                input: Some(Sender::from_owned_fd_unchecked(input)?),
+                held: Held::Local { leader, terminal: Some(Arc::new(ours)) },
+                input: Some(Input::of(Sender::from_owned_fd_unchecked(input)?, None)),
                 output: Some(Receiver::from_owned_fd_unchecked(output)?),
                 errors: None,
-                terminal: Some(Arc::new(ours)),
             })
         }
         None => {
             let ((theirs, input), (output, stdout), (errors, stderr)) = (pipe()?, pipe()?, pipe()?);
             [&input, &output, &errors].into_iter().try_for_each(never_wait)?;
             command.stdin(Stdio::from(theirs)).stdout(stdout).stderr(stderr);
-            let leader = Leader::new(spawner.spawn(command).await?)?;
+            let leader = Box::new(Leader::new(spawner.spawn(command).await?)?);
             Ok(Process {
-                leader,
-                input: Some(Sender::from_owned_fd_unchecked(input)?),
+                held: Held::Local { leader, terminal: None },
+                input: Some(Input::of(Sender::from_owned_fd_unchecked(input)?, None)),
                 output: Some(Receiver::from_owned_fd_unchecked(output)?),
                 errors: Some(Receiver::from_owned_fd_unchecked(errors)?),
-                terminal: None,
             })
         }
     }
@@ -140,39 +193,72 @@ fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 impl Process {
     /// Waits for the end of its first process. Cancel-safe.
     pub async fn ended(&self) {
-        self.leader.ended().await;
+        match &self.held {
+            Held::Local { leader, .. } => leader.ended().await,
+            Held::Container(exec) => exec.ended().await,
+        }
     }
 
-    /// How it ended; what it started goes on.
-    pub async fn exit(self) -> io::Result<Exit> {
-        self.leader.exit().await
+    /// How it ended; what it started goes on. What it has written can still be read until it is dropped.
+    pub async fn exit(&mut self) -> io::Result<Exit> {
+        match &mut self.held {
+            Held::Local { leader, .. } => leader.exit().await,
+            Held::Container(exec) => exec.exit().await,
+        }
     }
 
     /// Ends all of it, because nobody is there for it any more: hung up, after 5 s asked to end, after 10 s killed.
     pub async fn end(self) -> io::Result<Exit> {
-        let Process { leader, input, output, errors, terminal } = self;
-        // A terminal that is closed hangs up by itself; pipes end.
-        drop((input, output, errors, terminal));
-        leader.end().await
+        let Process { held, input, output, errors } = self;
+        drop((input, output, errors));
+        match held {
+            Held::Local { leader, terminal } => {
+                // A terminal that is closed hangs up by itself; pipes end.
+                drop(terminal);
+                leader.end().await
+            }
+            Held::Container(exec) => exec.end().await,
+        }
     }
 
     pub fn has_terminal(&self) -> bool {
-        self.terminal.is_some()
+        match &self.held {
+            Held::Local { terminal, .. } => terminal.is_some(),
+            Held::Container(exec) => exec.has_terminal(),
+        }
+    }
+
+    /// How much of what it has written may be on its way to where it is read, at most.
+    pub(crate) fn on_the_way(&self) -> u64 {
+        match &self.held {
+            Held::Local { .. } => 0,
+            Held::Container(_) => ON_THE_WAY,
+        }
     }
 
     /// Its terminal has another size now.
     pub fn resize(&self, size: Size) {
-        if let Some(terminal) = &self.terminal
-            && let Err(error) = size.set(terminal)
-        {
-            tracing::debug!(%error, "a terminal was not resized");
+        match &self.held {
+            Held::Local { terminal: Some(terminal), .. } => {
+                if let Err(error) = size.set(terminal) {
+                    tracing::debug!(%error, "a terminal was not resized");
+                }
+            }
+            Held::Local { terminal: None, .. } => {}
+            Held::Container(exec) if exec.has_terminal() => exec.resize(size),
+            Held::Container(_) => {}
         }
     }
 
     /// Sends a signal to what is in the foreground of its terminal, else to its process group.
     pub fn signal(&self, signal: Signal) {
-        let foreground = self.terminal.as_ref().and_then(|terminal| tcgetpgrp(terminal).ok());
-        self.leader.signal(foreground, signal);
+        match &self.held {
+            Held::Local { leader, terminal } => {
+                let foreground = terminal.as_ref().and_then(|terminal| tcgetpgrp(terminal).ok());
+                leader.signal(foreground, signal);
+            }
+            Held::Container(exec) => exec.signal(signal),
+        }
     }
 }
 

@@ -41,6 +41,14 @@ impl Size {
         Size { columns: side(columns, USUAL.columns), rows: side(rows, USUAL.rows) }
     }
 
+    pub(super) fn columns(self) -> u32 {
+        self.columns.into()
+    }
+
+    pub(super) fn rows(self) -> u32 {
+        self.rows.into()
+    }
+
     /// Tells the terminal, and thereby its programs.
     pub(super) fn set(self, terminal: impl AsFd) -> io::Result<()> {
         let size = Winsize { ws_col: self.columns, ws_row: self.rows, ws_xpixel: 0, ws_ypixel: 0 };

@@ -12,7 +12,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// Looked for in this order when the user's own is not there.
-const SHELLS: [&str; 3] = ["bash", "sh", "ash"];
+pub(super) const SHELLS: [&str; 3] = ["bash", "sh", "ash"];
 /// What stands in `/etc/passwd` for a user who is not to log in.
 const NO_SHELLS: [&str; 3] = ["nologin", "false", "true"];
 
@@ -58,7 +58,7 @@ pub(super) fn words(command: Command, place: &Place<'_>) -> Result<Vec<OsString>
 }
 
 /// The login shell of a user.
-fn shell_of(passwd: &str, uid: u32) -> Option<PathBuf> {
+pub(super) fn shell_of(passwd: &str, uid: u32) -> Option<PathBuf> {
     let line = passwd.lines().find(|line| line.split(':').nth(2) == Some(uid.to_string().as_str()))?;
     let shell = line.split(':').nth(6).filter(|shell| shell.starts_with('/')).map(PathBuf::from)?;
     let is_one = shell.file_name().is_some_and(|name| NO_SHELLS.iter().all(|none| name != *none));

@@ -7,20 +7,18 @@ mod request;
 
 pub(super) use request::SFTP;
 
-use super::output::{Stream, pass_on};
+use super::output::{self, Stream, pass_on};
 use super::signals::to_tell;
 use super::spill::{self, Drain, Filler};
 use super::taken::Taken;
 use super::{CHANNELS, FORWARDS, Session};
-use crate::runtime::{Exit, Process, Size, Start, StartError};
+use crate::runtime::{Exit, Input, Process, Size, Start, StartError};
 use request::{Asked, Event};
 use russh::server::{Handle, Msg};
 use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
 use skpr_proto::ssh;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::unix::pipe::Sender;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -224,9 +222,9 @@ impl Serving<'_> {
         }
         let (mut input, mut outputs) = (JoinSet::new(), JoinSet::new());
         let ended = CancellationToken::new();
-        if let Some(pipe) = process.input.take() {
+        if let Some(stdin) = process.input.take() {
             let taken = Taken::new(self.tell_taken.then(|| Arc::clone(&self.write)), TELL_EVERY);
-            input.spawn(feed(drain, pipe, process.has_terminal(), taken));
+            input.spawn(feed(drain, stdin, process.has_terminal(), taken));
         }
         let refusals = self.channels.refusals();
         let write = Arc::clone(&self.write);
@@ -239,7 +237,8 @@ impl Serving<'_> {
         let pipes = [(process.output.take(), Stream::Output), (process.errors.take(), Stream::Errors)];
         for (pipe, stream) in pipes {
             if let Some(pipe) = pipe {
-                outputs.spawn(pass_on(pipe, Arc::clone(&self.write), stream, ended.clone()));
+                let end = output::End { ended: ended.clone(), on_the_way: process.on_the_way() };
+                outputs.spawn(pass_on(pipe, Arc::clone(&self.write), stream, end));
             }
         }
         let session = &self.channels.session;
@@ -250,8 +249,14 @@ impl Serving<'_> {
             }
         };
         let over = self.meanwhile(over, Some(&process)).await;
+        // What it has written can be read as long as it is kept.
+        let mut kept = None;
         let (why, exit) = match &over {
-            Ok(None) => ("", process.exit().await),
+            Ok(None) => {
+                let exit = process.exit().await;
+                kept = Some(process);
+                ("", exit)
+            }
             // Nobody is there, or will be, for what it still writes.
             Ok(Some(why)) => (*why, self.ending(process).await),
             Err(_) => {
@@ -272,6 +277,7 @@ impl Serving<'_> {
         input.shutdown().await;
         let outputs = async { while outputs.join_next().await.is_some() {} };
         self.meanwhile(outputs, None).await?;
+        drop(kept);
         self.farewell(why.to_owned(), exit).await
     }
 
@@ -317,11 +323,11 @@ impl Serving<'_> {
 }
 
 /// From what the client has sent to the process, at its pace.
-async fn feed(mut drain: Drain, mut pipe: Sender, terminal: bool, mut taken: Taken) {
+async fn feed(mut drain: Drain, mut input: Input, terminal: bool, mut taken: Taken) {
     loop {
         match drain.next().await {
             Ok(Some(bytes)) => {
-                if pipe.write_all(&bytes).await.is_err() {
+                if input.write(&bytes).await.is_err() {
                     // Nothing more is read, and what comes is dropped.
                     drop(drain);
                     return taken.tell(u64::MAX).await;
@@ -337,6 +343,8 @@ async fn feed(mut drain: Drain, mut pipe: Sender, terminal: bool, mut taken: Tak
     }
     if terminal {
         // The terminal stays open for what the program still shows.
-        drop(pipe.write_all(&END_OF_TYPING).await);
+        drop(input.write(&END_OF_TYPING).await);
+    } else {
+        input.end().await;
     }
 }

@@ -29,13 +29,16 @@ pub(super) enum Stream {
     Errors,
 }
 
+/// The end of the process that writes.
+pub(super) struct End {
+    /// Is cancelled when it has ended.
+    pub(super) ended: CancellationToken,
+    /// What it may have written by then that is not in our pipe yet.
+    pub(super) on_the_way: u64,
+}
+
 /// Sends what comes from the pipe until its end, or until the client has gone.
-pub(super) async fn pass_on(
-    mut pipe: Receiver,
-    to: Arc<ChannelWriteHalf<Msg>>,
-    stream: Stream,
-    ended: CancellationToken,
-) {
+pub(super) async fn pass_on(mut pipe: Receiver, to: Arc<ChannelWriteHalf<Msg>>, stream: Stream, end: End) {
     let mut buffer = BytesMut::new();
     let mut after: Option<After> = None;
     while !after.as_ref().is_some_and(After::is_over) {
@@ -43,8 +46,8 @@ pub(super) async fn pass_on(
         let limit = after.as_ref().map_or_else(Instant::now, After::limit);
         let read = tokio::select! {
             biased;
-            () = ended.cancelled(), if after.is_none() => {
-                after = Some(After::new(waiting(&pipe)));
+            () = end.ended.cancelled(), if after.is_none() => {
+                after = Some(After::new(waiting(&pipe), end.on_the_way));
                 continue;
             }
             read = pipe.read_buf(&mut buffer) => read,
@@ -53,7 +56,7 @@ pub(super) async fn pass_on(
         // A terminal that nobody has open any more answers with an error.
         let Ok(1..) = read else { return };
         let bytes = buffer.split().freeze();
-        let length = bytes.len() as u64;
+        let (length, begun) = (bytes.len() as u64, Instant::now());
         let sent = match stream {
             Stream::Output => to.data_bytes(bytes).await,
             Stream::Errors => to.extended_data_bytes(STDERR, bytes).await,
@@ -62,7 +65,7 @@ pub(super) async fn pass_on(
             return;
         }
         if let Some(after) = &mut after {
-            after.passed(length);
+            after.passed(length, begun);
         }
     }
 }
@@ -71,22 +74,28 @@ pub(super) async fn pass_on(
 struct After {
     /// Bytes that were in the pipe by then, and are the process's own.
     owed: u64,
+    /// Bytes that may be its own, too. The time that the client takes for them does not count.
+    on_the_way: u64,
     /// Since when nothing is owed.
     since: Instant,
     heard: Instant,
 }
 
 impl After {
-    fn new(owed: u64) -> After {
+    fn new(owed: u64, on_the_way: u64) -> After {
         let now = Instant::now();
-        After { owed, since: now, heard: now }
+        After { owed, on_the_way, since: now, heard: now }
     }
 
-    fn passed(&mut self, bytes: u64) {
+    /// So many bytes, which the client began to take then, were taken.
+    fn passed(&mut self, bytes: u64, begun: Instant) {
         self.heard = Instant::now();
         if self.owed > 0 {
             self.owed = self.owed.saturating_sub(bytes);
             self.since = self.heard;
+        } else if self.on_the_way > 0 {
+            self.on_the_way = self.on_the_way.saturating_sub(bytes);
+            self.since += self.heard - begun;
         }
     }
 
@@ -96,5 +105,45 @@ impl After {
 
     fn is_over(&self) -> bool {
         self.owed == 0 && Instant::now() >= self.since + AT_MOST
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SLOW: Duration = Duration::from_secs(60);
+
+    async fn pass(after: &mut After, bytes: u64, takes: Duration) {
+        let begun = Instant::now();
+        tokio::time::advance(takes).await;
+        after.passed(bytes, begun);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_client_gets_all_that_the_process_has_written() {
+        let mut after = After::new(100, 50);
+        for bytes in [60, 40, 25, 25] {
+            pass(&mut after, bytes, SLOW).await;
+            assert!(!after.is_over(), "{bytes}");
+        }
+        // What comes now is another's.
+        pass(&mut after, 1, SLOW).await;
+        assert!(after.is_over());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_others_write_is_listened_to_for_a_while_and_not_for_ever() {
+        // One that drips, and one that pours.
+        for (bytes, on_the_way) in [(1, 1 << 20), (1 << 20, 1 << 20)] {
+            let (mut after, begun) = (After::new(0, on_the_way), Instant::now());
+            while !after.is_over() {
+                tokio::time::advance(SILENCE / 2).await;
+                pass(&mut after, bytes, Duration::ZERO).await;
+            }
+            assert_eq!(begun.elapsed(), AT_MOST);
+        }
+        let after = After::new(0, 1 << 20);
+        assert_eq!(after.limit(), Instant::now() + SILENCE);
     }
 }

@@ -1,0 +1,163 @@
+//! Processes in the containers of a Kubernetes node, started by containerd.
+//!
+//! * The runtime starts them and nobody enters anything: a process has what the container's own first process has.
+//! * What may not be entered cannot be named: see [`find`].
+//! * Each process that was asked for is [left](Left) to the [`Reaper`] at its end, and to the next agent's if there is none.
+//!
+//! It needs containerd's socket, a directory with the same path on the node and here, and for the choice of a shell the
+//! node's `/proc` and the right to look into other processes' files.
+
+mod api;
+mod exec;
+mod fifos;
+mod find;
+mod members;
+mod reaper;
+mod root;
+mod spec;
+
+pub(super) use exec::{Closer, Exec};
+pub(crate) use reaper::Reaper;
+
+use super::{Command, Process, Start, StartError};
+use api::{Api, Name};
+use find::{Found, find};
+use reaper::Left;
+use root::Root;
+use skpr_proto::{Label, PodUid};
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+use tonic::Code;
+
+/// A look into a container's files takes microseconds; they may be on a disk that hangs.
+const LOOK_WITHIN: Duration = Duration::from_secs(3);
+/// How soon containerd is asked again when it does not answer.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// Processes that wait to be reaped: as many as one agent can have, ten channels for each of 256 sessions.
+const LEFT: usize = 2560;
+
+/// Where everything is.
+#[derive(Clone, Debug)]
+pub(crate) struct Places {
+    /// containerd's socket.
+    pub(crate) socket: PathBuf,
+    /// Where FIFOs are made, by a path that is the same on the node.
+    pub(crate) fifos: PathBuf,
+    /// The node's `/proc`.
+    pub(crate) proc: PathBuf,
+    /// Namespaces of which nothing is entered.
+    pub(crate) denied: BTreeSet<Label>,
+}
+
+/// The containerd of this node. Clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Containerd(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    places: Places,
+    api: Api,
+    left: mpsc::Sender<Left>,
+}
+
+/// The containers of one name, each in a pod: what a session may be with.
+#[derive(Clone, Debug)]
+pub(super) struct Containers {
+    pub(super) containerd: Containerd,
+    pub(super) name: Label,
+}
+
+impl Containerd {
+    /// And what ends the processes that nobody has ended.
+    pub(crate) fn new(places: Places) -> (Containerd, Reaper) {
+        let (left, leaving) = mpsc::channel(LEFT);
+        let api = Api::new(places.socket.clone());
+        let reaper = Reaper::new(api.clone(), leaving);
+        (Containerd(Arc::new(Shared { places, api, left })), reaper)
+    }
+}
+
+impl Containers {
+    pub(super) async fn start(&self, pod: &PodUid, start: Start) -> Result<Process, StartError> {
+        let found = self.find(pod).await?;
+        let words = self.words(&found, start.command).await?;
+        let asked =
+            spec::Asked { words: &words, variables: &start.variables, terminal: start.terminal.as_ref() };
+        let process = spec::process(&found.process, &asked)?;
+        exec::start(&self.containerd, found, process, start.terminal.map(|terminal| terminal.size)).await
+    }
+
+    /// Returns when the instance is not there any more.
+    pub(super) async fn gone(&self, pod: &PodUid) {
+        loop {
+            match self.find(pod).await {
+                Ok(found) => {
+                    let container = Name { container: found.id, exec: String::new() };
+                    match self.containerd.0.api.wait(&container).await {
+                        Ok(_) => return,
+                        Err(status) if status.code() == Code::NotFound => return,
+                        Err(status) => tracing::debug!(%status, "the end of an instance is not waited for"),
+                    }
+                }
+                Err(StartError::Failed(error)) => tracing::debug!(%error, "an instance is not looked for"),
+                Err(_) => return,
+            }
+            sleep(AGAIN_AFTER).await;
+        }
+    }
+
+    async fn find(&self, pod: &PodUid) -> Result<Found, StartError> {
+        find(&self.containerd.0.api, pod, &self.name, &self.containerd.0.places.denied).await
+    }
+
+    /// What is run. Whether a program is there, the runtime finds out.
+    async fn words(&self, found: &Found, command: Command) -> Result<Vec<String>, StartError> {
+        match command {
+            Command::Shell => Ok(vec![self.containerd.shell(found).await?]),
+            Command::Line(line) => {
+                Ok(vec![self.containerd.shell(found).await?, "-c".to_owned(), text(line)?])
+            }
+            Command::Program(words) => words.into_iter().map(text).collect(),
+            Command::Files => Err(StartError::NoFiles),
+            Command::TooLong => Err(StartError::TooLong),
+        }
+    }
+}
+
+impl Containerd {
+    /// The shell of a container.
+    async fn shell(&self, found: &Found) -> Result<String, StartError> {
+        let (proc, pid) = (self.0.places.proc.clone(), found.pid);
+        let (uid, path) = (spec::uid(&found.process), spec::variable(&found.process, "PATH"));
+        let look = tokio::task::spawn_blocking(move || {
+            let root = Root::of(&proc, pid)?;
+            std::io::Result::Ok((root.shell(uid, path.as_deref()), root))
+        });
+        let shell = match timeout(LOOK_WITHIN, look).await {
+            // The number may have become another's before it was looked at: then the container does not have it any more.
+            Ok(Ok(Ok((shell, _root)))) if self.0.api.runs(&found.id).await? == Some(pid) => shell,
+            Ok(Ok(Ok(_))) => return Err(StartError::Gone),
+            unseen => {
+                tracing::debug!(?unseen, "the files of a container are not to be seen");
+                // What nearly every image has that has a shell.
+                Some(PathBuf::from("/bin/sh"))
+            }
+        };
+        shell.map(|shell| shell.to_string_lossy().into_owned()).ok_or(StartError::NoShell)
+    }
+}
+
+/// A specification is JSON, which holds text.
+fn text(word: OsString) -> Result<String, StartError> {
+    word.into_string().map_err(|_| StartError::NotText)
+}
+
+#[cfg(test)]
+pub(crate) mod fake;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,126 @@
+//! How a process is started in a container: as the container's own first process, but for what is asked.
+//!
+//! User, groups, capabilities, limits, labels of AppArmor and SELinux and `noNewPrivileges` stay as they are, and so does
+//! what this version does not know. The system call filter, the cgroups and the namespaces are the container's anyway.
+
+use super::super::{StartError, Terminal};
+use serde_json::{Map, Value, json};
+
+/// What is asked of a process.
+pub(super) struct Asked<'a> {
+    pub(super) words: &'a [String],
+    pub(super) variables: &'a [(String, String)],
+    pub(super) terminal: Option<&'a Terminal>,
+}
+
+/// The process to start, of how the container's own was started.
+pub(super) fn process(own: &Value, asked: &Asked<'_>) -> Result<Value, StartError> {
+    if asked.words.first().is_none_or(String::is_empty) {
+        return Err(StartError::Empty);
+    }
+    let mut process = own.as_object().cloned().unwrap_or_default();
+    let mut variables: Vec<(String, String)> = variables(&process);
+    variables.extend(asked.variables.iter().cloned());
+    if let Some(terminal) = asked.terminal {
+        variables.push(("TERM".to_owned(), terminal.kind.clone()));
+        let size = json!({"width": terminal.size.columns(), "height": terminal.size.rows()});
+        process.insert("consoleSize".to_owned(), size);
+    } else {
+        process.remove("consoleSize");
+    }
+    process.insert("args".to_owned(), json!(asked.words));
+    process.insert("env".to_owned(), json!(one_each(variables)));
+    process.insert("terminal".to_owned(), json!(asked.terminal.is_some()));
+    // It is for Windows, and would be run instead.
+    process.remove("commandLine");
+    Ok(Value::Object(process))
+}
+
+/// The container's own value of a variable.
+pub(super) fn variable(own: &Value, name: &str) -> Option<String> {
+    let all = variables(own.as_object()?);
+    all.into_iter().rev().find(|(known, _)| known == name).map(|(_, value)| value)
+}
+
+/// The user that the container runs as.
+pub(super) fn uid(own: &Value) -> u32 {
+    let uid = own.pointer("/user/uid").and_then(Value::as_u64);
+    uid.and_then(|uid| u32::try_from(uid).ok()).unwrap_or(0)
+}
+
+fn variables(process: &Map<String, Value>) -> Vec<(String, String)> {
+    let all = process.get("env").and_then(Value::as_array).into_iter().flatten();
+    let pairs = all.filter_map(|pair| pair.as_str()?.split_once('='));
+    pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+/// `NAME=VALUE`, each name once: what comes later counts.
+fn one_each(variables: Vec<(String, String)>) -> Vec<String> {
+    let mut kept: Vec<(String, String)> = vec![];
+    for (name, value) in variables {
+        match kept.iter_mut().find(|(known, _)| *known == name) {
+            Some(pair) => pair.1 = value,
+            None => kept.push((name, value)),
+        }
+    }
+    kept.into_iter().map(|(name, value)| format!("{name}={value}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::Size;
+    use super::*;
+
+    fn own() -> Value {
+        json!({
+            "terminal": false,
+            "consoleSize": {"width": 1, "height": 1},
+            "user": {"uid": 1000, "gid": 1000, "additionalGids": [5]},
+            "args": ["/serve"],
+            "env": ["PATH=/bin", "SITE=a", "SITE=b", "EMPTY=", "odd"],
+            "cwd": "/app",
+            "capabilities": {"bounding": ["CAP_CHOWN"]},
+            "rlimits": [{"type": "RLIMIT_NOFILE", "hard": 1024, "soft": 1024}],
+            "noNewPrivileges": true,
+            "apparmorProfile": "cri-containerd.apparmor.d",
+            "selinuxLabel": "x",
+            "oomScoreAdj": 1000,
+            "ofAnotherVersion": {"a": 1}
+        })
+    }
+
+    #[test]
+    fn nothing_changes_but_what_is_asked() {
+        let words = ["echo".to_owned(), "a b".to_owned()];
+        let variables = [("LANG".to_owned(), "C".to_owned()), ("SITE".to_owned(), "c".to_owned())];
+        let asked = Asked { words: &words, variables: &variables, terminal: None };
+        let process = process(&own(), &asked).unwrap();
+        let mut expected = own();
+        let changed = expected.as_object_mut().unwrap();
+        changed.insert("args".into(), json!(["echo", "a b"]));
+        changed.insert("env".into(), json!(["PATH=/bin", "SITE=c", "EMPTY=", "LANG=C"]));
+        changed.remove("consoleSize");
+        assert_eq!(process, expected);
+    }
+
+    #[test]
+    fn a_terminal_has_a_name_and_a_size_from_the_first_byte_on() {
+        let terminal = Terminal { kind: "xterm".into(), size: Size::of(132, 43), modes: vec![] };
+        let asked = Asked { words: &["sh".to_owned()], variables: &[], terminal: Some(&terminal) };
+        let process = process(&own(), &asked).unwrap();
+        assert_eq!(process["terminal"], true);
+        assert_eq!(process["consoleSize"], json!({"width": 132, "height": 43}));
+        assert!(process["env"].as_array().unwrap().contains(&json!("TERM=xterm")));
+    }
+
+    #[test]
+    fn what_a_container_does_not_say_is_as_usual() {
+        let own = own();
+        assert_eq!(variable(&own, "SITE").as_deref(), Some("b"));
+        assert_eq!(variable(&own, "NONE"), None);
+        assert_eq!(uid(&own), 1000);
+        assert_eq!(uid(&json!({})), 0);
+        let asked = Asked { words: &[String::new()], variables: &[], terminal: None };
+        assert!(matches!(process(&own, &asked), Err(StartError::Empty)));
+    }
+}
