@@ -3,11 +3,12 @@
 //! There are no tuning knobs here: what bounds memory and time is a constant beside the code that it bounds.
 
 use crate::runtime::Runtime;
+use crate::sessions::program;
 use crate::usage::{self, Sources};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use jiff::SignedDuration;
 use rustls_pki_types::ServerName;
-use skpr_proto::NodeName;
+use skpr_proto::{Label, NodeName};
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -57,8 +58,12 @@ pub struct Args {
     #[arg(long, env = "SKPR_USAGE_INTERVAL", value_name = "DURATION", default_value = "5s")]
     usage_interval: String,
 
+    /// Serve sessions, by handing each to the program that listens there: `skpr-agent sessions`.
+    #[arg(long, env = "SKPR_SESSIONS", value_name = "SOCKET")]
+    sessions: Option<PathBuf>,
+
     /// How the agent's own log on stderr is written. SKPR_LOG filters it, for example `SKPR_LOG=debug`.
-    #[arg(long, env = "SKPR_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    #[arg(long, env = "SKPR_LOG_FORMAT", value_name = "FORMAT", default_value = "text", global = true)]
     pub log_format: LogFormat,
 
     #[command(subcommand)]
@@ -69,7 +74,40 @@ pub struct Args {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Exit 0 when the agent that uses the same state directory is alive, 1 when it is not: the liveness probe.
-    Health,
+    Health {
+        /// Of `skpr-agent sessions` instead.
+        #[arg(long)]
+        sessions: bool,
+    },
+    /// Serve sessions in this node's containers for the agent beside it: the one program that talks to containerd.
+    ///
+    /// It opens no connection but to containerd. Whatever it is asked for, it starts processes only in pods that carry the labels of an
+    /// environment, and in none of a denied namespace.
+    Sessions(SessionsArgs),
+}
+
+/// What `skpr-agent sessions` is told.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct SessionsArgs {
+    /// The socket to listen on, where nobody but the agent comes.
+    #[arg(long, value_name = "SOCKET", default_value = "/run/skpr/sessions/agent.sock")]
+    listen: PathBuf,
+
+    /// containerd's socket.
+    #[arg(long, value_name = "SOCKET", default_value = "/run/containerd/containerd.sock")]
+    containerd: PathBuf,
+
+    /// Where FIFOs are made. It must have the same path on the node, because containerd opens them there.
+    #[arg(long, value_name = "DIR", default_value = "/run/skpr/exec")]
+    fifos: PathBuf,
+
+    /// The node's /proc.
+    #[arg(long, value_name = "DIR", default_value = "/host/proc")]
+    proc: PathBuf,
+
+    /// A namespace in whose pods nothing is started; may be repeated.
+    #[arg(long = "deny-namespace", value_name = "NAMESPACE", default_values = ["kube-system", "kube-public", "kube-node-lease"])]
+    denied: Vec<String>,
 }
 
 /// How the agent's own log is written.
@@ -89,8 +127,17 @@ pub struct Config {
     pub logs: PathBuf,
     pub state: PathBuf,
     pub usage: usage::Settings,
-    /// What starts processes in instances; none where no session is served.
-    pub sessions: Option<Runtime>,
+    /// Where sessions are served; none where they are not.
+    pub sessions: Option<Serving>,
+}
+
+/// Where sessions are served.
+#[derive(Clone, Debug)]
+pub enum Serving {
+    /// By this program, which starts processes itself.
+    Here(Runtime),
+    /// By a program beside it, which listens on this socket.
+    Beside(PathBuf),
 }
 
 /// A host (a name or an address, without brackets) and a port.
@@ -157,8 +204,7 @@ impl Args {
         let usage = usage::Settings { interval, sources: Sources::Cgroups(self.cgroups) };
         match (aggregator, ca, token, node) {
             (Some(aggregator), Some(ca), Some(token), Some(node)) if problems.is_empty() => {
-                // Nothing here starts processes in pods yet.
-                let sessions = None;
+                let sessions = self.sessions.map(Serving::Beside);
                 Ok(Config {
                     aggregator,
                     ca,
@@ -172,6 +218,25 @@ impl Args {
             }
             _ => Err(InvalidConfig(problems)),
         }
+    }
+}
+
+impl SessionsArgs {
+    /// Checks everything and names every problem.
+    pub fn validate(self, state: PathBuf) -> Result<program::Settings, InvalidConfig> {
+        let mut problems = Vec::new();
+        if !self.fifos.is_absolute() {
+            problems.push(format!("--fifos: `{}` is not the same on the node", self.fifos.display()));
+        }
+        let parse = |name: &String| Label::parse("namespace", name).map_err(|error| error.to_string());
+        let denied =
+            self.denied.iter().map(parse).filter_map(|name| keep(name, "--deny-namespace", &mut problems));
+        let denied = denied.collect();
+        if !problems.is_empty() {
+            return Err(InvalidConfig(problems));
+        }
+        let SessionsArgs { listen, containerd, fifos, proc, .. } = self;
+        Ok(program::Settings { listen, containerd, fifos, proc, state, denied })
     }
 }
 
@@ -238,6 +303,23 @@ mod tests {
     }
 
     #[test]
+    fn what_serves_sessions_is_told_where_it_may_not() {
+        let settings = |arguments: &[&str]| {
+            let all = ["skpr-agent", "sessions"].into_iter().chain(arguments.iter().copied());
+            let args = Args::try_parse_from(all).unwrap();
+            let Some(Command::Sessions(sessions)) = args.command else { panic!("{:?}", args.command) };
+            sessions.validate(args.state)
+        };
+        let denied = |arguments: &[&str]| -> Vec<String> {
+            settings(arguments).unwrap().denied.into_iter().map(Into::into).collect()
+        };
+        assert_eq!(denied(&[]), ["kube-node-lease", "kube-public", "kube-system"]);
+        assert_eq!(denied(&["--deny-namespace=a", "--deny-namespace=b"]), ["a", "b"]);
+        let InvalidConfig(problems) = settings(&["--deny-namespace=A", "--fifos=run"]).unwrap_err();
+        assert_eq!(problems.len(), 2, "{problems:?}");
+    }
+
+    #[test]
     fn every_problem_is_reported() {
         let InvalidConfig(problems) = validate(&[
             "--aggregator=https://x",
@@ -293,7 +375,7 @@ mod tests {
     #[test]
     fn the_probe_needs_nothing_but_the_state_directory() {
         let args = Args::try_parse_from(["skpr-agent", "health", "--state", "/x"]).unwrap();
-        assert!(matches!(args.command, Some(Command::Health)));
+        assert!(matches!(args.command, Some(Command::Health { sessions: false })));
         assert_eq!(args.state, PathBuf::from("/x"));
     }
 }

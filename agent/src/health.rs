@@ -19,16 +19,19 @@ pub(crate) enum Loop {
     Tail,
     Link,
     Usage,
+    /// That of the program which serves sessions.
+    Sessions,
 }
 
 impl Loop {
-    const ALL: [Loop; 3] = [Loop::Tail, Loop::Link, Loop::Usage];
+    const AGENT: [Loop; 3] = [Loop::Tail, Loop::Link, Loop::Usage];
 
     fn file(self) -> &'static str {
         match self {
             Loop::Tail => "alive.tail",
             Loop::Link => "alive.link",
             Loop::Usage => "alive.usage",
+            Loop::Sessions => "alive.sessions",
         }
     }
 }
@@ -64,9 +67,18 @@ impl Heartbeat {
     }
 }
 
-/// The probe: an error says which loop gives no sign of life.
+/// The probe of the agent: an error says which loop gives no sign of life.
 pub fn check(state: &Path) -> anyhow::Result<()> {
-    for of in Loop::ALL {
+    check_loops(state, &Loop::AGENT)
+}
+
+/// The probe of the program that serves sessions.
+pub fn check_sessions(state: &Path) -> anyhow::Result<()> {
+    check_loops(state, &[Loop::Sessions])
+}
+
+fn check_loops(state: &Path, loops: &[Loop]) -> anyhow::Result<()> {
+    for of in loops {
         let path = state.join(of.file());
         let touched = std::fs::metadata(&path)
             .and_then(|metadata| metadata.modified())
@@ -113,12 +125,12 @@ mod tests {
     #[test]
     fn a_beat_revives_a_stale_file() {
         let state = tempfile::tempdir().unwrap();
-        for of in Loop::ALL {
+        for of in Loop::AGENT {
             let path = state.path().join(of.file());
             File::create(&path).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
         }
         assert!(check(state.path()).is_err());
-        for of in Loop::ALL {
+        for of in Loop::AGENT {
             Heartbeat::new(state.path(), of).beat();
         }
         check(state.path()).unwrap();

@@ -2,7 +2,8 @@
 //! acknowledged. The files on the node are the only buffer. It also samples what these pods use, and where it is given a
 //! [`runtime`] it serves sessions in them.
 //!
-//! [`run`] is the whole agent; `main` adds logging and signals, and the standalone aggregator runs it in-process.
+//! [`run`] is the whole agent; `main` adds logging and signals, and the standalone aggregator runs it in-process. In
+//! Kubernetes [`run_sessions`] runs beside it, which is what may start processes in pods.
 
 mod agent;
 mod checkpoint;
@@ -22,7 +23,8 @@ pub mod usage;
 pub use agent::{STOPS_WITHIN, run};
 pub use config::{Address, Config};
 pub use descriptors::raise_file_limit;
-pub use health::check as check_health;
+pub use health::{check as check_health, check_sessions};
+pub use sessions::program::{Settings as SessionsSettings, run as run_sessions};
 
 #[cfg(test)]
 mod tests;

@@ -1,12 +1,13 @@
-//! `skpr-agent`: arguments, logging and signals around [`skpr_agent::run`].
+//! `skpr-agent`: arguments, logging and signals around [`skpr_agent::run`] and [`skpr_agent::run_sessions`].
 
 use anyhow::{Context as _, bail};
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser as _};
-use skpr_agent::config::{Args, Command, LogFormat};
-use skpr_agent::{Config, check_health, raise_file_limit, run};
+use skpr_agent::config::{Args, Command, InvalidConfig, LogFormat};
+use skpr_agent::{check_health, check_sessions, raise_file_limit, run, run_sessions};
 use std::process::ExitCode;
 use std::time::Duration;
+use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -18,11 +19,19 @@ fn main() -> ExitCode {
     let args = Args::parse();
     start_logging(args.log_format);
     let result = match args.command {
-        Some(Command::Health) => check_health(&args.state),
+        Some(Command::Health { sessions: false }) => check_health(&args.state),
+        Some(Command::Health { sessions: true }) => check_sessions(&args.state),
+        Some(Command::Sessions(sessions)) => match sessions.validate(args.state) {
+            // Two threads, so that a key press does not wait for what encrypts another's bulk.
+            Ok(settings) => {
+                serve(Builder::new_multi_thread().worker_threads(2), |stop| run_sessions(settings, stop))
+            }
+            Err(error) => wrong(error),
+        },
         None => match args.validate() {
-            Ok(config) => serve(config),
-            // Prints to stderr and exits 2, as for an argument that cannot be parsed.
-            Err(error) => Args::command().error(ErrorKind::ValueValidation, error).exit(),
+            // One thread is enough, and the smallest: what works hard is the tail thread.
+            Ok(config) => serve(&mut Builder::new_current_thread(), |stop| run(config, stop)),
+            Err(error) => wrong(error),
         },
     };
     if let Err(error) = result {
@@ -45,22 +54,30 @@ fn start_logging(format: LogFormat) {
     }
 }
 
-/// One thread is enough, and the smallest: what works hard is the tail thread.
-fn serve(config: Config) -> anyhow::Result<()> {
+/// Prints to stderr and exits 2, as for an argument that cannot be parsed.
+fn wrong(error: InvalidConfig) -> ! {
+    Args::command().error(ErrorKind::ValueValidation, error).exit()
+}
+
+fn serve<R: Future<Output = anyhow::Result<()>>>(
+    threads: &mut Builder,
+    run: impl FnOnce(CancellationToken) -> R,
+) -> anyhow::Result<()> {
     raise_file_limit();
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
-    let result = runtime.block_on(until_stopped(config));
+    let runtime = threads.enable_all().build().context("start the runtime")?;
+    let result = runtime.block_on(until_stopped(run));
     runtime.shutdown_background();
     result
 }
 
-/// The first signal stops the agent cleanly, a second one or the deadline at once.
-async fn until_stopped(config: Config) -> anyhow::Result<()> {
+/// The first signal stops the program cleanly, a second one or the deadline at once.
+async fn until_stopped<R: Future<Output = anyhow::Result<()>>>(
+    run: impl FnOnce(CancellationToken) -> R,
+) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
     let stop = CancellationToken::new();
-    let agent = run(config, stop.clone());
+    let agent = run(stop.clone());
     tokio::pin!(agent);
     tokio::select! {
         ended = &mut agent => return ended,

@@ -2,22 +2,31 @@
 //! none for a log line.
 //!
 //! They outlive the control stream that asked for them, and end with their own connection or with the agent.
+//!
+//! Standalone, they are served here. In Kubernetes this part of the agent, which is on the network, may start nothing: it
+//! passes bytes to a [`program`] beside it, which may.
 
+mod beside;
+mod handover;
+pub(crate) mod program;
 mod relayed;
+mod target;
 
-use crate::config::Config;
+use crate::config::{Config, Serving};
 use crate::link::connect::Connection;
 use crate::link::failure::LinkError;
-use crate::runtime::{Exit, Runtime};
+use crate::runtime::Exit;
 use crate::ssh::spill::Space;
-use crate::ssh::{self, HostKey, Session};
+use crate::ssh::{self, Session};
+use beside::Beside;
 use relayed::Relayed;
-use skpr_proto::{PodUid, v1};
-use std::pin::pin;
+use skpr_proto::v1;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
+use target::{NoTarget, Target};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 
 /// Sessions asked for and not begun: as many as the aggregator may ask for at once.
@@ -26,8 +35,6 @@ const ASKED: usize = 16;
 const SESSIONS: usize = 256;
 /// How long the end of a session may take to be told.
 const GOODBYE: Duration = Duration::from_secs(5);
-/// What a session is for; another purpose is one of a later version.
-const SSH: &str = "ssh";
 
 /// Where the control stream puts what the aggregator asks for; none where nothing can be started.
 #[derive(Clone, Debug)]
@@ -52,7 +59,7 @@ impl Asker {
 /// Serves sessions.
 pub(crate) struct Sessions {
     config: Arc<Config>,
-    runtime: Option<Runtime>,
+    serving: Option<Serving>,
     asked: mpsc::Receiver<v1::Dial>,
     space: Space,
 }
@@ -60,10 +67,10 @@ pub(crate) struct Sessions {
 impl Sessions {
     pub(crate) fn new(config: &Config) -> (Asker, Sessions) {
         let (sender, asked) = mpsc::channel(ASKED);
-        let runtime = config.sessions.clone();
-        let asker = Asker(runtime.is_some().then_some(sender));
+        let serving = config.sessions.clone();
+        let asker = Asker(serving.is_some().then_some(sender));
         let space = Space::new(config.state.clone());
-        (asker, Sessions { config: Arc::new(config.clone()), runtime, asked, space })
+        (asker, Sessions { config: Arc::new(config.clone()), serving, asked, space })
     }
 
     /// Runs until it is dropped, and ends every session then.
@@ -73,15 +80,12 @@ impl Sessions {
             let dial = tokio::select! {
                 Some(dial) = self.asked.recv() => dial,
                 Some(ended) = running.join_next() => {
-                    if let Err(error) = ended {
-                        let error: tokio::task::JoinError = error;
-                        tracing::error!(%error, "a session ended abnormally");
-                    }
+                    log(ended);
                     continue;
                 }
                 else => std::future::pending().await,
             };
-            let Some(runtime) = self.runtime.clone() else { continue };
+            let Some(serving) = self.serving.clone() else { continue };
             if running.len() >= SESSIONS {
                 tracing::warn!(session = %dial.session, "there are {SESSIONS} sessions already");
                 continue;
@@ -89,7 +93,7 @@ impl Sessions {
             let (config, space) = (Arc::clone(&self.config), self.space.clone());
             running.spawn(async move {
                 let session = dial.session.clone();
-                if let Err(error) = serve(&config, runtime, space, dial).await {
+                if let Err(error) = serve(&config, serving, space, dial).await {
                     tracing::warn!(%session, %error, "a session was not served");
                 }
             });
@@ -97,30 +101,45 @@ impl Sessions {
     }
 }
 
+fn log(ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "a session ended abnormally");
+    }
+}
+
 /// Why a session was not served.
 #[derive(Debug, thiserror::Error)]
 enum NotServed {
-    #[error("it is for `{0}`, which this version does not know")]
-    Purpose(String),
-    #[error("it names no instance and key that can be")]
-    Target,
+    #[error(transparent)]
+    Target(#[from] NoTarget),
+    #[error("what serves sessions beside this program does not take it: {0}")]
+    Beside(#[source] std::io::Error),
     #[error(transparent)]
     Link(#[from] LinkError),
 }
 
-async fn serve(config: &Config, runtime: Runtime, space: Space, dial: v1::Dial) -> Result<(), NotServed> {
-    if dial.purpose != SSH {
-        return Err(NotServed::Purpose(dial.purpose.chars().take(64).flat_map(char::escape_debug).collect()));
-    }
-    let host_key = <[u8; 32]>::try_from(&*dial.host_key).map(HostKey).map_err(|_| NotServed::Target)?;
-    let instance = PodUid::parse(&dial.target).map_err(|_| NotServed::Target)?;
+/// A session that is being served, up to how it ended.
+type Served = Pin<Box<dyn Future<Output = Option<v1::Exit>> + Send>>;
+
+async fn serve(config: &Config, serving: Serving, space: Space, dial: v1::Dial) -> Result<(), NotServed> {
+    let target = Target::try_from(&dial)?;
+    let beside = match &serving {
+        Serving::Here(_) => None,
+        Serving::Beside(socket) => Some(Beside::open(socket, &dial).await.map_err(NotServed::Beside)?),
+    };
     let connection = Connection::open(config).await?;
     let (ours, relayed) = Relayed::accept(&connection, dial.session).await?;
-    tracing::debug!(%instance, "a session begins");
-    let session = Session { host_key, instance, runtime, space };
+    tracing::debug!(instance = %target.instance, "a session begins");
+    let mut serving: Served = match (serving, beside) {
+        (Serving::Here(runtime), _) => {
+            let session = Session { host_key: target.host_key, instance: target.instance, runtime, space };
+            Box::pin(async move { ssh::serve(ours, session).await.map(Into::into) })
+        }
+        (Serving::Beside(_), Some(beside)) => Box::pin(beside.pass(ours)),
+        (Serving::Beside(_), None) => return Ok(()),
+    };
     let (tell, exit) = oneshot::channel();
     let mut passing = pin!(relayed.pass(exit));
-    let mut serving = pin!(ssh::serve(ours, session));
     let exit = tokio::select! {
         exit = &mut serving => {
             tell.send(exit).ok();
@@ -143,3 +162,6 @@ impl From<Exit> for v1::Exit {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

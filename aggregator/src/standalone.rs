@@ -64,7 +64,7 @@ pub async fn run(mut config: config::Standalone, stop: CancellationToken) -> any
             interval: Some(usage::INTERVAL),
             sources: usage::Sources::Local(machine.whereabouts()),
         },
-        sessions: machine.runtime(),
+        sessions: machine.runtime().map(skpr_agent::config::Serving::Here),
     };
     // Both look at these before anything else has made them.
     std::fs::create_dir_all(&agent.logs).context("make the directory of the instances' logs")?;

@@ -5,10 +5,9 @@
 
 use crate::link::connect::Connection;
 use crate::link::failure::LinkError;
-use crate::runtime::Exit;
 use bytes::{Bytes, BytesMut};
 use skpr_proto::MAX_PIECE;
-use skpr_proto::v1::SessionData;
+use skpr_proto::v1::{Exit, SessionData};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, ReadHalf, WriteHalf, duplex, split};
 use tokio::sync::{mpsc, oneshot};
@@ -114,6 +113,6 @@ async fn up(
         }
     }
     let exit = timeout(LINGER, exit).await.ok().and_then(Result::ok).flatten();
-    let last = SessionData { end: true, exit: exit.map(Into::into), ..SessionData::default() };
+    let last = SessionData { end: true, exit, ..SessionData::default() };
     drop(to.send(last).await);
 }

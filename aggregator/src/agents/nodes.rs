@@ -55,7 +55,7 @@ impl Nodes {
         let Some(dials) = &seat.dials else {
             let message = format!("the agent of node `{node}` cannot run anything in instances");
             return Err(Failure::new(ErrorKind::Failed, message)
-                .with_hint("so far sessions are served by `skpr-aggregator standalone` only"));
+                .with_hint("the chart's value `sessions.enabled` turns it on, on nodes with containerd"));
         };
         dials.try_send(dial).map_err(|_| {
             let message = format!("the agent of node `{node}` is busy");

@@ -12,7 +12,7 @@ use crate::relay::{Call, FIRST_WITHIN, Told};
 use futures::stream::BoxStream;
 use skpr_proto::error::usage;
 use skpr_proto::v1::{self, Dial, OpenSession, OpenedSession, SessionRequest, SessionResponse};
-use skpr_proto::{ErrorKind, Failure, NodeName, PodUid};
+use skpr_proto::{ErrorKind, Failure, Label, NodeName, PodUid};
 use std::sync::Arc;
 use tokio::time::timeout;
 use tonic::{Request, Status, Streaming};
@@ -81,6 +81,7 @@ impl Prepared {
                 session: expected.id().to_owned(),
                 purpose: SSH.to_owned(),
                 target: chosen.uid.as_str().to_owned(),
+                container: chosen.container.as_str().to_owned(),
                 host_key: key.seed().to_vec().into(),
             };
             shared.nodes.dial(&chosen.node, dial).map(|()| expected)
@@ -121,6 +122,7 @@ struct Chosen {
     uid: PodUid,
     node: NodeName,
     instance: Arc<str>,
+    container: Label,
     version: Arc<str>,
     production: bool,
     ready: u32,
@@ -155,6 +157,7 @@ fn choose(inventory: &Inventory, key: &EnvironmentKey, asked: &OpenSession) -> R
         uid: PodUid::clone(uid),
         node,
         instance: Arc::clone(&pod.instance),
+        container: pod.main_container.clone(),
         version: Arc::clone(&pod.version),
         production: pod.production,
         ready: u32::try_from(pods.iter().filter(|(_, pod)| pod.ready).count()).unwrap_or(u32::MAX),
@@ -174,7 +177,7 @@ mod tests {
             environment: key("sites", "shop", "prod"),
             node: Some(NodeName::parse("n1").unwrap()),
             instance: instance.into(),
-            main_container: skpr_proto::Label::parse("container", "php").unwrap(),
+            main_container: Label::parse("container", "php").unwrap(),
             labels: Default::default(),
             containers: Default::default(),
             version: "1.0".into(),

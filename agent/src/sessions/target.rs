@@ -1,0 +1,67 @@
+//! What a session is about, as the aggregator says it.
+
+use crate::ssh::HostKey;
+use skpr_proto::{Label, PodUid, v1};
+
+/// What a session is for; another purpose is one of a later version.
+const SSH: &str = "ssh";
+
+/// An instance, and the key by which a client knows it.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) instance: PodUid,
+    /// Of a pod, the container that is the instance.
+    pub(super) container: Label,
+    pub(super) host_key: HostKey,
+}
+
+/// Why a session cannot be.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoTarget {
+    #[error("it is for `{0}`, which this version does not know")]
+    Purpose(String),
+    #[error("it names no instance and key that can be")]
+    Target,
+}
+
+impl TryFrom<&v1::Dial> for Target {
+    type Error = NoTarget;
+
+    fn try_from(dial: &v1::Dial) -> Result<Target, NoTarget> {
+        if dial.purpose != SSH {
+            let purpose = dial.purpose.chars().take(64).flat_map(char::escape_debug).collect();
+            return Err(NoTarget::Purpose(purpose));
+        }
+        let instance = PodUid::parse(&dial.target).map_err(|_| NoTarget::Target)?;
+        let container = Label::parse("container", &dial.container).map_err(|_| NoTarget::Target)?;
+        let host_key = <[u8; 32]>::try_from(&*dial.host_key).map_err(|_| NoTarget::Target)?;
+        Ok(Target { instance, container, host_key: HostKey(host_key) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_names_nothing_is_no_target() {
+        let dial = || v1::Dial {
+            session: "s".into(),
+            purpose: SSH.into(),
+            target: "u1".into(),
+            container: "php".into(),
+            host_key: vec![7; 32].into(),
+        };
+        assert_eq!(Target::try_from(&dial()).unwrap().instance.as_str(), "u1");
+        for wrong in [
+            v1::Dial { target: "../u1".into(), ..dial() },
+            v1::Dial { target: String::new(), ..dial() },
+            v1::Dial { container: "a\"b".into(), ..dial() },
+            v1::Dial { host_key: vec![7; 31].into(), ..dial() },
+        ] {
+            assert!(matches!(Target::try_from(&wrong), Err(NoTarget::Target)), "{wrong:?}");
+        }
+        let later = v1::Dial { purpose: "\u{1b}files".into(), ..dial() };
+        assert!(matches!(Target::try_from(&later), Err(NoTarget::Purpose(said)) if !said.contains('\u{1b}')));
+    }
+}
