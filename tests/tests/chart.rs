@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// Each set of values that changes which objects are made.
-const VARIANTS: [&[&str]; 7] = [
+const VARIANTS: [&[&str]; 9] = [
+    &["sessions.enabled=false"],
+    &["sessions.denyNamespaces={secrets}", "sessions.containerdSocket=/run/k3s/containerd/containerd.sock"],
     &["metricsApi.enabled=false", "networkPolicy.metricsFrom[0].podSelector.matchLabels.app=prometheus"],
     &[],
     &["tls.mode=existingSecret", "tls.existingSecret=mine"],
@@ -90,6 +92,9 @@ fn wrong_values_are_refused() {
         "monitoring.serviceMonitor.interval=fast",
         "monitoring.dashboard.enabled=perhaps",
         "metricsApi.enabled=maybe",
+        "sessions.enabled=maybe",
+        "sessions.denyNamespaces={Secrets}",
+        "sessions.containerdSocket=containerd.sock",
     ] {
         assert!(!helm(&["template", "skpr"], &[wrong]).status.success(), "{wrong}");
     }
@@ -116,7 +121,11 @@ fn no_container_has_more_rights_than_it_needs() {
             );
             for container in spec["containers"].as_array().unwrap() {
                 let context = &container["securityContext"];
-                assert_eq!(context["capabilities"], serde_json::json!({"drop": ["ALL"]}), "{name}");
+                let kept = match container["name"].as_str().unwrap() {
+                    "sessions" => serde_json::json!({"drop": ["ALL"], "add": ["SYS_PTRACE"]}),
+                    _ => serde_json::json!({"drop": ["ALL"]}),
+                };
+                assert_eq!(context["capabilities"], kept, "{name}");
                 assert_eq!(context["allowPrivilegeEscalation"], false, "{name}");
                 assert_eq!(context["readOnlyRootFilesystem"], true, "{name}");
                 assert_eq!(context["seccompProfile"]["type"], "RuntimeDefault", "{name}");
@@ -137,9 +146,11 @@ fn the_agent_listens_on_nothing_and_may_do_nothing() {
         let container = &agent["containers"][0];
         assert!(container["ports"].is_null());
         assert!(!container["livenessProbe"]["exec"].is_null());
-        // The only host path that it may write to is its own.
+        assert_eq!(container["name"], "agent");
+        // The only host path that it may write to is its own; the other folder is the pod's.
         for mount in container["volumeMounts"].as_array().unwrap() {
-            assert!(mount["readOnly"] == true || mount["name"] == "state", "{mount}");
+            let own = mount["name"] == "state" || mount["name"] == "sessions";
+            assert!(mount["readOnly"] == true || own, "{mount}");
         }
         let volumes = agent["volumes"].as_array().unwrap();
         let secret = volumes.iter().find(|volume| volume["name"] == "ca").unwrap();
@@ -154,6 +165,49 @@ fn the_agent_listens_on_nothing_and_may_do_nothing() {
             .unwrap();
         assert_eq!(policy["spec"]["ingress"], serde_json::json!([]));
     }
+}
+
+#[test]
+#[ignore = "needs helm: make test-kubernetes"]
+fn what_starts_processes_is_apart_from_what_is_on_the_network() {
+    for values in VARIANTS {
+        let objects = objects(values);
+        let (_, pod) = objects.iter().filter_map(pod).find(|(name, _)| *name == "skpr-agent").unwrap();
+        let containers = pod["containers"].as_array().unwrap();
+        let mounts = |container: &Value| -> Vec<String> {
+            let mounts = container["volumeMounts"].as_array().unwrap().iter();
+            mounts.map(|mount| mount["name"].as_str().unwrap().to_owned()).collect()
+        };
+        let volumes = pod["volumes"].as_array().unwrap();
+        let path =
+            |name: &str| volumes.iter().find(|it| it["name"] == name).map(|it| &it["hostPath"]["path"]);
+        let agent = mounts(&containers[0]);
+        let theirs = ["containerd", "pipes", "proc", "unread"];
+        assert!(theirs.iter().all(|name| !agent.contains(&(*name).to_owned())), "{agent:?}");
+        if values.contains(&"sessions.enabled=false") {
+            assert!(containers.len() == 1 && theirs.iter().all(|name| path(name).is_none()));
+            assert!(!containers[0].to_string().contains("sessions"));
+            continue;
+        }
+        let sessions = &containers[1];
+        assert_eq!(mounts(sessions), [&["sessions"], &theirs[..]].concat());
+        // None of what the agent is known to the aggregator by, and the pipes by the path that the node has.
+        let pipes = &sessions["volumeMounts"].as_array().unwrap()[2];
+        assert_eq!((&pipes["name"], Some(&pipes["mountPath"])), (&"pipes".into(), path("pipes")));
+        let arguments = sessions["args"].as_array().unwrap();
+        let denied: Vec<&str> =
+            arguments.iter().filter_map(|it| it.as_str()?.strip_prefix("--deny-namespace=")).collect();
+        let expected: &[&str] = match values.first() {
+            Some(first) if first.contains("secrets") => &["secrets", "skpr"],
+            _ => &["kube-system", "kube-public", "kube-node-lease", "skpr"],
+        };
+        assert_eq!(denied, expected);
+    }
+    let k3s = &objects(&["sessions.containerdSocket=/run/k3s/containerd/containerd.sock"]);
+    let (_, pod) = k3s.iter().filter_map(pod).find(|(name, _)| *name == "skpr-agent").unwrap();
+    let socket = pod["volumes"].as_array().unwrap().iter().find(|it| it["name"] == "containerd").unwrap();
+    let expected = serde_json::json!({"path": "/run/k3s/containerd/containerd.sock", "type": "Socket"});
+    assert_eq!(socket["hostPath"], expected);
 }
 
 #[test]
