@@ -56,6 +56,7 @@ impl Skpr {
             "crds.keep=false".to_owned(),
             format!("test.image={SITE_IMAGE}"),
             format!("agent.statePath=/var/lib/skpr-agent/{}", namespace.name()),
+            format!("sessions.pipesPath=/run/skpr-test/{}", namespace.name()),
         ];
         all.extend(values.iter().map(|value| (*value).to_owned()));
         let release = namespace.install("skpr", &root().join("charts/skpr"), &all, INSTALL_TIMEOUT)?;

@@ -1,0 +1,343 @@
+//! Shells and programs in the containers of a real node, with `skpr` and with stock OpenSSH.
+
+use super::setup::{Skpr, busybox_root, pack, wait_ready};
+use super::shop::{TIMEOUT, editor};
+use anyhow::{Context as _, Result, ensure};
+use skpr_tests::cli::{Finished, Running, User, program};
+use skpr_tests::cluster::{Cluster, Namespace};
+use skpr_tests::eventually;
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+/// The image of a site that has one program and no shell.
+const BARE_IMAGE: &str = "skpr-test-bare:1";
+/// Who may do less than the chart's rights ask for, each in a way of its own.
+const LIMITED: &str = r#"
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: half, namespace: $NAMESPACE}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {name: half, namespace: $NAMESPACE}
+rules:
+  - {apiGroups: [skpr.io], resources: [environments/exec], verbs: [create]}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {name: half, namespace: $NAMESPACE}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: half}
+subjects: [{kind: ServiceAccount, name: half, namespace: $NAMESPACE}]
+"#;
+/// As the strictest sites are run, and as the others are.
+const HARDENED: &str = "runAsUser: 1000, runAsGroup: 1000, runAsNonRoot: true, allowPrivilegeEscalation: false, \
+    capabilities: {drop: [ALL]}, seccompProfile: {type: RuntimeDefault}";
+const USUAL: &str = "capabilities: {add: [NET_ADMIN], drop: [MKNOD]}";
+
+/// skpr, and a namespace with an instance of the environment `dev`.
+struct Site {
+    skpr: Skpr,
+    sites: Namespace,
+    user: User,
+}
+
+impl Site {
+    fn start() -> Result<Site> {
+        let skpr = Skpr::install(&["sessions.enabled=true"])?;
+        let sites = skpr.cluster.namespace("sites")?;
+        instance(&sites, "dev", "skpr-test-site:1", r#"[sh, -c, "while :; do sleep 1; done"]"#, USUAL)?;
+        let user = editor(&skpr, &sites)?;
+        let site = Site { skpr, sites, user };
+        site.reaches("dev", &["true"])?;
+        Ok(site)
+    }
+
+    /// Waits until something runs there.
+    fn reaches(&self, environment: &str, words: &[&str]) -> Result<()> {
+        eventually(&format!("{environment} is reached"), TIMEOUT, || {
+            exec(&self.user, environment, words)?.success().map(Some)
+        })
+        .map(drop)
+    }
+
+    /// The processes of `dev`, a line each.
+    fn processes(&self) -> Result<String> {
+        const LIST: &str = "for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline; echo; done 2>/dev/null; true";
+        Ok(exec(&self.user, "dev", &["sh", "-c", LIST])?.success()?.stdout)
+    }
+
+    /// Starts a process of these words and waits until it runs.
+    fn starts(&self, words: &[&str]) -> Result<Running> {
+        let session = self.user.start("skpr", &[&["exec", "dev", "--"], words].concat())?;
+        let line = words.join(" ");
+        eventually("it runs", TIMEOUT, || Ok(self.processes()?.contains(&line).then_some(())))?;
+        Ok(session)
+    }
+
+    fn gone(&self, line: &str, within: Duration) -> Result<()> {
+        eventually("it is gone", within, || Ok((!self.processes()?.contains(line)).then_some(())))
+    }
+}
+
+/// A pod of an environment.
+fn instance(sites: &Namespace, environment: &str, image: &str, command: &str, security: &str) -> Result<()> {
+    sites.apply(&format!(
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: {{name: {environment}-1, namespace: $NAMESPACE, labels: {{skpr.io/project: shop, skpr.io/environment: {environment}}}}}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+    - {{name: main, image: {image}, imagePullPolicy: Never, command: {command}, securityContext: {{{security}}},
+       env: [{{name: SITE, value: of the pod}}], workingDir: /tmp}}
+"#
+    ))?;
+    wait_ready(sites, &format!("skpr.io/environment={environment}"), 1, TIMEOUT)
+}
+
+fn exec(user: &User, environment: &str, words: &[&str]) -> Result<Finished> {
+    user.skpr(&[&["exec", environment, "--"], words].concat())
+}
+
+/// Puts the image without a shell on the nodes, once.
+fn load_bare_image(cluster: &Cluster) -> Result<()> {
+    static LOADED: OnceLock<()> = OnceLock::new();
+    let Some(own) = cluster.breakable() else { return Ok(()) };
+    if LOADED.get().is_none() {
+        let folder = busybox_root()?;
+        for entry in fs::read_dir(folder.path().join("bin"))? {
+            let entry = entry?;
+            if entry.file_name() != "busybox" {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        own.load(&pack(&folder, &format!("docker.io/library/{BARE_IMAGE}"), r#"["/bin/busybox"]"#)?)?;
+        LOADED.get_or_init(|| ());
+    }
+    Ok(())
+}
+
+/// `ssh` as the user has it after `skpr ssh-config --install`.
+fn ssh(user: &User, options: &[&str], words: &[&str]) -> Result<Command> {
+    user.skpr(&["ssh-config", "--install"])?.success()?;
+    let config = user.home().join(".ssh/config").display().to_string();
+    let all = [&["-F", &config, "-o", "BatchMode=yes"], options, &["dev.shop.skpr"], words].concat();
+    let mut ssh = user.other("ssh", &all);
+    ssh.stdin(Stdio::null());
+    Ok(ssh)
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Runs a command with this on its stdin.
+fn fed(mut command: Command, input: Vec<u8>) -> Result<Output> {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut stdin = child.stdin.take().context("stdin")?;
+    let writer = std::thread::spawn(move || stdin.write_all(&input));
+    let mut stdout = vec![];
+    child.stdout.take().context("stdout")?.read_to_end(&mut stdout)?;
+    writer.join().ok().context("the writer")??;
+    let output = child.wait_with_output()?;
+    Ok(Output { stdout, ..output })
+}
+
+#[test]
+#[ignore = "needs Kubernetes: make test-kubernetes"]
+fn what_is_run_is_in_the_container_and_ends_with_its_own_code() -> Result<()> {
+    let site = Site::start()?;
+    let user = &site.user;
+    for code in [0, 1, 42, 127] {
+        exec(user, "dev", &["sh", "-c", &format!("exit {code}")])?.exit(code)?;
+        let done = ssh(user, &[], &[&format!("exit {code}")])?.output()?;
+        assert_eq!(done.status.code(), Some(code), "{}", text(&done.stderr));
+    }
+    // containerd tells of a signal only as a shell does.
+    exec(user, "dev", &["sh", "-c", "kill -TERM $$"])?.exit(143)?;
+    assert_eq!(ssh(user, &[], &["kill -KILL $$"])?.output()?.status.code(), Some(137));
+    let missing = exec(user, "dev", &["no-such-program"])?.exit(127)?;
+    assert!(missing.stderr.contains("there is no program `no-such-program`"), "{}", missing.stderr);
+    exec(user, "dev", &["/tmp"])?.exit(126)?;
+    let both = exec(user, "dev", &["sh", "-c", "pwd; echo $SITE; echo err >&2"])?.success()?;
+    assert_eq!((both.stdout.as_str(), both.stderr.as_str()), ("/tmp\nof the pod\n", "err\n"));
+    let apart = exec(user, "dev", &["printf", "%s|", "a b", "$SITE", "", "*"])?.success()?;
+    assert_eq!(apart.stdout, "a b|$SITE||*|");
+    // What it leaves behind is not waited for.
+    let begun = Instant::now();
+    exec(user, "dev", &["sh", "-c", "sleep 60 & exit 3"])?.exit(3)?;
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs Kubernetes: make test-kubernetes"]
+fn every_byte_arrives_both_ways() -> Result<()> {
+    let site = Site::start()?;
+    let skpr = |words: &[&str]| -> Result<Command> {
+        Ok(site.user.other(program("skpr")?, &[&["exec", "dev", "--"], words].concat()))
+    };
+    let hi = fed(skpr(&["cat"])?, b"hi\n".to_vec())?;
+    assert_eq!((hi.status.code(), text(&hi.stdout)), (Some(0), "hi\n".into()));
+    let noise: Vec<u8> = (0..32_u32 << 20).map(|at| (at.wrapping_mul(2_654_435_761) >> 11) as u8).collect();
+    for command in [skpr(&["cat"])?, ssh(&site.user, &["-T"], &["cat"])?] {
+        let back = fed(command, noise.clone())?;
+        assert_eq!(back.status.code(), Some(0), "{}", text(&back.stderr));
+        ensure!(back.stdout == noise, "{} bytes came back", back.stdout.len());
+    }
+    // One that ends without having read ends all the same.
+    assert_eq!(fed(skpr(&["sh", "-c", "exit 7"])?, vec![b'x'; 1000])?.status.code(), Some(7));
+    Ok(())
+}
+
+/// What says of a process who it is and what it may.
+fn privileges(status: &str) -> BTreeMap<String, String> {
+    const KEYS: [&str; 10] =
+        ["Uid", "Gid", "Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp"];
+    let pairs = status.lines().filter_map(|line| line.split_once(':'));
+    let known = pairs.filter(|(key, _)| KEYS.contains(key));
+    known.map(|(key, value)| (key.to_owned(), value.trim().to_owned())).collect()
+}
+
+#[test]
+#[ignore = "needs Kubernetes: make test-kubernetes"]
+fn a_process_may_what_the_container_may_and_nothing_more() -> Result<()> {
+    let site = Site::start()?;
+    let command = r#"[sh, -c, "while :; do sleep 1; done"]"#;
+    instance(&site.sites, "hardened", "skpr-test-site:1", command, HARDENED)?;
+    site.reaches("hardened", &["true"])?;
+    for environment in ["dev", "hardened"] {
+        let look = |file: &str| -> Result<String> {
+            Ok(exec(&site.user, environment, &["cat", file])?.success()?.stdout)
+        };
+        let (own, first) = (privileges(&look("/proc/self/status")?), privileges(&look("/proc/1/status")?));
+        assert_eq!(own, first, "{environment}");
+        assert_eq!(own.len(), 10, "{own:?}");
+        assert_eq!(look("/proc/self/cgroup")?, look("/proc/1/cgroup")?, "{environment}");
+        assert_eq!(look("/proc/self/limits")?, look("/proc/1/limits")?, "{environment}");
+        let expected = if environment == "hardened" { ("1", "2") } else { ("0", "0") };
+        assert_eq!((own["NoNewPrivs"].as_str(), own["Seccomp"].as_str()), expected, "{environment}");
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs Kubernetes: make test-kubernetes"]
+fn an_image_without_a_shell_says_so_and_runs_what_it_has() -> Result<()> {
+    let site = Site::start()?;
+    load_bare_image(&site.skpr.cluster)?;
+    instance(&site.sites, "bare", BARE_IMAGE, "[/bin/busybox, sleep, '86400']", USUAL)?;
+    site.reaches("bare", &["/bin/busybox", "true"])?;
+    let shell = site.user.skpr(&["shell", "bare"])?.exit(127)?;
+    assert!(shell.stderr.contains("there is no shell here: no bash, sh or ash"), "{}", shell.stderr);
+    assert!(shell.stderr.contains("hint: ") && shell.stderr.contains("skpr exec ENV -- PROGRAM"));
+    let said = exec(&site.user, "bare", &["/bin/busybox", "echo", "hi"])?.success()?;
+    assert_eq!(said.stdout, "hi\n");
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs Kubernetes: make test-kubernetes"]
+fn who_has_not_both_rights_is_told_the_same_as_of_what_is_not_there() -> Result<()> {
+    let site = Site::start()?;
+    site.sites.kubectl(&["create", "serviceaccount", "nobody"])?;
+    site.sites.apply(LIMITED)?;
+    for account in ["nobody", "half"] {
+        let user = site.skpr.user(&site.sites, account, "skpr")?;
+        let told = |environment: &str| -> Result<String> {
+            let refused = exec(&user, environment, &["true"])?.exit(4)?;
+            ensure!(refused.stdout.is_empty(), "{}", refused.stdout);
+            Ok(refused.stderr.replace(environment, "it"))
+        };
+        assert_eq!(told("dev")?, told("nowhere")?, "{account}");
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs Kubernetes: make test-kubernetes"]
+fn a_namespace_that_is_denied_is_not_entered_by_whoever_may() -> Result<()> {
+    let site = Site::start()?;
+    site.skpr.upgrade(&[&format!("sessions.denyNamespaces={{{}}}", site.sites.name())])?;
+    let expected = format!("processes of namespace `{}` are not for sessions", site.sites.name());
+    eventually("the agents have heard", TIMEOUT, || {
+        let refused = exec(&site.user, "dev", &["true"])?.exit(255)?;
+        ensure!(refused.stderr.contains(&expected), "{}", refused.stderr);
+        Ok(Some(()))
+    })
+}
+
+#[test]
+#[ignore = "needs Kubernetes: make test-kubernetes"]
+fn a_client_or_an_agent_that_is_gone_leaves_no_process() -> Result<()> {
+    let site = Site::start()?;
+    let session = site.starts(&["sleep", "91.5"])?;
+    let begun = Instant::now();
+    session.end("KILL", TIMEOUT)?;
+    site.gone("sleep 91.5", TIMEOUT)?;
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    // With what it has started, and against its will.
+    let session = site.starts(&["sh", "-c", "trap '' HUP TERM; sleep 92.5; sleep 92.5; true"])?;
+    session.end("KILL", TIMEOUT)?;
+    site.gone("sleep 92.5", Duration::from_secs(30))?;
+    let Some(own) = site.skpr.cluster.breakable() else { return Ok(()) };
+    let node = site.sites.field("pod/dev-1", ".spec.nodeName")?;
+    let session = site.starts(&["sleep", "93.5"])?;
+    own.kill(&node, "skpr-agent")?;
+    session.wait(TIMEOUT)?.exit(255)?;
+    site.reaches("dev", &["true"])?;
+    site.gone("sleep 93.5", TIMEOUT)
+}
+
+#[test]
+#[ignore = "needs Kubernetes: make test-kubernetes"]
+fn a_pod_that_is_deleted_ends_its_sessions_and_says_why() -> Result<()> {
+    let site = Site::start()?;
+    let session = site.starts(&["sleep", "94.5"])?;
+    let begun = Instant::now();
+    site.sites.kubectl(&["delete", "pod/dev-1", "--wait=false"])?;
+    let ended = session.wait(TIMEOUT)?;
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    // Whichever is seen first: the end of the process, or that of its container.
+    assert!(matches!(ended.status.code(), Some(137 | 255)), "{}: {}", ended.status, ended.stderr);
+    Ok(())
+}
+
+#[test]
+#[ignore = "needs Kubernetes: make test-kubernetes"]
+fn the_part_that_is_on_the_network_has_no_power_and_the_other_little() -> Result<()> {
+    const LOOK: &str = "for p in $(pgrep -x skpr-agent); do tr '\\0' '\\n' </proc/$p/cmdline | grep -x sessions || echo agent; \
+        grep -E 'CapEff|CapBnd|NoNewPrivs|Seccomp:' /proc/$p/status; cd /proc/$p/root; \
+        for path in run/containerd/containerd.sock host/proc run/skpr/exec run/skpr/token; do [ -e $path ] && echo has $path; done; \
+        cat /proc/$p/net/tcp /proc/$p/net/tcp6; echo looked; done";
+    let site = Site::start()?;
+    let Some(own) = site.skpr.cluster.breakable() else { return Ok(()) };
+    for node in ["node1", "node2"] {
+        let seen = own.enter(node, &["sh", "-c", LOOK])?;
+        let processes: Vec<&str> =
+            seen.split("looked").map(str::trim).filter(|part| !part.is_empty()).collect();
+        assert_eq!(processes.len(), 2, "{seen}");
+        for process in processes {
+            let is_agent = process.starts_with("agent");
+            // SYS_PTRACE is the nineteenth.
+            let kept = if is_agent { "0000000000000000" } else { "0000000000080000" };
+            for line in ["CapEff", "CapBnd"].map(|set| format!("{set}:\t{kept}")) {
+                assert!(process.contains(&line), "{line}: {process}");
+            }
+            assert!(process.contains("NoNewPrivs:\t1") && process.contains("Seccomp:\t2"), "{process}");
+            for path in ["run/containerd/containerd.sock", "host/proc", "run/skpr/exec"] {
+                assert_eq!(process.contains(&format!("has {path}")), !is_agent, "{path}: {process}");
+            }
+            // What the aggregator knows the agent by.
+            assert_eq!(process.contains("has run/skpr/token"), is_agent, "{process}");
+            let listening = process.lines().filter(|line| line.split_whitespace().nth(3) == Some("0A"));
+            assert_eq!(listening.count(), 0, "{process}");
+        }
+    }
+    Ok(())
+}
