@@ -5,6 +5,7 @@
 use crate::runtime::Runtime;
 use crate::sessions::program;
 use crate::usage::{self, Sources};
+use crate::worker::WorkerArgs;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use jiff::SignedDuration;
 use rustls_pki_types::ServerName;
@@ -84,6 +85,9 @@ pub enum Command {
     /// It opens no connection but to containerd. Whatever it is asked for, it starts processes only in pods that carry the labels of an
     /// environment, and in none of a denied namespace.
     Sessions(SessionsArgs),
+    /// What `sessions` starts to go into a container.
+    #[command(hide = true)]
+    Worker(WorkerArgs),
 }
 
 /// What `skpr-agent sessions` is told.

@@ -19,12 +19,14 @@ mod ship;
 pub mod ssh;
 pub mod tail;
 pub mod usage;
+mod worker;
 
 pub use agent::{STOPS_WITHIN, run};
 pub use config::{Address, Config};
 pub use descriptors::raise_file_limit;
 pub use health::{check as check_health, check_sessions};
 pub use sessions::program::{Settings as SessionsSettings, run as run_sessions};
+pub use worker::{WorkerArgs, run as run_worker};
 
 #[cfg(test)]
 mod tests;

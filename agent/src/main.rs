@@ -4,7 +4,8 @@ use anyhow::{Context as _, bail};
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser as _};
 use skpr_agent::config::{Args, Command, InvalidConfig, LogFormat};
-use skpr_agent::{check_health, check_sessions, raise_file_limit, run, run_sessions};
+use skpr_agent::{WorkerArgs, check_health, check_sessions, raise_file_limit, run, run_sessions, run_worker};
+use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 use tokio::runtime::Builder;
@@ -21,11 +22,12 @@ fn main() -> ExitCode {
     let result = match args.command {
         Some(Command::Health { sessions: false }) => check_health(&args.state),
         Some(Command::Health { sessions: true }) => check_sessions(&args.state),
+        Some(Command::Worker(worker)) => return work(&worker),
         Some(Command::Sessions(sessions)) => match sessions.validate(args.state) {
             // Two threads, so that a key press does not wait for what encrypts another's bulk.
-            Ok(settings) => {
+            Ok(settings) => never_more_powers().and_then(|()| {
                 serve(Builder::new_multi_thread().worker_threads(2), |stop| run_sessions(settings, stop))
-            }
+            }),
             Err(error) => wrong(error),
         },
         None => match args.validate() {
@@ -39,6 +41,23 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     ExitCode::SUCCESS
+}
+
+/// What Kubernetes cannot say of a container that may enter others. To be called before there is a thread: it holds for
+/// the one that calls it and for what that starts.
+fn never_more_powers() -> anyhow::Result<()> {
+    rustix::thread::set_no_new_privs(true).context("give up what programs could add to our powers")
+}
+
+/// What it says is not for a log: whoever it works for reads it.
+fn work(worker: &WorkerArgs) -> ExitCode {
+    match run_worker(worker) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            drop(writeln!(std::io::stderr(), "skpr: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn start_logging(format: LogFormat) {

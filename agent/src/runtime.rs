@@ -110,7 +110,7 @@ impl Runtime {
                 let instance = instances.borrow().get(uid).cloned();
                 dial::dial(&*instance.ok_or(io::ErrorKind::NotFound)?, to).await
             }
-            Kind::Containers(_) => Err(io::ErrorKind::Unsupported.into()),
+            Kind::Containers(containers) => containers.dial(uid, to).await,
         }
     }
 

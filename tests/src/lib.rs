@@ -14,6 +14,7 @@ pub mod numbers;
 pub mod report;
 pub mod scrape;
 pub mod ssh;
+pub mod tmux;
 
 use anyhow::{Result, bail};
 use std::time::{Duration, Instant};

@@ -15,6 +15,7 @@ mod cluster {
     pub(crate) mod autoscale;
     pub(crate) mod deploy;
     pub(crate) mod exactly_once;
+    pub(crate) mod files;
     pub(crate) mod follow;
     pub(crate) mod kills;
     pub(crate) mod metrics_api;
@@ -24,5 +25,7 @@ mod cluster {
     pub(crate) mod setup;
     pub(crate) mod shop;
     pub(crate) mod stuck;
+    pub(crate) mod terminals;
+    pub(crate) mod tools;
     pub(crate) mod usage;
 }

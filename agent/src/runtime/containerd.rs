@@ -1,13 +1,14 @@
 //! Processes in the containers of a Kubernetes node, started by containerd.
 //!
-//! * The runtime starts them and nobody enters anything: a process has what the container's own first process has.
+//! * The runtime starts what an image has: a process has what the container's own first process has.
 //! * What may not be entered cannot be named: see [`find`].
 //! * Each process that was asked for is [left](Left) to the [`Reaper`] at its end, and to the next agent's if there is none.
 //!
-//! It needs containerd's socket, a directory with the same path on the node and here, and for the choice of a shell the
-//! node's `/proc` and the right to look into other processes' files.
+//! It needs containerd's socket, a directory with the same path on the node and here, and for what the image has no program
+//! for (the choice of a shell, files, connections) the node's `/proc` and the right to go where its processes are.
 
 mod api;
+mod dial;
 mod exec;
 mod fifos;
 mod find;
@@ -15,11 +16,12 @@ mod members;
 mod reaper;
 mod root;
 mod spec;
+mod worker;
 
 pub(super) use exec::{Closer, Exec};
 pub(crate) use reaper::Reaper;
 
-use super::{Command, Process, Start, StartError};
+use super::{Command, Dialled, Process, Start, StartError, To};
 use api::{Api, Name};
 use find::{Found, find};
 use reaper::Left;
@@ -27,10 +29,11 @@ use root::Root;
 use skpr_proto::{Label, PodUid};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
 use tonic::Code;
 
@@ -40,6 +43,8 @@ const LOOK_WITHIN: Duration = Duration::from_secs(3);
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Processes that wait to be reaped: as many as one agent can have, ten channels for each of 256 sessions.
 const LEFT: usize = 2560;
+/// Connections that are being made at once, each of which takes a thread.
+const DIALLING: usize = 64;
 
 /// Where everything is.
 #[derive(Clone, Debug)]
@@ -50,6 +55,8 @@ pub(crate) struct Places {
     pub(crate) fifos: PathBuf,
     /// The node's `/proc`.
     pub(crate) proc: PathBuf,
+    /// The program that goes into containers: this one.
+    pub(crate) worker: PathBuf,
     /// Namespaces of which nothing is entered.
     pub(crate) denied: BTreeSet<Label>,
 }
@@ -63,6 +70,8 @@ struct Shared {
     places: Places,
     api: Api,
     left: mpsc::Sender<Left>,
+    /// Places for those who dial.
+    dialling: Semaphore,
 }
 
 /// The containers of one name, each in a pod: what a session may be with.
@@ -78,18 +87,32 @@ impl Containerd {
         let (left, leaving) = mpsc::channel(LEFT);
         let api = Api::new(places.socket.clone());
         let reaper = Reaper::new(api.clone(), leaving);
-        (Containerd(Arc::new(Shared { places, api, left })), reaper)
+        (Containerd(Arc::new(Shared { places, api, left, dialling: Semaphore::new(DIALLING) })), reaper)
     }
 }
 
 impl Containers {
     pub(super) async fn start(&self, pod: &PodUid, start: Start) -> Result<Process, StartError> {
         let found = self.find(pod).await?;
+        if start.command == Command::Files {
+            return worker::files(&self.containerd, &found).await;
+        }
         let words = self.words(&found, start.command).await?;
         let asked =
             spec::Asked { words: &words, variables: &start.variables, terminal: start.terminal.as_ref() };
         let process = spec::process(&found.process, &asked)?;
         exec::start(&self.containerd, found, process, start.terminal.map(|terminal| terminal.size)).await
+    }
+
+    /// Connects to what listens in the container.
+    pub(super) async fn dial(&self, pod: &PodUid, to: &To) -> io::Result<Dialled> {
+        let found = self.find(pod).await.map_err(io::Error::other)?;
+        match to {
+            To::Port { host, port } => {
+                dial::port(&self.containerd, &found, host, *port).await.map(Dialled::Port)
+            }
+            To::Socket(path) => worker::socket(&self.containerd, &found, path).await.map(Dialled::Socket),
+        }
     }
 
     /// Returns when the instance is not there any more.
@@ -123,6 +146,7 @@ impl Containers {
                 Ok(vec![self.containerd.shell(found).await?, "-c".to_owned(), text(line)?])
             }
             Command::Program(words) => words.into_iter().map(text).collect(),
+            // A worker of ours serves them.
             Command::Files => Err(StartError::NoFiles),
             Command::TooLong => Err(StartError::TooLong),
         }
@@ -136,7 +160,7 @@ impl Containerd {
         let (uid, path) = (spec::uid(&found.process), spec::variable(&found.process, "PATH"));
         let look = tokio::task::spawn_blocking(move || {
             let root = Root::of(&proc, pid)?;
-            std::io::Result::Ok((root.shell(uid, path.as_deref()), root))
+            io::Result::Ok((root.shell(uid, path.as_deref()), root))
         });
         let shell = match timeout(LOOK_WITHIN, look).await {
             // The number may have become another's before it was looked at: then the container does not have it any more.

@@ -17,6 +17,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::unix::pipe::{Receiver, Sender};
+use tokio::process::Child;
 
 /// Between a process of a container and our end of its output: a pipe, and what containerd's shim copies at once.
 const ON_THE_WAY: u64 = (64 << 10) + (32 << 10);
@@ -168,17 +169,35 @@ pub(super) async fn start(
             })
         }
         None => {
-            let ((theirs, input), (output, stdout), (errors, stderr)) = (pipe()?, pipe()?, pipe()?);
-            [&input, &output, &errors].into_iter().try_for_each(never_wait)?;
-            command.stdin(Stdio::from(theirs)).stdout(stdout).stderr(stderr);
-            let leader = Box::new(Leader::new(spawner.spawn(command).await?)?);
-            Ok(Process {
-                held: Held::Local { leader, terminal: None },
-                input: Some(Input::of(Sender::from_owned_fd_unchecked(input)?, None)),
-                output: Some(Receiver::from_owned_fd_unchecked(output)?),
-                errors: Some(Receiver::from_owned_fd_unchecked(errors)?),
-            })
+            let pipes = Pipes::for_child(&mut command)?;
+            Ok(pipes.process(spawner.spawn(command).await?)?)
         }
+    }
+}
+
+/// Our ends of what a child reads and writes.
+pub(super) struct Pipes {
+    input: OwnedFd,
+    output: OwnedFd,
+    errors: OwnedFd,
+}
+
+impl Pipes {
+    pub(super) fn for_child(command: &mut tokio::process::Command) -> io::Result<Pipes> {
+        let ((theirs, input), (output, stdout), (errors, stderr)) = (pipe()?, pipe()?, pipe()?);
+        [&input, &output, &errors].into_iter().try_for_each(never_wait)?;
+        command.stdin(Stdio::from(theirs)).stdout(stdout).stderr(stderr);
+        Ok(Pipes { input, output, errors })
+    }
+
+    /// With the child that has the other ends.
+    pub(super) fn process(self, child: Child) -> io::Result<Process> {
+        Ok(Process {
+            held: Held::Local { leader: Box::new(Leader::new(child)?), terminal: None },
+            input: Some(Input::of(Sender::from_owned_fd_unchecked(self.input)?, None)),
+            output: Some(Receiver::from_owned_fd_unchecked(self.output)?),
+            errors: Some(Receiver::from_owned_fd_unchecked(self.errors)?),
+        })
     }
 }
 

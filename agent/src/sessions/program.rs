@@ -63,6 +63,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         socket: settings.containerd.clone(),
         fifos: settings.fifos.clone(),
         proc: settings.proc.clone(),
+        worker: std::env::current_exe().context("find this program")?,
         denied: settings.denied.clone(),
     };
     for directory in [&settings.state, &settings.fifos] {

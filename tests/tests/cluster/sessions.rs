@@ -1,6 +1,6 @@
 //! Shells and programs in the containers of a real node, with `skpr` and with stock OpenSSH.
 
-use super::setup::{Skpr, busybox_root, pack, wait_ready};
+use super::setup::{SITE_IMAGE, Skpr, busybox_root, pack, wait_ready};
 use super::shop::{TIMEOUT, editor};
 use anyhow::{Context as _, Result, ensure};
 use skpr_tests::cli::{Finished, Running, User, program};
@@ -14,7 +14,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// The image of a site that has one program and no shell.
-const BARE_IMAGE: &str = "skpr-test-bare:1";
+pub(crate) const BARE_IMAGE: &str = "skpr-test-bare:1";
 /// Who may do less than the chart's rights ask for, each in a way of its own.
 const LIMITED: &str = r#"
 apiVersion: v1
@@ -34,30 +34,36 @@ roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: half}
 subjects: [{kind: ServiceAccount, name: half, namespace: $NAMESPACE}]
 "#;
 /// As the strictest sites are run, and as the others are.
-const HARDENED: &str = "runAsUser: 1000, runAsGroup: 1000, runAsNonRoot: true, allowPrivilegeEscalation: false, \
+pub(crate) const HARDENED: &str = "runAsUser: 1000, runAsGroup: 1000, runAsNonRoot: true, allowPrivilegeEscalation: false, \
     capabilities: {drop: [ALL]}, seccompProfile: {type: RuntimeDefault}";
-const USUAL: &str = "capabilities: {add: [NET_ADMIN], drop: [MKNOD]}";
+pub(crate) const USUAL: &str = "capabilities: {add: [NET_ADMIN], drop: [MKNOD]}";
 
 /// skpr, and a namespace with an instance of the environment `dev`.
-struct Site {
-    skpr: Skpr,
-    sites: Namespace,
-    user: User,
+pub(crate) struct Site {
+    pub(crate) skpr: Skpr,
+    pub(crate) sites: Namespace,
+    pub(crate) user: User,
 }
 
 impl Site {
-    fn start() -> Result<Site> {
+    pub(crate) fn start() -> Result<Site> {
         let skpr = Skpr::install(&["sessions.enabled=true"])?;
         let sites = skpr.cluster.namespace("sites")?;
-        instance(&sites, "dev", "skpr-test-site:1", r#"[sh, -c, "while :; do sleep 1; done"]"#, USUAL)?;
+        instance(&sites, "dev", SITE_IMAGE, r#"[sh, -c, "while :; do sleep 1; done"]"#, USUAL)?;
         let user = editor(&skpr, &sites)?;
         let site = Site { skpr, sites, user };
         site.reaches("dev", &["true"])?;
         Ok(site)
     }
 
+    /// The configuration of `ssh` as `skpr ssh-config --install` has made it.
+    pub(crate) fn config(&self) -> Result<String> {
+        self.user.skpr(&["ssh-config", "--install"])?.success()?;
+        Ok(self.user.home().join(".ssh/config").display().to_string())
+    }
+
     /// Waits until something runs there.
-    fn reaches(&self, environment: &str, words: &[&str]) -> Result<()> {
+    pub(crate) fn reaches(&self, environment: &str, words: &[&str]) -> Result<()> {
         eventually(&format!("{environment} is reached"), TIMEOUT, || {
             exec(&self.user, environment, words)?.success().map(Some)
         })
@@ -71,20 +77,26 @@ impl Site {
     }
 
     /// Starts a process of these words and waits until it runs.
-    fn starts(&self, words: &[&str]) -> Result<Running> {
+    pub(crate) fn starts(&self, words: &[&str]) -> Result<Running> {
         let session = self.user.start("skpr", &[&["exec", "dev", "--"], words].concat())?;
         let line = words.join(" ");
         eventually("it runs", TIMEOUT, || Ok(self.processes()?.contains(&line).then_some(())))?;
         Ok(session)
     }
 
-    fn gone(&self, line: &str, within: Duration) -> Result<()> {
+    pub(crate) fn gone(&self, line: &str, within: Duration) -> Result<()> {
         eventually("it is gone", within, || Ok((!self.processes()?.contains(line)).then_some(())))
     }
 }
 
-/// A pod of an environment.
-fn instance(sites: &Namespace, environment: &str, image: &str, command: &str, security: &str) -> Result<()> {
+/// A pod of an environment, whose user may write into `/data`.
+pub(crate) fn instance(
+    sites: &Namespace,
+    environment: &str,
+    image: &str,
+    command: &str,
+    security: &str,
+) -> Result<()> {
     sites.apply(&format!(
         r#"
 apiVersion: v1
@@ -94,18 +106,19 @@ spec:
   terminationGracePeriodSeconds: 0
   containers:
     - {{name: main, image: {image}, imagePullPolicy: Never, command: {command}, securityContext: {{{security}}},
-       env: [{{name: SITE, value: of the pod}}], workingDir: /tmp}}
+       env: [{{name: SITE, value: of the pod}}], workingDir: /tmp, volumeMounts: [{{name: data, mountPath: /data}}]}}
+  volumes: [{{name: data, emptyDir: {{}}}}]
 "#
     ))?;
     wait_ready(sites, &format!("skpr.io/environment={environment}"), 1, TIMEOUT)
 }
 
-fn exec(user: &User, environment: &str, words: &[&str]) -> Result<Finished> {
+pub(crate) fn exec(user: &User, environment: &str, words: &[&str]) -> Result<Finished> {
     user.skpr(&[&["exec", environment, "--"], words].concat())
 }
 
 /// Puts the image without a shell on the nodes, once.
-fn load_bare_image(cluster: &Cluster) -> Result<()> {
+pub(crate) fn load_bare_image(cluster: &Cluster) -> Result<()> {
     static LOADED: OnceLock<()> = OnceLock::new();
     let Some(own) = cluster.breakable() else { return Ok(()) };
     if LOADED.get().is_none() {
@@ -123,7 +136,7 @@ fn load_bare_image(cluster: &Cluster) -> Result<()> {
 }
 
 /// `ssh` as the user has it after `skpr ssh-config --install`.
-fn ssh(user: &User, options: &[&str], words: &[&str]) -> Result<Command> {
+pub(crate) fn ssh(user: &User, options: &[&str], words: &[&str]) -> Result<Command> {
     user.skpr(&["ssh-config", "--install"])?.success()?;
     let config = user.home().join(".ssh/config").display().to_string();
     let all = [&["-F", &config, "-o", "BatchMode=yes"], options, &["dev.shop.skpr"], words].concat();
@@ -132,12 +145,12 @@ fn ssh(user: &User, options: &[&str], words: &[&str]) -> Result<Command> {
     Ok(ssh)
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// Runs a command with this on its stdin.
-fn fed(mut command: Command, input: Vec<u8>) -> Result<Output> {
+pub(crate) fn fed(mut command: Command, input: Vec<u8>) -> Result<Output> {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let mut stdin = child.stdin.take().context("stdin")?;
     let writer = std::thread::spawn(move || stdin.write_all(&input));
@@ -148,10 +161,69 @@ fn fed(mut command: Command, input: Vec<u8>) -> Result<Output> {
     Ok(Output { stdout, ..output })
 }
 
+/// Runs these one after the other with one installation, and says which it is.
+pub(crate) fn all(site: &Site, scenarios: &[(&str, fn(&Site) -> Result<()>)]) -> Result<()> {
+    for (name, scenario) in scenarios {
+        eprintln!("… {name}");
+        scenario(site).with_context(|| (*name).to_owned())?;
+    }
+    Ok(())
+}
+
 #[test]
 #[ignore = "needs Kubernetes: make test-kubernetes"]
-fn what_is_run_is_in_the_container_and_ends_with_its_own_code() -> Result<()> {
-    let site = Site::start()?;
+fn a_session_is_in_the_container_and_nothing_more_than_the_container() -> Result<()> {
+    all(
+        &Site::start()?,
+        &[
+            (
+                "what is run is in the container and ends with its own code",
+                what_is_run_is_in_the_container_and_ends_with_its_own_code,
+            ),
+            ("every byte arrives both ways", every_byte_arrives_both_ways),
+            (
+                "a process may what the container may and nothing more",
+                a_process_may_what_the_container_may_and_nothing_more,
+            ),
+            (
+                "an image without a shell says so and runs what it has",
+                an_image_without_a_shell_says_so_and_runs_what_it_has,
+            ),
+            (
+                "who has not both rights is told the same as of what is not there",
+                who_has_not_both_rights_is_told_the_same_as_of_what_is_not_there,
+            ),
+            (
+                "the part that is on the network has no power and the other little",
+                the_part_that_is_on_the_network_has_no_power_and_the_other_little,
+            ),
+        ],
+    )
+}
+
+#[test]
+#[ignore = "needs Kubernetes: make test-kubernetes"]
+fn whatever_ends_a_session_leaves_nothing_behind() -> Result<()> {
+    all(
+        &Site::start()?,
+        &[
+            (
+                "a client or an agent that is gone leaves no process",
+                a_client_or_an_agent_that_is_gone_leaves_no_process,
+            ),
+            (
+                "a pod that is deleted ends its sessions and says why",
+                a_pod_that_is_deleted_ends_its_sessions_and_says_why,
+            ),
+            (
+                "a namespace that is denied is not entered by whoever may",
+                a_namespace_that_is_denied_is_not_entered_by_whoever_may,
+            ),
+        ],
+    )
+}
+
+fn what_is_run_is_in_the_container_and_ends_with_its_own_code(site: &Site) -> Result<()> {
     let user = &site.user;
     for code in [0, 1, 42, 127] {
         exec(user, "dev", &["sh", "-c", &format!("exit {code}")])?.exit(code)?;
@@ -175,10 +247,7 @@ fn what_is_run_is_in_the_container_and_ends_with_its_own_code() -> Result<()> {
     Ok(())
 }
 
-#[test]
-#[ignore = "needs Kubernetes: make test-kubernetes"]
-fn every_byte_arrives_both_ways() -> Result<()> {
-    let site = Site::start()?;
+fn every_byte_arrives_both_ways(site: &Site) -> Result<()> {
     let skpr = |words: &[&str]| -> Result<Command> {
         Ok(site.user.other(program("skpr")?, &[&["exec", "dev", "--"], words].concat()))
     };
@@ -204,12 +273,9 @@ fn privileges(status: &str) -> BTreeMap<String, String> {
     known.map(|(key, value)| (key.to_owned(), value.trim().to_owned())).collect()
 }
 
-#[test]
-#[ignore = "needs Kubernetes: make test-kubernetes"]
-fn a_process_may_what_the_container_may_and_nothing_more() -> Result<()> {
-    let site = Site::start()?;
+fn a_process_may_what_the_container_may_and_nothing_more(site: &Site) -> Result<()> {
     let command = r#"[sh, -c, "while :; do sleep 1; done"]"#;
-    instance(&site.sites, "hardened", "skpr-test-site:1", command, HARDENED)?;
+    instance(&site.sites, "hardened", SITE_IMAGE, command, HARDENED)?;
     site.reaches("hardened", &["true"])?;
     for environment in ["dev", "hardened"] {
         let look = |file: &str| -> Result<String> {
@@ -226,10 +292,7 @@ fn a_process_may_what_the_container_may_and_nothing_more() -> Result<()> {
     Ok(())
 }
 
-#[test]
-#[ignore = "needs Kubernetes: make test-kubernetes"]
-fn an_image_without_a_shell_says_so_and_runs_what_it_has() -> Result<()> {
-    let site = Site::start()?;
+fn an_image_without_a_shell_says_so_and_runs_what_it_has(site: &Site) -> Result<()> {
     load_bare_image(&site.skpr.cluster)?;
     instance(&site.sites, "bare", BARE_IMAGE, "[/bin/busybox, sleep, '86400']", USUAL)?;
     site.reaches("bare", &["/bin/busybox", "true"])?;
@@ -241,10 +304,7 @@ fn an_image_without_a_shell_says_so_and_runs_what_it_has() -> Result<()> {
     Ok(())
 }
 
-#[test]
-#[ignore = "needs Kubernetes: make test-kubernetes"]
-fn who_has_not_both_rights_is_told_the_same_as_of_what_is_not_there() -> Result<()> {
-    let site = Site::start()?;
+fn who_has_not_both_rights_is_told_the_same_as_of_what_is_not_there(site: &Site) -> Result<()> {
     site.sites.kubectl(&["create", "serviceaccount", "nobody"])?;
     site.sites.apply(LIMITED)?;
     for account in ["nobody", "half"] {
@@ -259,10 +319,11 @@ fn who_has_not_both_rights_is_told_the_same_as_of_what_is_not_there() -> Result<
     Ok(())
 }
 
-#[test]
-#[ignore = "needs Kubernetes: make test-kubernetes"]
-fn a_namespace_that_is_denied_is_not_entered_by_whoever_may() -> Result<()> {
-    let site = Site::start()?;
+fn a_namespace_that_is_denied_is_not_entered_by_whoever_may(site: &Site) -> Result<()> {
+    site.sites.kubectl(&["delete", "pod/dev-1", "--ignore-not-found"])?;
+    let command = r#"[sh, -c, "while :; do sleep 1; done"]"#;
+    instance(&site.sites, "dev", SITE_IMAGE, command, USUAL)?;
+    site.reaches("dev", &["true"])?;
     site.skpr.upgrade(&[&format!("sessions.denyNamespaces={{{}}}", site.sites.name())])?;
     let expected = format!("processes of namespace `{}` are not for sessions", site.sites.name());
     eventually("the agents have heard", TIMEOUT, || {
@@ -272,10 +333,7 @@ fn a_namespace_that_is_denied_is_not_entered_by_whoever_may() -> Result<()> {
     })
 }
 
-#[test]
-#[ignore = "needs Kubernetes: make test-kubernetes"]
-fn a_client_or_an_agent_that_is_gone_leaves_no_process() -> Result<()> {
-    let site = Site::start()?;
+fn a_client_or_an_agent_that_is_gone_leaves_no_process(site: &Site) -> Result<()> {
     let session = site.starts(&["sleep", "91.5"])?;
     let begun = Instant::now();
     session.end("KILL", TIMEOUT)?;
@@ -294,10 +352,7 @@ fn a_client_or_an_agent_that_is_gone_leaves_no_process() -> Result<()> {
     site.gone("sleep 93.5", TIMEOUT)
 }
 
-#[test]
-#[ignore = "needs Kubernetes: make test-kubernetes"]
-fn a_pod_that_is_deleted_ends_its_sessions_and_says_why() -> Result<()> {
-    let site = Site::start()?;
+fn a_pod_that_is_deleted_ends_its_sessions_and_says_why(site: &Site) -> Result<()> {
     let session = site.starts(&["sleep", "94.5"])?;
     let begun = Instant::now();
     site.sites.kubectl(&["delete", "pod/dev-1", "--wait=false"])?;
@@ -308,14 +363,11 @@ fn a_pod_that_is_deleted_ends_its_sessions_and_says_why() -> Result<()> {
     Ok(())
 }
 
-#[test]
-#[ignore = "needs Kubernetes: make test-kubernetes"]
-fn the_part_that_is_on_the_network_has_no_power_and_the_other_little() -> Result<()> {
+fn the_part_that_is_on_the_network_has_no_power_and_the_other_little(site: &Site) -> Result<()> {
     const LOOK: &str = "for p in $(pgrep -x skpr-agent); do tr '\\0' '\\n' </proc/$p/cmdline | grep -x sessions || echo agent; \
         grep -E 'CapEff|CapBnd|NoNewPrivs|Seccomp:' /proc/$p/status; cd /proc/$p/root; \
-        for path in run/containerd/containerd.sock host/proc run/skpr/exec run/skpr/token; do [ -e $path ] && echo has $path; done; \
+        for path in run/containerd/containerd.sock host/proc run/skpr-test run/skpr/token; do [ -e $path ] && echo has $path; done; \
         cat /proc/$p/net/tcp /proc/$p/net/tcp6; echo looked; done";
-    let site = Site::start()?;
     let Some(own) = site.skpr.cluster.breakable() else { return Ok(()) };
     for node in ["node1", "node2"] {
         let seen = own.enter(node, &["sh", "-c", LOOK])?;
@@ -324,13 +376,13 @@ fn the_part_that_is_on_the_network_has_no_power_and_the_other_little() -> Result
         assert_eq!(processes.len(), 2, "{seen}");
         for process in processes {
             let is_agent = process.starts_with("agent");
-            // SYS_PTRACE is the nineteenth.
-            let kept = if is_agent { "0000000000000000" } else { "0000000000080000" };
+            // What the chart's test lists by name.
+            let kept = if is_agent { "0000000000000000" } else { "00000000002c00db" };
             for line in ["CapEff", "CapBnd"].map(|set| format!("{set}:\t{kept}")) {
                 assert!(process.contains(&line), "{line}: {process}");
             }
             assert!(process.contains("NoNewPrivs:\t1") && process.contains("Seccomp:\t2"), "{process}");
-            for path in ["run/containerd/containerd.sock", "host/proc", "run/skpr/exec"] {
+            for path in ["run/containerd/containerd.sock", "host/proc", "run/skpr-test"] {
                 assert_eq!(process.contains(&format!("has {path}")), !is_agent, "{path}: {process}");
             }
             // What the aggregator knows the agent by.

@@ -115,7 +115,13 @@ impl Fake {
     pub(crate) fn places(&self) -> Places {
         let place = |name: &str| self.directory.path().join(name);
         let denied = [Label::parse("namespace", "kube-system").unwrap()].into();
-        Places { socket: place("containerd.sock"), fifos: place("exec"), proc: "/proc".into(), denied }
+        Places {
+            socket: place("containerd.sock"),
+            fifos: place("exec"),
+            proc: "/proc".into(),
+            worker: place("worker"),
+            denied,
+        }
     }
 
     /// Whether nothing is left of what was started.

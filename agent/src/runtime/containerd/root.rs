@@ -1,4 +1,4 @@
-//! A look into a container's files, to find a shell: through `/proc/PID/root` of its first process.
+//! A look into a container's files, to find a shell or the address of a name: through `/proc/PID/root` of its first process.
 //!
 //! * Whoever owns the container may have put anything there. Every path is looked up inside of its root and nothing but
 //!   ordinary files is opened.
@@ -49,7 +49,7 @@ impl Root {
         stat.is_ok_and(|stat| stat.st_mode & 0o111 != 0)
     }
 
-    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+    pub(super) fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         let found = self.open(path)?;
         // What was found is opened, and not what has its name by now.
         let mut content = vec![];

@@ -4,6 +4,7 @@
 //! what this version does not know. The system call filter, the cgroups and the namespaces are the container's anyway.
 
 use super::super::{StartError, Terminal};
+use crate::worker::{Way, of_files};
 use serde_json::{Map, Value, json};
 
 /// What is asked of a process.
@@ -46,6 +47,21 @@ pub(super) fn variable(own: &Value, name: &str) -> Option<String> {
 pub(super) fn uid(own: &Value) -> u32 {
     let uid = own.pointer("/user/uid").and_then(Value::as_u64);
     uid.and_then(|uid| u32::try_from(uid).ok()).unwrap_or(0)
+}
+
+/// How to come to where its first process is, and be what it is, as far as the specification says it.
+pub(super) fn way(own: &Value) -> Way {
+    let number = |path: &str| own.pointer(path).and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok());
+    let list = |path: &str| own.pointer(path).and_then(Value::as_array).into_iter().flatten();
+    let groups = list("/user/additionalGids").filter_map(|id| u32::try_from(id.as_u64()?).ok());
+    Way {
+        uid: uid(own),
+        gid: number("/user/gid").unwrap_or(0),
+        groups: groups.collect(),
+        capabilities: of_files(list("/capabilities/effective").filter_map(Value::as_str)),
+        directory: own.get("cwd").and_then(Value::as_str).unwrap_or("/").into(),
+        ..Way::default()
+    }
 }
 
 fn variables(process: &Map<String, Value>) -> Vec<(String, String)> {

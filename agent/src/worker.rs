@@ -1,0 +1,76 @@
+//! `skpr-agent worker`: a program that goes into a container, to serve there what its image has no program for.
+//!
+//! * It is inside what any process of the container is: it sees the container's files, and may with them what the
+//!   container's user may. What it would do wrong, it does there.
+//! * It is started for one thing, on its stdin and stdout, and ends with that. Whoever starts it ends it with the container.
+//! * Outside it does nothing but [enter]: no thread is started before, and nothing is looked up.
+
+mod enter;
+
+pub(crate) use enter::{Way, of_files, process, started};
+
+use anyhow::Context as _;
+use clap::{Args as ClapArgs, Subcommand};
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use std::fs::File;
+use std::io::{self, BufReader, IoSlice};
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+/// As much as a pipe holds.
+const INPUT: usize = 64 << 10;
+
+/// What `skpr-agent worker` is told.
+#[derive(Clone, Debug, ClapArgs)]
+pub struct WorkerArgs {
+    #[command(flatten)]
+    way: Way,
+    #[command(subcommand)]
+    work: Work,
+}
+
+/// What it does inside.
+#[derive(Clone, Debug, Subcommand)]
+enum Work {
+    /// Serve files over SFTP on stdin and stdout.
+    Files,
+    /// Connect to a Unix socket, and hand the connection over the socket that stdin is.
+    Socket { path: PathBuf },
+}
+
+/// Does it. To be called before there is any thread: only a process that has one alone can enter.
+pub fn run(args: &WorkerArgs) -> anyhow::Result<()> {
+    match &args.work {
+        Work::Files => {
+            args.way.enter().context("enter the container")?;
+            // As files: what is written to stdout itself is looked through for ends of lines.
+            let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+            let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+            crate::sftp::serve(BufReader::with_capacity(INPUT, input), output).context("serve files")
+        }
+        Work::Socket { path } => {
+            let connected = args.way.enter().and_then(|()| UnixStream::connect(path));
+            hand_over(connected).context("hand a connection over")
+        }
+    }
+}
+
+/// One message: the number of the error, or 0 and the connection.
+fn hand_over(connected: io::Result<UnixStream>) -> io::Result<()> {
+    let stdin = io::stdin();
+    let number = match &connected {
+        Ok(_) => 0,
+        Err(error) => error.raw_os_error().unwrap_or(Errno::IO.raw_os_error()),
+    };
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let connection = connected.ok();
+    let fds = connection.as_ref().map(|stream| [stream.as_fd()]);
+    if let Some(fds) = &fds {
+        ancillary.push(SendAncillaryMessage::ScmRights(fds));
+    }
+    sendmsg(stdin.as_fd(), &[IoSlice::new(&number.to_ne_bytes())], &mut ancillary, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
