@@ -127,6 +127,15 @@ fn stock_openssh_leads_to_the_instance_and_never_asks() -> Result<()> {
     cat.0.stdout.take().context("stdout")?.read_to_end(&mut got)?;
     writer.join().ok().context("the writer")??;
     ensure!(got == bytes, "{} bytes came back", got.len());
+    // Also with new keys every few megabytes (case 51).
+    let mut cat = ssh.command(&["-T", "-o", "RekeyLimit=2M"], &["cat"]);
+    let mut cat = Killed(cat.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?);
+    let (mut input, sent) = (cat.0.stdin.take().context("stdin")?, bytes.clone());
+    let writer = std::thread::spawn(move || input.write_all(&sent));
+    let mut got = Vec::new();
+    cat.0.stdout.take().context("stdout")?.read_to_end(&mut got)?;
+    writer.join().ok().context("the writer")??;
+    ensure!(got == bytes, "{} bytes came back", got.len());
     // The old protocol of scp needs nothing but a program at the other end.
     let (near, far) = (machine.user.home().join("near"), format!("{HOST}:far"));
     std::fs::write(&near, &bytes)?;

@@ -165,7 +165,7 @@ async fn a_client_that_is_gone_and_a_program_that_stops_leave_nothing() {
     timeout(PATIENCE, started(&pod)).await.unwrap();
     pod.stop.cancel();
     timeout(PATIENCE, pod.program.join_next()).await.unwrap().unwrap().unwrap().unwrap();
-    assert!(pod.fake.is_empty());
+    assert_eq!(pod.fake.left(), Vec::<String>::new());
     let ended = timeout(PATIENCE, client.wait_with_output()).await.unwrap().unwrap();
     assert_eq!(ended.status.code(), Some(255));
 }

@@ -97,12 +97,25 @@ pub(crate) fn instance(
     command: &str,
     security: &str,
 ) -> Result<()> {
+    instance_on("", sites, environment, image, command, security)
+}
+
+/// On a node; on any, if it has no name.
+fn instance_on(
+    node: &str,
+    sites: &Namespace,
+    environment: &str,
+    image: &str,
+    command: &str,
+    security: &str,
+) -> Result<()> {
     sites.apply(&format!(
         r#"
 apiVersion: v1
 kind: Pod
 metadata: {{name: {environment}-1, namespace: $NAMESPACE, labels: {{skpr.io/project: shop, skpr.io/environment: {environment}}}}}
 spec:
+  nodeName: "{node}"
   terminationGracePeriodSeconds: 0
   containers:
     - {{name: main, image: {image}, imagePullPolicy: Never, command: {command}, securityContext: {{{security}}},
@@ -161,8 +174,11 @@ pub(crate) fn fed(mut command: Command, input: Vec<u8>) -> Result<Output> {
     Ok(Output { stdout, ..output })
 }
 
+/// What is tried with an installation that is there, and what it shows.
+type Scenario = (&'static str, fn(&Site) -> Result<()>);
+
 /// Runs these one after the other with one installation, and says which it is.
-pub(crate) fn all(site: &Site, scenarios: &[(&str, fn(&Site) -> Result<()>)]) -> Result<()> {
+pub(crate) fn all(site: &Site, scenarios: &[Scenario]) -> Result<()> {
     for (name, scenario) in scenarios {
         eprintln!("… {name}");
         scenario(site).with_context(|| (*name).to_owned())?;
@@ -210,6 +226,10 @@ fn whatever_ends_a_session_leaves_nothing_behind() -> Result<()> {
             (
                 "a client or an agent that is gone leaves no process",
                 a_client_or_an_agent_that_is_gone_leaves_no_process,
+            ),
+            (
+                "an aggregator that is killed and a node that is cut off end sessions",
+                an_aggregator_that_is_killed_and_a_node_that_is_cut_off_end_sessions,
             ),
             (
                 "a pod that is deleted ends its sessions and says why",
@@ -350,6 +370,43 @@ fn a_client_or_an_agent_that_is_gone_leaves_no_process(site: &Site) -> Result<()
     session.wait(TIMEOUT)?.exit(255)?;
     site.reaches("dev", &["true"])?;
     site.gone("sleep 93.5", TIMEOUT)
+}
+
+fn an_aggregator_that_is_killed_and_a_node_that_is_cut_off_end_sessions(site: &Site) -> Result<()> {
+    let Some(own) = site.skpr.cluster.breakable() else { return Ok(()) };
+    let (_, node) = site.skpr.aggregator()?;
+    let far = if node == "node1" { "node2" } else { "node1" };
+    site.sites.kubectl(&["delete", "pod/dev-1", "--now"])?;
+    let command = r#"[sh, -c, "while :; do sleep 1; done"]"#;
+    instance_on(far, &site.sites, "dev", SITE_IMAGE, command, USUAL)?;
+    site.reaches("dev", &["true"])?;
+    // By the node itself: nobody else can look while the aggregator is away.
+    let runs = |line: &str| own.enter(far, &["sh", "-c", &format!("pgrep -fx '{line}' || true")]);
+    let gone = |line: &str, begun: Instant| -> Result<()> {
+        eventually("it is gone", TIMEOUT, || Ok(runs(line)?.trim().is_empty().then_some(())))?;
+        ensure!(begun.elapsed() < Duration::from_secs(35), "{line}: {:?}", begun.elapsed());
+        Ok(())
+    };
+    let lost = |session: Running, begun: Instant| -> Result<()> {
+        let ended = session.wait(TIMEOUT)?.exit(255)?;
+        ensure!(begun.elapsed() < Duration::from_secs(20), "{:?}: {}", begun.elapsed(), ended.stderr);
+        ensure!(ended.stderr.contains("was lost"), "{}", ended.stderr);
+        Ok(())
+    };
+    let session = site.starts(&["sleep", "95.5"])?;
+    let begun = Instant::now();
+    own.kill(&node, "skpr-aggregator")?;
+    lost(session, begun)?;
+    gone("sleep 95.5", begun)?;
+    site.reaches("dev", &["true"])?;
+
+    let session = site.starts(&["sleep", "96.5"])?;
+    let begun = Instant::now();
+    let cut = own.cut(far)?;
+    lost(session, begun)?;
+    gone("sleep 96.5", begun)?;
+    drop(cut);
+    site.reaches("dev", &["true"])
 }
 
 fn a_pod_that_is_deleted_ends_its_sessions_and_says_why(site: &Site) -> Result<()> {

@@ -8,7 +8,7 @@ use super::super::process::Held;
 use super::super::{Exit, Input, Process, Size, StartError};
 use super::api::tasks::{Any, ExecProcessRequest};
 use super::api::{Api, Name};
-use super::fifos::Fifos;
+use super::fifos::{Fifos, Outputs};
 use super::find::Found;
 use super::members::{Leader, Which, others};
 use super::reaper::Left;
@@ -53,6 +53,10 @@ pub(crate) struct Exec {
     /// Waits for its end, and passes on sizes and signals.
     tasks: JoinSet<()>,
     fifos: Option<Fifos>,
+    /// Our ends of its outputs until it has started, and something reads them.
+    outputs: Option<Outputs>,
+    /// containerd has said that it knows it.
+    announced: bool,
 }
 
 /// Ends the stdin of a process.
@@ -76,7 +80,7 @@ pub(super) async fn start(
     let (signals, signalled) = mpsc::channel(SIGNALS);
     let terminal = size.is_some();
     let request = request(&name, &fifos, &process, terminal)?;
-    let outputs = (Fifos::reader(&fifos.output())?, Fifos::reader(&fifos.errors())?);
+    let outputs = Outputs::open(&fifos)?;
     let mut exec = Exec {
         containerd: containerd.clone(),
         found,
@@ -88,9 +92,12 @@ pub(super) async fn start(
         signals,
         tasks: JoinSet::new(),
         fifos: Some(fifos),
+        outputs: Some(outputs),
+        announced: false,
     };
     let api = shared.api.clone();
     api.exec(request).await?;
+    exec.announced = true;
     exec.tasks.spawn({
         let (api, name) = (api.clone(), exec.name.clone());
         async move {
@@ -105,11 +112,12 @@ pub(super) async fn start(
     };
     let passing = exec.others(Which::Group);
     exec.tasks.spawn(pass_on(api.clone(), exec.name.clone(), passing, sizes, signalled));
+    let Outputs { output, errors } = exec.outputs.take().ok_or(StartError::Gone)?;
     let closer = (!terminal).then(|| Closer { api, name: exec.name.clone() });
     Ok(Process {
         input: Some(Input::of(pipe, closer)),
-        output: Some(outputs.0),
-        errors: (!terminal).then_some(outputs.1),
+        output: Some(output),
+        errors: (!terminal).then_some(errors),
         held: Held::Container(Box::new(exec)),
     })
 }
@@ -279,7 +287,8 @@ impl Exec {
 impl Drop for Exec {
     fn drop(&mut self) {
         let Some(fifos) = self.fifos.take() else { return };
-        let left = Left { name: self.name.clone(), fifos };
+        let (outputs, announced) = (self.outputs.take(), self.announced);
+        let left = Left { name: self.name.clone(), fifos, outputs, announced };
         if self.containerd.0.left.try_send(left).is_err() {
             tracing::debug!("a process is left to the next agent");
         }
@@ -332,9 +341,9 @@ impl Others {
 /// Runs something short, whose output is nobody's.
 async fn quietly(containerd: &Containerd, found: &Found, process: &Value) -> Result<(), StartError> {
     let (name, fifos) = Fifos::make(&containerd.0.places.fifos, &found.id)?;
+    let outputs = Outputs::open(&fifos)?;
     let run = async {
         let api = &containerd.0.api;
-        let _outputs = (Fifos::reader(&fifos.output())?, Fifos::reader(&fifos.errors())?);
         api.exec(request(&name, &fifos, process, false)?).await?;
         api.start(&name).await?;
         api.wait(&name).await?;
@@ -342,7 +351,8 @@ async fn quietly(containerd: &Containerd, found: &Found, process: &Value) -> Res
     };
     let ran = timeout(SIGNALLED_WITHIN, run).await;
     // What is left of it is the reaper's, as of any other.
-    drop(containerd.0.left.try_send(Left { name, fifos }));
+    let left = Left { name, fifos, outputs: Some(outputs), announced: false };
+    drop(containerd.0.left.try_send(left));
     ran.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 

@@ -22,7 +22,7 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
 use tokio::net::UnixListener;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{Code, Request, Response, Status};
@@ -73,11 +73,15 @@ struct Inner {
     sizes: Vec<(u32, u32)>,
     /// How the last process was to be started.
     last: Value,
+    /// Starts that are under way.
+    begun: JoinSet<()>,
 }
 
 struct Exec {
     request: ExecProcessRequest,
     stdin: Option<File>,
+    /// It is being started, whoever waits for that: nothing else is done with it meanwhile.
+    starting: bool,
     pid: Option<i32>,
     exit: watch::Sender<Option<u32>>,
 }
@@ -124,10 +128,16 @@ impl Fake {
         }
     }
 
-    /// Whether nothing is left of what was started.
+    /// What is left of what was started: directories, and processes that are known.
+    pub(crate) fn left(&self) -> Vec<String> {
+        let directories = std::fs::read_dir(self.places().fifos).unwrap();
+        let mut left: Vec<_> = directories.map(|entry| entry.unwrap().path().display().to_string()).collect();
+        left.extend(self.state.lock().unwrap().execs.keys().cloned());
+        left
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
-        let files = std::fs::read_dir(self.places().fifos).unwrap().count();
-        files == 0 && self.state.lock().unwrap().execs.is_empty()
+        self.left().is_empty()
     }
 
     pub(crate) fn sizes(&self) -> Vec<(u32, u32)> {
@@ -187,49 +197,24 @@ impl Tasks for Service {
         let mut state = self.state.lock().unwrap();
         let id = request.exec_id.clone();
         state.last = serde_json::from_slice(&request.spec.as_ref().unwrap().value).unwrap();
-        let exec = Exec { request, stdin: None, pid: None, exit: watch::channel(None).0 };
+        let exec = Exec { request, stdin: None, starting: false, pid: None, exit: watch::channel(None).0 };
         assert!(state.execs.insert(id, exec).is_none());
         Ok(Response::new(Empty {}))
     }
 
     async fn start(&self, request: Request<StartRequest>) -> Result<Response<StartResponse>, Status> {
         let id = check(request)?.exec_id;
-        let request = self.state.lock().unwrap().execs.get(&id).ok_or_else(not_found)?.request.clone();
-        let spec: Value = serde_json::from_slice(&request.spec.as_ref().unwrap().value).unwrap();
-        let words: Vec<String> = serde_json::from_value(spec["args"].clone()).unwrap();
-        let there = ["/bin", "/usr/bin"].iter().any(|place| Path::new(place).join(&words[0]).is_file());
-        if !there {
-            let said = format!(
-                "OCI runtime exec failed: exec: \"{}\": executable file not found in $PATH",
-                words[0]
-            );
-            return Err(Status::unknown(said));
-        }
-        let (stdin, stdio) = tokio::task::spawn_blocking(move || open(&request)).await.unwrap();
-        let mut command = tokio::process::Command::new("setsid");
-        command.args(&words).env_clear().current_dir(spec["cwd"].as_str().unwrap());
-        for pair in spec["env"].as_array().unwrap() {
-            let (name, value) = pair.as_str().unwrap().split_once('=').unwrap();
-            command.env(name, value);
-        }
-        let [input, output, errors] = stdio;
-        let mut child = command.stdin(input).stdout(output).stderr(errors).spawn().unwrap();
-        let pid = child.id().unwrap();
-        let mut state = self.state.lock().unwrap();
-        let exec = state.execs.get_mut(&id).unwrap();
-        exec.stdin = Some(stdin);
-        exec.pid = Some(pid.try_into().unwrap());
-        let exit = exec.exit.clone();
-        // Ends with the child, which every test ends.
-        std::thread::spawn({
-            let runtime = tokio::runtime::Handle::current();
-            move || {
-                let status = runtime.block_on(child.wait()).unwrap();
-                let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap());
-                exit.send_replace(Some(code.try_into().unwrap()));
-            }
-        });
-        Ok(Response::new(StartResponse { pid }))
+        let request = {
+            let mut state = self.state.lock().unwrap();
+            let exec = state.execs.get_mut(&id).ok_or_else(not_found)?;
+            exec.starting = there(&exec.request);
+            exec.request.clone()
+        };
+        // A caller that does not wait any more changes nothing.
+        let (tell, told) = oneshot::channel();
+        let begun = begin(Arc::clone(&self.state), id, request);
+        self.state.lock().unwrap().begun.spawn(async move { drop(tell.send(begun.await)) });
+        told.await.unwrap()
     }
 
     async fn wait(&self, request: Request<WaitRequest>) -> Result<Response<WaitResponse>, Status> {
@@ -274,12 +259,63 @@ impl Tasks for Service {
         let id = check(request)?.exec_id;
         let mut state = self.state.lock().unwrap();
         let exec = state.execs.get(&id).ok_or_else(not_found)?;
-        if exec.pid.is_some() && exec.exit.borrow().is_none() {
+        if exec.starting || exec.pid.is_some() && exec.exit.borrow().is_none() {
             return Err(Status::new(Code::FailedPrecondition, "it runs"));
         }
         state.execs.remove(&id);
         Ok(Response::new(DeleteResponse { exit_status: 0 }))
     }
+}
+
+/// Starts a process that was announced.
+async fn begin(
+    state: Arc<Mutex<Inner>>,
+    id: String,
+    request: ExecProcessRequest,
+) -> Result<Response<StartResponse>, Status> {
+    let spec: Value = serde_json::from_slice(&request.spec.as_ref().unwrap().value).unwrap();
+    let words = words(&request);
+    if !there(&request) {
+        let said =
+            format!("OCI runtime exec failed: exec: \"{}\": executable file not found in $PATH", words[0]);
+        return Err(Status::unknown(said));
+    }
+    let (stdin, stdio) = tokio::task::spawn_blocking(move || open(&request)).await.unwrap();
+    let mut command = tokio::process::Command::new("setsid");
+    command.args(&words).env_clear().current_dir(spec["cwd"].as_str().unwrap());
+    for pair in spec["env"].as_array().unwrap() {
+        let (name, value) = pair.as_str().unwrap().split_once('=').unwrap();
+        command.env(name, value);
+    }
+    let [input, output, errors] = stdio;
+    let mut child = command.stdin(input).stdout(output).stderr(errors).spawn().unwrap();
+    let pid = child.id().unwrap();
+    let mut state = state.lock().unwrap();
+    let exec = state.execs.get_mut(&id).unwrap();
+    exec.stdin = Some(stdin);
+    exec.starting = false;
+    exec.pid = Some(pid.try_into().unwrap());
+    let exit = exec.exit.clone();
+    // Ends with the child, which every test ends.
+    std::thread::spawn({
+        let runtime = tokio::runtime::Handle::current();
+        move || {
+            let status = runtime.block_on(child.wait()).unwrap();
+            let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap());
+            exit.send_replace(Some(code.try_into().unwrap()));
+        }
+    });
+    Ok(Response::new(StartResponse { pid }))
+}
+
+fn words(request: &ExecProcessRequest) -> Vec<String> {
+    let spec: Value = serde_json::from_slice(&request.spec.as_ref().unwrap().value).unwrap();
+    serde_json::from_value(spec["args"].clone()).unwrap()
+}
+
+fn there(request: &ExecProcessRequest) -> bool {
+    let program = &words(request)[0];
+    ["/bin", "/usr/bin"].iter().any(|place| Path::new(place).join(program).is_file())
 }
 
 /// Its stdin as we keep it open, and the three as the process has them.

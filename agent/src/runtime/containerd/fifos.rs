@@ -23,6 +23,22 @@ const OPENED_WITHIN: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Fifos(PathBuf);
 
+/// Our ends of what a process says.
+#[derive(Debug)]
+pub(super) struct Outputs {
+    pub(super) output: Receiver,
+    pub(super) errors: Receiver,
+}
+
+impl Outputs {
+    /// To be opened before the start, which waits for that, and read only after it: until the other end is open, it
+    /// seems to have ended.
+    pub(super) fn open(fifos: &Fifos) -> io::Result<Outputs> {
+        let open = |path: &Path| OpenOptions::new().open_receiver(path);
+        Ok(Outputs { output: open(&fifos.output())?, errors: open(&fifos.errors())? })
+    }
+}
+
 impl Fifos {
     /// Makes it, for a new process in this container.
     pub(super) fn make(directory: &Path, container: &str) -> io::Result<(Name, Fifos)> {
@@ -65,12 +81,6 @@ impl Fifos {
 
     pub(super) fn errors(&self) -> PathBuf {
         self.0.join("err")
-    }
-
-    /// Opens one to read. It has to be open before the start, which waits for that, and read only after it: until the
-    /// other end is open, it seems to have ended.
-    pub(super) fn reader(path: &Path) -> io::Result<Receiver> {
-        OpenOptions::new().open_receiver(path)
     }
 
     /// Opens the process's stdin, once it was started.

@@ -3,7 +3,7 @@
 
 use super::Places;
 use super::api::{Api, Name};
-use super::fifos::Fifos;
+use super::fifos::{Fifos, Outputs};
 use rustix::process::Signal;
 use std::io;
 use std::time::Duration;
@@ -23,6 +23,10 @@ const TRY_AGAIN_AFTER: Duration = Duration::from_secs(2);
 pub(super) struct Left {
     pub(super) name: Name,
     pub(super) fifos: Fifos,
+    /// Of one that may only just be being started: containerd waits for whoever reads, and for nothing that is gone.
+    pub(super) outputs: Option<Outputs>,
+    /// Whether containerd has said that it knows it.
+    pub(super) announced: bool,
 }
 
 /// Runs beside whatever starts processes.
@@ -43,7 +47,7 @@ impl Reaper {
         let left = Fifos::left(&places.fifos)?;
         let count = left.len();
         for (name, fifos) in left {
-            self.take(Left { name, fifos });
+            self.take(Left { name, fifos, outputs: None, announced: true });
         }
         Ok(count)
     }
@@ -79,7 +83,7 @@ impl Reaper {
 }
 
 async fn reap(api: &Api, left: Left) {
-    let Left { name, fifos } = left;
+    let Left { name, fifos, outputs: _outputs, announced } = left;
     if name.container.is_empty() {
         return fifos.remove();
     }
@@ -89,14 +93,17 @@ async fn reap(api: &Api, left: Left) {
         }
         match api.delete(&name).await {
             Ok(()) => return fifos.remove(),
-            Err(status) if status.code() == Code::NotFound => return fifos.remove(),
-            // It has not ended.
+            // What was being announced when nobody wanted it any more may be known a moment later.
+            Err(status) if status.code() == Code::NotFound && (announced || attempt > 0) => {
+                return fifos.remove();
+            }
             Err(_) => {}
         }
-        if let Err(status) = api.kill(&name, Signal::KILL.as_raw()).await {
-            tracing::debug!(%status, "a process that is left was not killed");
+        // It has not ended, or is only just being started, and then cannot be killed yet.
+        let killed = api.kill(&name, Signal::KILL.as_raw()).await.is_ok();
+        if killed && timeout(ENDS_WITHIN, api.wait(&name)).await.is_ok() && api.delete(&name).await.is_ok() {
+            return fifos.remove();
         }
-        drop(timeout(ENDS_WITHIN, api.wait(&name)).await);
     }
     tracing::warn!(container = %name.container, exec = %name.exec, "a process cannot be ended");
 }
