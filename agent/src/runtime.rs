@@ -12,6 +12,7 @@ mod process;
 mod pty;
 mod shell;
 mod spawn;
+mod user;
 
 pub use dial::{Dialled, To};
 pub use leader::Exit;
@@ -19,6 +20,7 @@ pub(crate) use process::waiting;
 pub use process::{Input, Process, StartError};
 pub use pty::{Size, Terminal};
 pub use spawn::Spawner;
+pub use user::User;
 
 use containerd::{Containerd, Containers};
 use skpr_proto::{Label, PodUid};
@@ -76,6 +78,7 @@ pub enum Command {
 #[derive(Clone, Debug)]
 pub struct Start {
     pub command: Command,
+    pub user: User,
     /// In addition to those of the instance.
     pub variables: Vec<(String, String)>,
     pub terminal: Option<Terminal>,

@@ -8,7 +8,7 @@ mod sessions;
 pub(crate) use environments::{Delete, Deploy, Events, Info, Releases, Rollback, Scale, Target, Waiting};
 pub(crate) use metrics::Metrics;
 pub(crate) use project::{Config, ConfigVerb, Validate};
-pub(crate) use sessions::{Exec, Forward, Place, Shell, SshConfig, SshProxy};
+pub(crate) use sessions::{AsUser, Exec, Forward, Place, Shell, SshConfig, SshProxy};
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;

@@ -163,6 +163,24 @@ fn stock_openssh_leads_to_the_instance_and_never_asks() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn instances_of_this_machine_run_as_one_user_whoever_is_asked_for() -> Result<()> {
+    let machine = Machine::ready()?;
+    let user = &machine.user;
+    let ssh = Ssh::install(user)?;
+    let own = exec(user, &["id", "-u"])?.success()?.stdout;
+    let named = user.skpr(&["exec", "dev", "--user", own.trim(), "--", "id", "-u"])?.success()?;
+    assert_eq!(named.stdout, own);
+    assert_eq!(text(&ssh.run(&[], &["id -u"])?.stdout), own);
+    assert_eq!(text(&ssh.run(&["-l", own.trim()], &["id -u"])?.stdout), own);
+    let refused = user.skpr(&["exec", "dev", "--user", "no-such-user", "--", "id"])?.exit(126)?;
+    assert!(refused.stderr.contains("nothing in them as `no-such-user`"), "{}", refused.stderr);
+    let refused = ssh.run(&["-l", "4242:4242"], &["id"])?;
+    assert!(text(&refused.stderr).contains("nothing in them as `4242:4242`"), "{}", text(&refused.stderr));
+    assert_eq!((refused.status.code(), text(&refused.stdout)), (Some(126), String::new()));
+    Ok(())
+}
+
 /// Cases 33 and 34 through the whole path.
 #[test]
 fn of_eight_sessions_of_one_ssh_one_that_reads_nothing_stops_none() -> Result<()> {

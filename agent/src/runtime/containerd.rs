@@ -5,7 +5,7 @@
 //! * Each process that was asked for is [left](Left) to the [`Reaper`] at its end, and to the next agent's if there is none.
 //!
 //! It needs containerd's socket, a directory with the same path on the node and here, and for what the image has no program
-//! for (the choice of a shell, files, connections) the node's `/proc` and the right to go where its processes are.
+//! for (the choice of a shell, users, files, connections) the node's `/proc` and the right to go where its processes are.
 
 mod api;
 mod dial;
@@ -21,7 +21,8 @@ mod worker;
 pub(super) use exec::{Closer, Exec};
 pub(crate) use reaper::Reaper;
 
-use super::{Command, Dialled, Process, Start, StartError, To};
+use super::user::Account;
+use super::{Command, Dialled, Process, Start, StartError, To, User};
 use api::{Api, Name};
 use find::{Found, find};
 use reaper::Left;
@@ -94,12 +95,20 @@ impl Containerd {
 impl Containers {
     pub(super) async fn start(&self, pod: &PodUid, start: Start) -> Result<Process, StartError> {
         let found = self.find(pod).await?;
+        let user = self.containerd.account(&found, start.user.clone()).await?;
+        if user.is_some() && start.command == Command::Files {
+            return Err(StartError::NoFilesAs(start.user));
+        }
         if start.command == Command::Files {
             return worker::files(&self.containerd, &found).await;
         }
-        let words = self.words(&found, start.command).await?;
-        let asked =
-            spec::Asked { words: &words, variables: &start.variables, terminal: start.terminal.as_ref() };
+        let words = self.words(&found, user.as_ref(), start.command).await?;
+        let asked = spec::Asked {
+            words: &words,
+            variables: &start.variables,
+            terminal: start.terminal.as_ref(),
+            user: user.as_ref(),
+        };
         let process = spec::process(&found.process, &asked)?;
         exec::start(&self.containerd, found, process, start.terminal.map(|terminal| terminal.size)).await
     }
@@ -139,12 +148,17 @@ impl Containers {
     }
 
     /// What is run. Whether a program is there, the runtime finds out.
-    async fn words(&self, found: &Found, command: Command) -> Result<Vec<String>, StartError> {
+    async fn words(
+        &self,
+        found: &Found,
+        user: Option<&Account>,
+        command: Command,
+    ) -> Result<Vec<String>, StartError> {
+        let uid = user.map_or_else(|| spec::uid(&found.process), |user| user.uid);
+        let shell = self.containerd.shell_of(found, uid);
         match command {
-            Command::Shell => Ok(vec![self.containerd.shell(found).await?]),
-            Command::Line(line) => {
-                Ok(vec![self.containerd.shell(found).await?, "-c".to_owned(), text(line)?])
-            }
+            Command::Shell => Ok(vec![shell.await?]),
+            Command::Line(line) => Ok(vec![shell.await?, "-c".to_owned(), text(line)?]),
             Command::Program(words) => words.into_iter().map(text).collect(),
             // A worker of ours serves them.
             Command::Files => Err(StartError::NoFiles),
@@ -154,25 +168,63 @@ impl Containers {
 }
 
 impl Containerd {
-    /// The shell of a container.
+    /// The shell of a container's own user.
     async fn shell(&self, found: &Found) -> Result<String, StartError> {
-        let (proc, pid) = (self.0.places.proc.clone(), found.pid);
-        let (uid, path) = (spec::uid(&found.process), spec::variable(&found.process, "PATH"));
-        let look = tokio::task::spawn_blocking(move || {
-            let root = Root::of(&proc, pid)?;
-            io::Result::Ok((root.shell(uid, path.as_deref()), root))
-        });
-        let shell = match timeout(LOOK_WITHIN, look).await {
-            // The number may have become another's before it was looked at: then the container does not have it any more.
-            Ok(Ok(Ok((shell, _root)))) if self.0.api.runs(&found.id).await? == Some(pid) => shell,
-            Ok(Ok(Ok(_))) => return Err(StartError::Gone),
-            unseen => {
-                tracing::debug!(?unseen, "the files of a container are not to be seen");
-                // What nearly every image has that has a shell.
-                Some(PathBuf::from("/bin/sh"))
-            }
-        };
+        self.shell_of(found, spec::uid(&found.process)).await
+    }
+
+    async fn shell_of(&self, found: &Found, uid: u32) -> Result<String, StartError> {
+        let path = spec::variable(&found.process, "PATH");
+        // What nearly every image has that has a shell.
+        let shell = self.look(found, move |root| root.shell(uid, path.as_deref())).await?;
+        let shell = shell.unwrap_or_else(|| Some(PathBuf::from("/bin/sh")));
         shell.map(|shell| shell.to_string_lossy().into_owned()).ok_or(StartError::NoShell)
+    }
+
+    /// Who that is, if it is another than whom the container runs as and may be.
+    async fn account(&self, found: &Found, asked: User) -> Result<Option<Account>, StartError> {
+        let (uid, gid) = (spec::uid(&found.process), spec::gid(&found.process));
+        if asked == User::Own {
+            return Ok(None);
+        }
+        let seen = self.look(found, Root::users).await?;
+        let (passwd, group) = match (seen, &asked) {
+            (Some(seen), _) => seen,
+            (None, User::Named(_)) => {
+                return Err(StartError::Failed(io::Error::other("its users are not to be seen")));
+            }
+            (None, User::Own | User::Numbered { .. }) => Default::default(),
+        };
+        if asked.is(uid, gid, &passwd) {
+            return Ok(None);
+        }
+        if !spec::may_change_user(&found.process) {
+            return Err(StartError::NotAs { own: uid, asked });
+        }
+        Account::find(&asked, &passwd, &group).map(Some).ok_or(StartError::NoUser(asked))
+    }
+
+    /// What is to be seen of a container's files; none where they are not to be seen.
+    async fn look<T: Send + 'static>(
+        &self,
+        found: &Found,
+        look: impl FnOnce(&Root) -> T + Send + 'static,
+    ) -> Result<Option<T>, StartError> {
+        let (proc, pid) = (self.0.places.proc.clone(), found.pid);
+        let looking = tokio::task::spawn_blocking(move || {
+            let root = Root::of(&proc, pid)?;
+            io::Result::Ok((look(&root), root))
+        });
+        let looked = timeout(LOOK_WITHIN, looking).await.map_err(io::Error::from);
+        match looked.and_then(|looked| looked.map_err(io::Error::other).flatten()) {
+            // The number may have become another's before it was looked at: then the container does not have it any more.
+            Ok((seen, _root)) if self.0.api.runs(&found.id).await? == Some(pid) => Ok(Some(seen)),
+            Ok(_) => Err(StartError::Gone),
+            Err(error) => {
+                tracing::debug!(%error, "the files of a container are not to be seen");
+                Ok(None)
+            }
+        }
     }
 }
 

@@ -3,11 +3,11 @@
 use super::containerd::{Closer, Exec};
 use super::leader::Leader;
 use super::shell::Place;
-use super::{Exit, Instance, Size, Spawner, Start, pty, shell};
+use super::{Exit, Instance, Size, Spawner, Start, User, pty, shell, user};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::ioctl_fionread;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::Signal;
+use rustix::process::{Signal, getgid, getuid};
 use rustix::termios::tcgetpgrp;
 use skpr_proto::Label;
 use std::ffi::OsString;
@@ -81,6 +81,14 @@ pub enum StartError {
     Empty,
     #[error("files are not served here")]
     NoFiles,
+    #[error("files are served as the instance's own user alone, and not as `{0}`")]
+    NoFilesAs(User),
+    #[error("instances run as `{own}` here, and nothing in them as `{asked}`")]
+    OneUser { own: String, asked: User },
+    #[error("this container runs as {own} and may not become `{asked}`")]
+    NotAs { own: u32, asked: User },
+    #[error("there is no user `{0}` here")]
+    NoUser(User),
     #[error("the command is longer than what can be passed to a program")]
     TooLong,
     #[error("there is no program `{0}`")]
@@ -102,7 +110,12 @@ impl StartError {
     pub fn exit_code(&self) -> u8 {
         match self {
             StartError::NotFound(_) | StartError::NoShell | StartError::NoFiles => 127,
-            StartError::NotRunnable(_) | StartError::TooLong => 126,
+            StartError::NotRunnable(_)
+            | StartError::TooLong
+            | StartError::NoFilesAs(_)
+            | StartError::OneUser { .. }
+            | StartError::NotAs { .. }
+            | StartError::NoUser(_) => 126,
             StartError::Gone
             | StartError::Empty
             | StartError::Denied(_)
@@ -120,6 +133,12 @@ impl StartError {
             }
             StartError::Gone => Some("a deploy may have replaced it: try again"),
             StartError::TooLong => Some("pass what is long on stdin"),
+            StartError::NoUser(_) => {
+                Some("a number need not stand in /etc/passwd, such as 1000 or 1000:1000")
+            }
+            StartError::NoFilesAs(_) | StartError::OneUser { .. } | StartError::NotAs { .. } => {
+                Some("leave the user out, or say `skpr`, for the instance's own")
+            }
             StartError::Empty
             | StartError::NoFiles
             | StartError::NotFound(_)
@@ -140,8 +159,11 @@ pub(super) async fn start(
     let named = |name: &str| instance.variables.iter().find(|(variable, _)| variable == name);
     let path: OsString = named("PATH").map(|(_, value)| value.clone()).unwrap_or_default();
     let (directory, files, command) = (instance.directory.clone(), instance.files.clone(), start.command);
-    let look =
-        move || shell::words(command, &Place { directory: &directory, path: &path, files: files.as_deref() });
+    let asked = start.user;
+    let look = move || {
+        only_own(asked)?;
+        shell::words(command, &Place { directory: &directory, path: &path, files: files.as_deref() })
+    };
     let words = tokio::task::spawn_blocking(look).await;
     let words = words.map_err(io::Error::other)??;
 
@@ -173,6 +195,16 @@ pub(super) async fn start(
             Ok(pipes.process(spawner.spawn(command).await?)?)
         }
     }
+}
+
+/// Processes of this machine are started as whom we are.
+fn only_own(asked: User) -> Result<(), StartError> {
+    let (uid, gid) = (getuid().as_raw(), getgid().as_raw());
+    let passwd = || std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    if asked == User::Own || asked.is(uid, gid, &passwd()) {
+        return Ok(());
+    }
+    Err(StartError::OneUser { own: user::name_of(uid, &passwd()), asked })
 }
 
 /// Our ends of what a child reads and writes.

@@ -6,6 +6,8 @@ use super::program::{self, Settings};
 use crate::runtime::containerd::fake::{Fake, pod};
 use russh::keys::PrivateKey;
 use russh::keys::ssh_key::private::Ed25519Keypair;
+use serde_json::json;
+use skpr_proto::ssh::OWN_USER;
 use skpr_proto::v1;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt as _;
@@ -86,10 +88,14 @@ impl Pod {
     }
 
     fn ssh(&self, words: &[&str]) -> Command {
+        self.ssh_as(OWN_USER, words)
+    }
+
+    fn ssh_as(&self, user: &str, words: &[&str]) -> Command {
         let mut ssh = Command::new("ssh");
         let known = format!("UserKnownHostsFile={}", self.fake.directory.path().join("known").display());
         ssh.args(["-F", "none", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes", "-o", &known]);
-        ssh.args(["-p", &self.port.to_string(), "127.0.0.1"]).args(words);
+        ssh.args(["-p", &self.port.to_string(), &format!("{user}@127.0.0.1")]).args(words);
         ssh.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         ssh
     }
@@ -147,6 +153,30 @@ async fn a_pod_of_the_system_is_not_entered_whatever_the_aggregator_says() {
         assert!(done.status.code() == Some(255) && heard.contains(said), "{said}: {heard}");
         pod.is_empty().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_user_of_ssh_is_the_user_of_what_it_runs() {
+    let pod = Pod::start(Fake::with_process(|process| {
+        let both = json!(["CAP_SETGID", "CAP_SETUID"]);
+        process["capabilities"] = json!({"effective": both, "bounding": both});
+    }))
+    .await;
+    for (user, expected) in [
+        (OWN_USER, json!({"uid": 0, "gid": 0})),
+        ("0", json!({"uid": 0, "gid": 0})),
+        ("12345", json!({"uid": 12345, "gid": 12345, "additionalGids": []})),
+        ("12345:7", json!({"uid": 12345, "gid": 7, "additionalGids": []})),
+    ] {
+        let done = timeout(PATIENCE, pod.ssh_as(user, &["true"]).output()).await.unwrap().unwrap();
+        assert_eq!(done.status.code(), Some(0), "{user}: {}", String::from_utf8_lossy(&done.stderr));
+        assert_eq!(pod.fake.last()["user"], expected, "{user}");
+    }
+    let missing = pod.ssh_as("no-such-user", &["true"]).output().await.unwrap();
+    let heard = String::from_utf8_lossy(&missing.stderr).into_owned();
+    assert!(heard.contains("there is no user `no-such-user` here") && heard.contains("hint: "), "{heard}");
+    assert_eq!(missing.status.code(), Some(126));
+    pod.is_empty().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

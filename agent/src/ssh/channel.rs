@@ -12,13 +12,13 @@ use super::signals::to_tell;
 use super::spill::{self, Drain, Filler};
 use super::taken::Taken;
 use super::{CHANNELS, FORWARDS, Session};
-use crate::runtime::{Exit, Input, Process, Size, Start, StartError};
+use crate::runtime::{Exit, Input, Process, Size, Start, StartError, User};
 use request::{Asked, Event};
 use russh::server::{Handle, Msg};
 use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
 use skpr_proto::ssh;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +33,7 @@ const END_OF_TYPING: [u8; 1] = [4];
 /// What the channels of one connection share.
 pub(super) struct Channels {
     session: Session,
+    user: OnceLock<User>,
     places: Arc<Semaphore>,
     forwards: Arc<Semaphore>,
     over: CancellationToken,
@@ -51,6 +52,7 @@ impl Channels {
     pub(super) fn new(session: Session) -> Channels {
         Channels {
             session,
+            user: OnceLock::new(),
             places: Arc::new(Semaphore::new(CHANNELS)),
             forwards: Arc::new(Semaphore::new(FORWARDS)),
             over: CancellationToken::new(),
@@ -71,6 +73,15 @@ impl Channels {
 
     pub(super) fn session(&self) -> &Session {
         &self.session
+    }
+
+    /// As whom its processes run. No channel is there before, and nobody logs in twice.
+    pub(super) fn log_in(&self, user: User) {
+        drop(self.user.set(user));
+    }
+
+    fn user(&self) -> User {
+        self.user.get().cloned().unwrap_or(User::Own)
     }
 
     /// The connection is over.
@@ -173,7 +184,7 @@ impl Serving<'_> {
             match asked.take(message.ok_or(Interrupted::Gone)?) {
                 Event::Run(command) => {
                     self.tell_taken = asked.tell_taken;
-                    return Ok(asked.start(command));
+                    return Ok(asked.start(command, self.channels.user()));
                 }
                 Event::Data(bytes) => {
                     self.filler.push(bytes).await.map_err(|full| Interrupted::Full(full.to_string()))?;

@@ -3,7 +3,7 @@
 
 use super::channel::{Channels, Ready, SFTP};
 use super::forward::Forward;
-use crate::runtime::To;
+use crate::runtime::{To, User};
 use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, Session};
 use russh::{Channel, ChannelId, ChannelOpenFailure, Pty, Sig};
 use skpr_proto::ssh;
@@ -67,7 +67,8 @@ impl Connection {
 impl Handler for Connection {
     type Error = russh::Error;
 
-    async fn auth_none(&mut self, _: &str) -> Result<Auth, russh::Error> {
+    async fn auth_none(&mut self, user: &str) -> Result<Auth, russh::Error> {
+        self.channels.log_in(User::parse(user));
         Ok(Auth::Accept)
     }
 

@@ -98,7 +98,11 @@ impl Server {
         let known = self.directory.path().join("known");
         ssh.args(["-F", "none", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes"]);
         ssh.arg("-o").arg(format!("UserKnownHostsFile={}", known.display()));
-        ssh.args(["-p", &self.port.to_string()]).args(options).arg("127.0.0.1").args(command);
+        ssh.args(["-p", &self.port.to_string()])
+            .args(options)
+            .args(["-o", "User=skpr"])
+            .arg("127.0.0.1")
+            .args(command);
         ssh.stdin(Stdio::null());
         ssh
     }

@@ -2,12 +2,14 @@
 
 use super::Target;
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use std::ffi::OsString;
 
 pub(super) const SHELL_EXAMPLES: &str = "\
 Examples:
   skpr shell dev                          a shell in the newest instance of dev
   skpr shell prod --instance shop-prod-r7-1
+  skpr shell dev --user root              as another user than the instance's own, on Kubernetes
 ";
 
 pub(super) const EXEC_EXAMPLES: &str = "\
@@ -16,6 +18,7 @@ Examples:
   skpr exec dev -- sh -c 'echo $HOSTNAME' for what a shell is to read
   skpr exec dev -- mysqldump db > db.sql  no terminal, so every byte is as it was
   skpr exec dev -- sh -c 'cat > /tmp/x' < x
+  skpr exec dev --user 1000:1000 -- id    as this user and group
 ";
 
 pub(super) const EXEC_AFTER: &str = "\
@@ -46,16 +49,28 @@ pub(crate) struct Place {
     pub instance: Option<String>,
 }
 
+/// As whom something runs there.
+#[derive(Debug, Args)]
+pub(crate) struct AsUser {
+    /// As this user: a name, UID or UID:GID [default: the instance's own]
+    #[arg(long, value_name = "USER", value_parser = NonEmptyStringValueParser::new())]
+    pub user: Option<String>,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Shell {
     #[command(flatten)]
     pub place: Place,
+    #[command(flatten)]
+    pub as_user: AsUser,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Exec {
     #[command(flatten)]
     pub place: Place,
+    #[command(flatten)]
+    pub as_user: AsUser,
     /// With a terminal, also where ours is none
     #[arg(short = 't', long, conflicts_with = "no_terminal")]
     pub terminal: bool,

@@ -1,7 +1,7 @@
 //! `skpr shell` and `skpr exec`: what is run ends this program with its own exit code.
 
 use super::call::suggest;
-use crate::args::{Exec, Place, Shell};
+use crate::args::{AsUser, Exec, Place, Shell};
 use crate::client::Access;
 use crate::error::Error;
 use crate::interrupt;
@@ -20,7 +20,7 @@ const BY_SIGNAL: u8 = 128;
 
 pub(super) async fn shell(verb: Shell, settings: &Settings, output: &Output) -> Result<(), Error> {
     let terminal = stdin_is_terminal() && stdout_is_terminal();
-    let asked = Asked { place: verb.place, command: None, terminal, banner: true };
+    let asked = Asked { place: verb.place, as_user: verb.as_user, command: None, terminal, banner: true };
     asked.run(settings, output).await
 }
 
@@ -29,12 +29,14 @@ pub(super) async fn exec(verb: Exec, settings: &Settings, output: &Output) -> Re
     let terminal = !verb.no_terminal && (verb.terminal || both);
     // A script that keeps stderr wants that of the program alone.
     let banner = output.error_terminal;
-    let asked = Asked { place: verb.place, command: Some(verb.command), terminal, banner };
+    let asked =
+        Asked { place: verb.place, as_user: verb.as_user, command: Some(verb.command), terminal, banner };
     asked.run(settings, output).await
 }
 
 struct Asked {
     place: Place,
+    as_user: AsUser,
     command: Option<Vec<OsString>>,
     terminal: bool,
     banner: bool,
@@ -54,7 +56,7 @@ impl Asked {
             interrupt::exit_on_terminate()?;
         }
         let host_key = session.opened.host_key;
-        let what = Run { command: self.command, terminal: self.terminal, host_key };
+        let what = Run { command: self.command, user: self.as_user.user, terminal: self.terminal, host_key };
         match converse(session.relay, what).await {
             Ok(Outcome::Code(0)) => Ok(()),
             Ok(Outcome::Code(code)) => Err(Error::Exit(u8::try_from(code & 0xff).unwrap_or(BROKEN))),

@@ -7,6 +7,7 @@ use crate::output::Output;
 use crate::session::SUFFIX;
 use crate::settings::Settings;
 use anyhow::Context as _;
+use skpr_proto::ssh::OWN_USER;
 use skpr_proto::{ErrorKind, Failure, Label};
 use std::path::{Path, PathBuf};
 
@@ -52,6 +53,7 @@ fn config(project: &Label, program: &Path, cluster: &str, known_hosts: &Path) ->
     Ok(format!(
         "# The environments of `{project}`, through skpr. Needs OpenSSH 8.4 or later.\n\
          Host *.{project}.{SUFFIX}\n\
+         \x20   User {OWN_USER}\n\
          \x20   ProxyCommand {program} --cluster {cluster} ssh-proxy %h\n\
          \x20   UserKnownHostsFile {known_hosts}\n\
          \x20   GlobalKnownHostsFile /dev/null\n\
@@ -101,6 +103,8 @@ mod tests {
             config(&project, Path::new("/opt/50% off/skpr"), "127.0.0.1:7443", Path::new("/home/me/known"));
         let text = text.unwrap();
         assert!(text.contains("Host *.shop.skpr\n"), "{text}");
+        // Else `ssh` would ask for a user of the name that its own has.
+        assert!(text.contains("    User skpr\n"), "{text}");
         assert!(
             text.contains("ProxyCommand '/opt/50%% off/skpr' --cluster 127.0.0.1:7443 ssh-proxy %h\n"),
             "{text}"

@@ -11,8 +11,6 @@ use tonic::Status;
 
 /// A window of a channel: what the other side may send before we have read it.
 const WINDOW: u32 = 2 << 20;
-/// The agent asks for no name.
-const USER: &str = "skpr";
 
 /// Why a session did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -31,8 +29,8 @@ pub(crate) enum Broken {
     Terminal(#[source] io::Error),
 }
 
-/// Begins to speak SSH.
-pub(super) async fn open(stream: DuplexStream, host_key: &str) -> Result<Handle<Known>, Broken> {
+/// Begins to speak SSH as this user.
+pub(super) async fn open(stream: DuplexStream, host_key: &str, user: &str) -> Result<Handle<Known>, Broken> {
     let config = Config {
         preferred: Preferred {
             cipher: Cow::Borrowed(&[cipher::AES_128_GCM, cipher::AES_256_GCM]),
@@ -43,7 +41,7 @@ pub(super) async fn open(stream: DuplexStream, host_key: &str) -> Result<Handle<
         ..Config::default()
     };
     let mut handle = connect_stream(Arc::new(config), stream, Known(host_key.to_owned())).await?;
-    match handle.authenticate_none(USER).await? {
+    match handle.authenticate_none(user).await? {
         AuthResult::Success => Ok(handle),
         AuthResult::Failure { .. } => Err(Broken::Refused),
     }

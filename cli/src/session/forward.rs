@@ -48,7 +48,7 @@ pub(crate) async fn forward(
     let (read, write) = split(theirs);
     let relayed = relay.pass(read, write);
     let serving = async {
-        let handle = Arc::new(connection::open(ours, host_key).await?);
+        let handle = Arc::new(connection::open(ours, host_key, ssh::OWN_USER).await?);
         serve(&handle, ports, refused).await
     };
     tokio::select! {

@@ -26,6 +26,8 @@ const STDERR: u32 = 1;
 pub(crate) struct Run {
     /// A program and its arguments; none for a shell.
     pub command: Option<Vec<OsString>>,
+    /// As whom; none for the instance's own user.
+    pub user: Option<String>,
     /// Whether it has a terminal, which is then ours.
     pub terminal: bool,
     /// As the aggregator told it.
@@ -63,7 +65,8 @@ pub(crate) async fn run(relay: Relay, run: Run) -> Result<Outcome, Broken> {
 }
 
 async fn talk(stream: tokio::io::DuplexStream, run: Run) -> Result<Outcome, Broken> {
-    let handle = connection::open(stream, &run.host_key).await?;
+    let handle =
+        connection::open(stream, &run.host_key, run.user.as_deref().unwrap_or(ssh::OWN_USER)).await?;
     let (read, write) = handle.channel_open_session().await?.split();
     let outcome = converse(read, &write, &run).await;
     drop(connection::close(&handle).await);

@@ -169,6 +169,14 @@ fn help_and_version_need_nothing() {
         assert!(shown.starts_with("exit 0\n"), "{shown}");
     }
     assert!(run(&mut home.skpr(&["logs", "-h"]), None).contains("stdout\nExamples:\n"));
+    for verb in ["shell", "exec"] {
+        let help = run(&mut home.skpr(&[verb, "--help"]), None);
+        assert!(
+            help.contains("--user <USER>") && help.contains("UID:GID [default: the instance's own]"),
+            "{help}"
+        );
+    }
+    assert!(run(&mut home.skpr(&["shell", "dev", "--user", ""]), None).starts_with("exit 2\n"));
     for (arguments, json) in [(&[][..], false), (&["lgos"], false), (&["lgos", "-o", "json"], true)] {
         let shown = run(&mut home.skpr(arguments), None);
         assert!(shown.starts_with("exit 2\n--- stdout\n--- stderr\n"), "{shown}");

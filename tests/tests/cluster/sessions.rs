@@ -309,6 +309,26 @@ fn a_process_may_what_the_container_may_and_nothing_more(site: &Site) -> Result<
         let expected = if environment == "hardened" { ("1", "2") } else { ("0", "0") };
         assert_eq!((own["NoNewPrivs"].as_str(), own["Seccomp"].as_str()), expected, "{environment}");
     }
+    // Another user has what a login would have, where the container's own process could become it.
+    let status = |words: &[&str]| -> Result<BTreeMap<String, String>> {
+        Ok(privileges(
+            &site.user.skpr(&[words, &["--", "cat", "/proc/self/status"]].concat())?.success()?.stdout,
+        ))
+    };
+    let (own, other) = (status(&["exec", "dev"])?, status(&["exec", "dev", "--user", "1000:1001"])?);
+    for (key, value) in [("Uid", "1000"), ("Gid", "1001")] {
+        assert!(other[key].split_whitespace().all(|id| id == value), "{other:?}");
+    }
+    for key in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+        assert_eq!(other[key].trim_matches('0'), "", "{other:?}");
+    }
+    for key in ["CapBnd", "NoNewPrivs", "Seccomp"] {
+        assert_eq!(other[key], own[key], "{key}");
+    }
+    let by_ssh = ssh(&site.user, &["-l", "1000"], &["id -u"])?.output()?;
+    assert_eq!(text(&by_ssh.stdout), "1000\n", "{}", text(&by_ssh.stderr));
+    let refused = site.user.skpr(&["exec", "hardened", "--user", "0", "--", "id"])?.exit(126)?;
+    assert!(refused.stderr.contains("runs as 1000 and may not become `0`"), "{}", refused.stderr);
     Ok(())
 }
 

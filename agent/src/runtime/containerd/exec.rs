@@ -330,7 +330,7 @@ impl Others {
         let numbers = numbers.iter().map(i32::to_string).collect::<Vec<_>>().join(" ");
         let line = format!("kill -{} {numbers}", signal.as_raw());
         let words = [shell, "-c".to_owned(), line];
-        let asked = spec::Asked { words: &words, variables: &[], terminal: None };
+        let asked = spec::Asked { words: &words, variables: &[], terminal: None, user: None };
         let Ok(process) = spec::process(&self.found.process, &asked) else { return };
         if let Err(error) = quietly(&self.containerd, &self.found, &process).await {
             tracing::debug!(%error, "what a process has started was not signalled");

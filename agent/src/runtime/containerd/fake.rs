@@ -116,6 +116,16 @@ impl Fake {
         Fake::start(pod("sites", "u1", &["php"]))
     }
 
+    /// The same, started in another way.
+    pub(crate) fn with_process(change: impl FnOnce(&mut Value)) -> Fake {
+        let mut containers = pod("sites", "u1", &["php"]);
+        let any = containers.last_mut().unwrap().spec.as_mut().unwrap();
+        let mut spec: Value = serde_json::from_slice(&any.value).unwrap();
+        change(&mut spec["process"]);
+        any.value = spec.to_string().into_bytes();
+        Fake::start(containers)
+    }
+
     pub(crate) fn places(&self) -> Places {
         let place = |name: &str| self.directory.path().join(name);
         let denied = [Label::parse("namespace", "kube-system").unwrap()].into();

@@ -1,4 +1,5 @@
-//! A look into a container's files, to find a shell or the address of a name: through `/proc/PID/root` of its first process.
+//! A look into a container's files, to find a shell, users or the address of a name: through `/proc/PID/root` of its first
+//! process.
 //!
 //! * Whoever owns the container may have put anything there. Every path is looked up inside of its root and nothing but
 //!   ordinary files is opened.
@@ -11,7 +12,7 @@ use std::io::{self, Read as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
-/// More of `/etc/passwd` is not read.
+/// More of `/etc/passwd` or `/etc/group` is not read.
 const LONGEST: u64 = 1 << 20;
 /// Where shells are looked for when the container does not say: what containerd itself would say.
 const USUAL_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -42,6 +43,15 @@ impl Root {
             let all = SHELLS.iter().flat_map(|name| places.iter().map(move |place| place.join(name)));
             { all }.find(|shell| self.is_runnable(shell))
         })
+    }
+
+    /// `/etc/passwd` and `/etc/group`: empty where they are not there, or not to be read.
+    pub(super) fn users(&self) -> (String, String) {
+        let text = |path: &str| {
+            let read = self.read(Path::new(path)).unwrap_or_default();
+            String::from_utf8_lossy(&read).into_owned()
+        };
+        (text("/etc/passwd"), text("/etc/group"))
     }
 
     fn is_runnable(&self, path: &Path) -> bool {
@@ -136,7 +146,10 @@ mod tests {
         fs::remove_file(image.path().join("etc/passwd")).unwrap();
         rustix::fs::mkfifoat(CWD, image.path().join("etc/passwd"), Mode::from_raw_mode(0o644)).unwrap();
         assert!(root.read(Path::new("/etc/passwd")).is_err());
+        assert_eq!(root.users(), (String::new(), String::new()));
         fs::create_dir(image.path().join("bin/sh")).unwrap();
         assert_eq!(shell(&image, 0), None);
+        fs::write(image.path().join("etc/group"), vec![0xff; 2 << 20]).unwrap();
+        assert_eq!(root.users().1.chars().count(), 1 << 20);
     }
 }

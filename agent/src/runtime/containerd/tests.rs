@@ -3,7 +3,7 @@
 use super::fake::{Fake, pod};
 use super::fifos::Fifos;
 use super::{Containerd, Reaper};
-use crate::runtime::{Command, Exit, Process, Runtime, Size, Start, StartError, Terminal};
+use crate::runtime::{Command, Exit, Process, Runtime, Size, Start, StartError, Terminal, User};
 use rustix::process::Signal;
 use serde_json::json;
 use skpr_proto::{Label, PodUid};
@@ -38,7 +38,7 @@ impl Node {
     }
 
     async fn start(&self, command: Command) -> Result<Process, StartError> {
-        let start = Start { command, variables: vec![], terminal: None };
+        let start = Start { command, user: User::Own, variables: vec![], terminal: None };
         self.runtime.start(&uid(), start).await
     }
 
@@ -140,10 +140,53 @@ async fn what_cannot_be_started_says_why_and_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn another_user_is_had_where_the_container_could_become_it_and_nowhere_else() {
+    let run = async |node: &Node, command: Command, user: &str| {
+        let start = Start { command, user: User::parse(user), variables: vec![], terminal: None };
+        node.runtime.start(&uid(), start).await
+    };
+    let program = || Command::Program(vec!["true".into()]);
+    let both = json!(["CAP_SETGID", "CAP_SETUID"]);
+    let root = Node::of(Fake::with_process(|process| {
+        process["capabilities"] = json!({"effective": both, "permitted": both, "bounding": both});
+    }));
+    end(run(&root, program(), "nobody").await.unwrap()).await;
+    let started = root.fake.last();
+    assert_ne!(started["user"]["uid"], 0);
+    assert!(started["env"].as_array().unwrap().contains(&json!("USER=nobody")), "{started}");
+    assert_eq!(started["capabilities"]["effective"], json!([]));
+    assert_eq!(started["capabilities"]["bounding"], both);
+    // The own user is as if nobody had asked.
+    for own in ["skpr", "root", "0", "0:0"] {
+        end(run(&root, program(), own).await.unwrap()).await;
+        assert_eq!(root.fake.last()["user"], json!({"uid": 0, "gid": 0}), "{own}");
+        assert!(matches!(run(&root, Command::Files, own).await, Err(StartError::Failed(_))));
+    }
+    let files = run(&root, Command::Files, "nobody").await.unwrap_err();
+    assert!(matches!(files, StartError::NoFilesAs(_)), "{files}");
+    assert!(matches!(run(&root, program(), "no-such-user").await, Err(StartError::NoUser(_))));
+    root.is_empty().await;
+
+    let site = Node::of(Fake::with_process(|process| {
+        process["user"] = json!({"uid": 1000, "gid": 1000});
+        process["capabilities"] = json!({"effective": both, "permitted": both, "bounding": both});
+    }));
+    for other in ["root", "0", "1000:0", "no-such-user", "4294967295"] {
+        let refused = run(&site, program(), other).await.unwrap_err();
+        let said = format!("this container runs as 1000 and may not become `{other}`");
+        assert_eq!((refused.to_string(), refused.exit_code()), (said, 126));
+    }
+    end(run(&site, program(), "1000:1000").await.unwrap()).await;
+    assert_eq!(site.fake.last()["capabilities"]["effective"], both);
+    site.is_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_terminal_is_resized_and_signals_arrive() {
     let node = Node::new();
     let terminal = Terminal { kind: "xterm".into(), size: Size::of(100, 30), modes: vec![] };
-    let start = Start { command: Command::Shell, variables: vec![], terminal: Some(terminal) };
+    let start =
+        Start { command: Command::Shell, user: User::Own, variables: vec![], terminal: Some(terminal) };
     let process = node.runtime.start(&uid(), start).await.unwrap();
     assert!(process.has_terminal() && process.errors.is_none());
     assert_eq!(node.fake.last()["consoleSize"], json!({"width": 100, "height": 30}));
@@ -196,7 +239,10 @@ async fn what_an_agent_has_left_is_ended_by_the_next_and_a_stop_leaves_nothing()
         let (containerd, _no_reaper) = Containerd::new(fake.places());
         let runtime = Runtime::of_containers(containerd, Label::parse("container", "php").unwrap());
         let command = Command::Program(["sleep", "86.5"].map(OsString::from).into());
-        let left = runtime.start(&uid(), Start { command, variables: vec![], terminal: None }).await.unwrap();
+        let left = runtime
+            .start(&uid(), Start { command, user: User::Own, variables: vec![], terminal: None })
+            .await
+            .unwrap();
         // As a crash would.
         drop(left);
     }
@@ -210,7 +256,12 @@ async fn what_an_agent_has_left_is_ended_by_the_next_and_a_stop_leaves_nothing()
     let (containerd, reaper): (Containerd, Reaper) = Containerd::new(node.fake.places());
     let runtime = Runtime::of_containers(containerd, Label::parse("container", "php").unwrap());
     let command = Command::Program(["sleep", "86.5"].map(OsString::from).into());
-    drop(runtime.start(&uid(), Start { command, variables: vec![], terminal: None }).await.unwrap());
+    drop(
+        runtime
+            .start(&uid(), Start { command, user: User::Own, variables: vec![], terminal: None })
+            .await
+            .unwrap(),
+    );
     drop(runtime);
     reaper.finish(PATIENCE).await;
     assert!(node.fake.is_empty() && !runs("sleep 86.5"));

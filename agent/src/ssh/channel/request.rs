@@ -1,7 +1,7 @@
 //! What a client asks of a channel, within limits.
 
 use super::super::signals::to_send;
-use crate::runtime::{Command, Size, Start, Terminal};
+use crate::runtime::{Command, Size, Start, Terminal, User};
 use bytes::Bytes;
 use russh::ChannelMsg;
 use rustix::process::Signal;
@@ -79,8 +79,8 @@ impl Asked {
         Event::Nothing
     }
 
-    pub(super) fn start(self, command: Command) -> Start {
-        Start { command, variables: self.variables, terminal: self.terminal }
+    pub(super) fn start(self, command: Command, user: User) -> Start {
+        Start { command, user, variables: self.variables, terminal: self.terminal }
     }
 }
 
@@ -141,7 +141,7 @@ mod tests {
             let (variable_name, variable_value) = ("LC_ALL".to_owned(), "C".to_owned());
             asked.take(ChannelMsg::SetEnv { want_reply: false, variable_name, variable_value });
         }
-        assert_eq!(asked.start(Command::Shell).variables.len(), MOST_VARIABLES);
+        assert_eq!(asked.start(Command::Shell, User::Own).variables.len(), MOST_VARIABLES);
     }
 
     #[test]

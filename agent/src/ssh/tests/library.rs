@@ -4,6 +4,7 @@ use super::Server;
 use russh::client::{AuthResult, Config, Handle, Handler, Msg, connect};
 use russh::keys::PublicKeyOrCertificate;
 use russh::{Channel, ChannelMsg, Sig};
+use skpr_proto::ssh::OWN_USER;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -21,7 +22,7 @@ impl Handler for Anyone {
 async fn client(server: &Server) -> Handle<Anyone> {
     let config = Arc::new(Config::default());
     let mut handle = connect(config, (Ipv4Addr::LOCALHOST, server.port), Anyone).await.unwrap();
-    assert!(matches!(handle.authenticate_none("anyone").await.unwrap(), AuthResult::Success));
+    assert!(matches!(handle.authenticate_none(OWN_USER).await.unwrap(), AuthResult::Success));
     handle
 }
 

@@ -21,6 +21,25 @@ fn what_is_not_forwarded_is_refused_with_a_message() {
     assert_ne!(server.run(&["-s"], &["other"]).status.code(), Some(0));
 }
 
+#[test]
+fn instances_of_this_machine_run_as_one_user() {
+    let server = Server::start();
+    let own = text(&std::process::Command::new("id").arg("-u").output().unwrap().stdout).trim().to_owned();
+    for user in ["skpr", &own] {
+        let done = server.run(&["-o", &format!("User={user}")], &["id", "-u"]);
+        assert_eq!(text(&done.stdout).trim(), own, "{user}: {}", text(&done.stderr));
+    }
+    for user in ["no-such-user", "4242", "4294967295"] {
+        for (options, command) in [(&[][..], "id"), (&["-s"], "sftp")] {
+            let login = format!("User={user}");
+            let done = server.run(&[&["-o", &login], options].concat(), &[command]);
+            let said = text(&done.stderr);
+            assert!(said.contains(&format!("nothing in them as `{user}`")), "{said}");
+            assert_eq!((done.status.code(), text(&done.stdout)), (Some(126), String::new()));
+        }
+    }
+}
+
 /// Case 41.
 #[test]
 fn ten_channels_are_served_and_the_eleventh_is_refused() {
