@@ -12,9 +12,10 @@
 //! engine's [`Limits`], four batches between the two sides ([`ship::tap`]), the connection's send buffer, and a few
 //! KiB for each followed file.
 
-use crate::config::Config;
+use crate::config::{Config, Serving};
 use crate::health::{self, Heartbeat, Loop};
 use crate::link::Link;
+use crate::recording::{self, Recorder};
 use crate::sessions::Sessions;
 use crate::ship::pump::Pump;
 use crate::ship::{WIND_DOWN, tap, window};
@@ -29,7 +30,8 @@ use tokio_util::sync::CancellationToken;
 /// How long the tail thread may take to save its checkpoint at the end.
 const JOIN_LIMIT: Duration = Duration::from_secs(5);
 /// How long [`run`] takes at most to end once it was told to.
-pub const STOPS_WITHIN: Duration = JOIN_LIMIT.saturating_add(WIND_DOWN);
+pub const STOPS_WITHIN: Duration =
+    JOIN_LIMIT.saturating_add(WIND_DOWN).saturating_add(recording::FINISHED_WITHIN);
 
 /// Runs the agent until `stop` is cancelled, then winds down: nothing more is read, what was sent may be acknowledged
 /// for up to two seconds, the checkpoint is saved. Takes at most [`STOPS_WITHIN`].
@@ -56,7 +58,12 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
     let (sampled, rounds) = watch::channel(Round::default());
     let sampling =
         usage::run(config.usage.clone(), claimed, sampled, Heartbeat::new(&config.state, Loop::Usage));
-    let (asker, sessions) = Sessions::new(&config);
+    let recordings = match &config.sessions {
+        Some(Serving::Here { recordings, .. }) => recordings.clone(),
+        Some(Serving::Beside(_)) | None => None,
+    };
+    let (recorder, writing) = recordings.map(Recorder::start).transpose()?.unzip();
+    let (asker, sessions) = Sessions::new(&config, recorder);
     let link = Link { config, tap, counters, claims, rounds, asker }.run(&stop);
 
     let failed = tokio::select! {
@@ -67,6 +74,9 @@ pub async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<()> 
         () = pump.ended() => Some(anyhow::anyhow!("the tail thread ended by itself")),
     };
     teller.stop();
+    if let Some(writing) = writing {
+        writing.finish(recording::FINISHED_WITHIN).await;
+    }
     pump.join(JOIN_LIMIT).await?;
     if let Some(error) = failed {
         return Err(error);

@@ -2,6 +2,7 @@
 //!
 //! There are no tuning knobs here: what bounds memory and time is a constant beside the code that it bounds.
 
+use crate::recording;
 use crate::runtime::Runtime;
 use crate::sessions::program;
 use crate::usage::{self, Sources};
@@ -9,6 +10,7 @@ use crate::worker::WorkerArgs;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use jiff::SignedDuration;
 use rustls_pki_types::ServerName;
+use skpr_proto::manifest::MemoryQuantity;
 use skpr_proto::{Label, NodeName};
 use std::fmt;
 use std::path::PathBuf;
@@ -112,6 +114,14 @@ pub struct SessionsArgs {
     /// A namespace in whose pods nothing is started; may be repeated.
     #[arg(long = "deny-namespace", value_name = "NAMESPACE", default_values = ["kube-system", "kube-public", "kube-node-lease"])]
     denied: Vec<String>,
+
+    /// Record what terminals show, below this directory; who opens one is told. Nothing is recorded unless given.
+    #[arg(long, value_name = "DIR")]
+    record: Option<PathBuf>,
+
+    /// How much of recordings is kept, such as 512Mi; the oldest go.
+    #[arg(long, value_name = "SIZE", default_value = "1Gi")]
+    record_bytes: String,
 }
 
 /// How the agent's own log is written.
@@ -139,7 +149,11 @@ pub struct Config {
 #[derive(Clone, Debug)]
 pub enum Serving {
     /// By this program, which starts processes itself.
-    Here(Runtime),
+    Here {
+        runtime: Runtime,
+        /// Where terminals are recorded; none where they are not.
+        recordings: Option<recording::Settings>,
+    },
     /// By a program beside it, which listens on this socket.
     Beside(PathBuf),
 }
@@ -236,11 +250,16 @@ impl SessionsArgs {
         let denied =
             self.denied.iter().map(parse).filter_map(|name| keep(name, "--deny-namespace", &mut problems));
         let denied = denied.collect();
+        let size = MemoryQuantity::parse(&self.record_bytes).map_err(|refusal| refusal.to_string());
+        let size = keep(size, "--record-bytes", &mut problems);
         if !problems.is_empty() {
             return Err(InvalidConfig(problems));
         }
-        let SessionsArgs { listen, containerd, fifos, proc, .. } = self;
-        Ok(program::Settings { listen, containerd, fifos, proc, state, denied })
+        let SessionsArgs { listen, containerd, fifos, proc, record, .. } = self;
+        let recordings = record
+            .zip(size)
+            .map(|(directory, size)| recording::Settings { directory, max_bytes: size.bytes() });
+        Ok(program::Settings { listen, containerd, fifos, proc, state, denied, recordings })
     }
 }
 
@@ -319,8 +338,12 @@ mod tests {
         };
         assert_eq!(denied(&[]), ["kube-node-lease", "kube-public", "kube-system"]);
         assert_eq!(denied(&["--deny-namespace=a", "--deny-namespace=b"]), ["a", "b"]);
-        let InvalidConfig(problems) = settings(&["--deny-namespace=A", "--fifos=run"]).unwrap_err();
-        assert_eq!(problems.len(), 2, "{problems:?}");
+        assert_eq!(settings(&[]).unwrap().recordings, None);
+        let recordings = settings(&["--record=/r", "--record-bytes=64Mi"]).unwrap().recordings;
+        assert_eq!(recordings, Some(recording::Settings { directory: "/r".into(), max_bytes: 64 << 20 }));
+        let wrong = ["--deny-namespace=A", "--fifos=run", "--record-bytes=much"];
+        let InvalidConfig(problems) = settings(&wrong).unwrap_err();
+        assert_eq!(problems.len(), 3, "{problems:?}");
     }
 
     #[test]

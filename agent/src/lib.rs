@@ -11,6 +11,7 @@ pub mod config;
 mod descriptors;
 mod health;
 mod link;
+pub mod recording;
 mod report;
 pub mod runtime;
 mod sessions;

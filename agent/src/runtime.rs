@@ -74,6 +74,12 @@ pub enum Command {
     TooLong,
 }
 
+impl Command {
+    fn is_for_shell(&self) -> bool {
+        matches!(self, Command::Shell | Command::Line(_))
+    }
+}
+
 /// A process to start.
 #[derive(Clone, Debug)]
 pub struct Start {

@@ -15,6 +15,7 @@ mod target;
 use crate::config::{Config, Serving};
 use crate::link::connect::Connection;
 use crate::link::failure::LinkError;
+use crate::recording::Recorder;
 use crate::runtime::Exit;
 use crate::ssh::spill::Space;
 use crate::ssh::{self, Session};
@@ -62,15 +63,16 @@ pub(crate) struct Sessions {
     serving: Option<Serving>,
     asked: mpsc::Receiver<v1::Dial>,
     space: Space,
+    recorder: Option<Recorder>,
 }
 
 impl Sessions {
-    pub(crate) fn new(config: &Config) -> (Asker, Sessions) {
+    pub(crate) fn new(config: &Config, recorder: Option<Recorder>) -> (Asker, Sessions) {
         let (sender, asked) = mpsc::channel(ASKED);
         let serving = config.sessions.clone();
         let asker = Asker(serving.is_some().then_some(sender));
         let space = Space::new(config.state.clone());
-        (asker, Sessions { config: Arc::new(config.clone()), serving, asked, space })
+        (asker, Sessions { config: Arc::new(config.clone()), serving, asked, space, recorder })
     }
 
     /// Runs until it is dropped, and ends every session then.
@@ -90,10 +92,11 @@ impl Sessions {
                 tracing::warn!(session = %dial.session, "there are {SESSIONS} sessions already");
                 continue;
             }
-            let (config, space) = (Arc::clone(&self.config), self.space.clone());
+            let config = Arc::clone(&self.config);
+            let here = Here { serving, space: self.space.clone(), recorder: self.recorder.clone() };
             running.spawn(async move {
                 let session = dial.session.clone();
-                if let Err(error) = serve(&config, serving, space, dial).await {
+                if let Err(error) = serve(&config, here, dial).await {
                     tracing::warn!(%session, %error, "a session was not served");
                 }
             });
@@ -121,18 +124,28 @@ enum NotServed {
 /// A session that is being served, up to how it ended.
 type Served = Pin<Box<dyn Future<Output = Option<v1::Exit>> + Send>>;
 
-async fn serve(config: &Config, serving: Serving, space: Space, dial: v1::Dial) -> Result<(), NotServed> {
+/// What a session is served with.
+struct Here {
+    serving: Serving,
+    space: Space,
+    recorder: Option<Recorder>,
+}
+
+async fn serve(config: &Config, here: Here, dial: v1::Dial) -> Result<(), NotServed> {
+    let Here { serving, space, recorder } = here;
     let target = Target::try_from(&dial)?;
+    let record = target.record(recorder.as_ref())?;
     let beside = match &serving {
-        Serving::Here(_) => None,
+        Serving::Here { .. } => None,
         Serving::Beside(socket) => Some(Beside::open(socket, &dial).await.map_err(NotServed::Beside)?),
     };
     let connection = Connection::open(config).await?;
     let (ours, relayed) = Relayed::accept(&connection, dial.session).await?;
     tracing::debug!(instance = %target.instance, "a session begins");
     let mut serving: Served = match (serving, beside) {
-        (Serving::Here(runtime), _) => {
-            let session = Session { host_key: target.host_key, instance: target.instance, runtime, space };
+        (Serving::Here { runtime, .. }, _) => {
+            let Target { instance, host_key, .. } = target;
+            let session = Session { host_key, instance, runtime, space, record };
             Box::pin(async move { ssh::serve(ours, session).await.map(Into::into) })
         }
         (Serving::Beside(_), Some(beside)) => Box::pin(beside.pass(ours)),

@@ -15,6 +15,7 @@ mod signals;
 pub mod spill;
 mod taken;
 
+use crate::recording::Record;
 use crate::runtime::{Exit, Runtime};
 use channel::Channels;
 use connection::{Connection, Opened};
@@ -60,6 +61,8 @@ pub struct Session {
     pub instance: PodUid,
     pub runtime: Runtime,
     pub space: Space,
+    /// How its terminals are recorded; none where they are not.
+    pub record: Option<Record>,
 }
 
 /// Serves one client until the connection ends, and returns when nothing of it runs any more: how its last process ended.

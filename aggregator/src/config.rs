@@ -14,6 +14,7 @@ pub use args::{Args, LogFormat};
 use args::{
     Command, CommonArgs, MetricsApiMode, PlatformName, ServeArgs, StandaloneArgs, StoreCommand, TokenCommand,
 };
+use skpr_agent::recording;
 use skpr_proto::Label;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
@@ -56,6 +57,8 @@ pub struct Standalone {
     pub listen: SocketAddr,
     pub http_listen: Option<SocketAddr>,
     pub monitoring_listen: Option<SocketAddr>,
+    /// Where terminals of sessions are recorded; none where they are not.
+    pub recordings: Option<recording::Settings>,
     pub store: store::Options,
     pub usage: usage::Options,
     pub tls: Tls,
@@ -207,8 +210,11 @@ impl Problems {
         let listen = self.address("listen", &args.listen);
         let http_listen = self.optional_address("http-listen", args.http_listen.as_deref());
         let monitoring_listen = self.optional_address("monitoring-listen", args.monitoring_listen.as_deref());
+        let max_bytes = self.ok("record-bytes", &args.record_bytes, units::bytes(&args.record_bytes));
         let common = self.common(&args.common, vec![])?;
+        let max_bytes = max_bytes?;
         Some(Standalone {
+            recordings: args.record.map(|directory| recording::Settings { directory, max_bytes }),
             data: args.common.data,
             manifests: args.config,
             listen: listen?,
@@ -342,6 +348,11 @@ mod tests {
         assert_eq!(standalone.usage.keep_age, standalone.store.keep_age);
         assert_eq!(standalone.usage.keep_bytes_per_environment, 64 << 20);
         assert_eq!(standalone.usage.directory, PathBuf::from("/d/usage"));
+        assert_eq!(standalone.recordings, None);
+        let recorded = "skpr-aggregator standalone --data /d --config x --record /r --record-bytes 64Mi";
+        let Ok(Config::Standalone(recorded)) = parse(recorded) else { panic!("not standalone") };
+        let expected = recording::Settings { directory: "/r".into(), max_bytes: 64 << 20 };
+        assert_eq!(recorded.recordings, Some(expected));
     }
 
     #[test]

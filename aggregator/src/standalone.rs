@@ -14,6 +14,7 @@ use crate::platform::local::{LocalConfig, Machine, NODE};
 use crate::{aggregator, private_file};
 use anyhow::{Context as _, anyhow};
 use lock::Lock;
+use skpr_agent::config::Serving;
 use skpr_agent::usage;
 use skpr_proto::manifest::{FILE_NAME, Manifest};
 use skpr_proto::{ErrorKind, Failure, Label, NodeName};
@@ -64,7 +65,9 @@ pub async fn run(mut config: config::Standalone, stop: CancellationToken) -> any
             interval: Some(usage::INTERVAL),
             sources: usage::Sources::Local(machine.whereabouts()),
         },
-        sessions: machine.runtime().map(skpr_agent::config::Serving::Here),
+        sessions: machine
+            .runtime()
+            .map(|runtime| Serving::Here { runtime, recordings: config.recordings.clone() }),
     };
     // Both look at these before anything else has made them.
     std::fs::create_dir_all(&agent.logs).context("make the directory of the instances' logs")?;

@@ -27,8 +27,13 @@ pub struct Machine {
 impl Machine {
     /// One whose site answers, and whose instance takes sessions.
     pub fn ready() -> Result<Machine> {
+        Machine::ready_with(&[])
+    }
+
+    /// The same, with more arguments.
+    pub fn ready_with(arguments: &[&Path]) -> Result<Machine> {
         let mut machine = Machine::new()?;
-        machine.start()?;
+        machine.start_by(|system, all| system.start("skpr-aggregator", &[all, arguments].concat()))?;
         eventually("the site answers", PATIENCE, || machine.asked().map(Some))?;
         eventually("the instance is ready", PATIENCE, || {
             machine.user.skpr(&["exec", "dev", "--", "true"])?.success().map(Some)

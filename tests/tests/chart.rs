@@ -7,9 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// Each set of values that changes which objects are made.
-const VARIANTS: [&[&str]; 9] = [
+const VARIANTS: [&[&str]; 11] = [
     &["sessions.enabled=false"],
     &["sessions.denyNamespaces={secrets}", "sessions.containerdSocket=/run/k3s/containerd/containerd.sock"],
+    RECORDED,
+    &["sessions.enabled=false", "sessions.record=true"],
     &["metricsApi.enabled=false", "networkPolicy.metricsFrom[0].podSelector.matchLabels.app=prometheus"],
     &[],
     &["tls.mode=existingSecret", "tls.existingSecret=mine"],
@@ -29,6 +31,8 @@ const VARIANTS: [&[&str]; 9] = [
     ],
     MONITORED,
 ];
+const RECORDED: &[&str] =
+    &["sessions.record=true", "sessions.recordings.path=/srv/casts", "sessions.recordings.maxBytes=64Mi"];
 const MONITORED: &[&str] = &[
     "monitoring.serviceMonitor.enabled=true",
     "monitoring.serviceMonitor.tokenSecret.name=token",
@@ -108,6 +112,10 @@ fn wrong_values_are_refused() {
         "sessions.enabled=maybe",
         "sessions.denyNamespaces={Secrets}",
         "sessions.containerdSocket=containerd.sock",
+        "sessions.record=maybe",
+        "sessions.recordings.path=casts",
+        "sessions.recordings.maxBytes=100",
+        "sessions.recordings.days=7",
     ] {
         assert!(!helm(&["template", "skpr"], &[wrong]).status.success(), "{wrong}");
     }
@@ -196,7 +204,7 @@ fn what_starts_processes_is_apart_from_what_is_on_the_network() {
         let path =
             |name: &str| volumes.iter().find(|it| it["name"] == name).map(|it| &it["hostPath"]["path"]);
         let agent = mounts(&containers[0]);
-        let theirs = ["containerd", "pipes", "proc", "unread"];
+        let theirs = ["containerd", "pipes", "proc", "unread", "recordings"];
         assert!(theirs.iter().all(|name| !agent.contains(&(*name).to_owned())), "{agent:?}");
         if values.contains(&"sessions.enabled=false") {
             assert!(containers.len() == 1 && theirs.iter().all(|name| path(name).is_none()));
@@ -204,7 +212,14 @@ fn what_starts_processes_is_apart_from_what_is_on_the_network() {
             continue;
         }
         let sessions = &containers[1];
-        assert_eq!(mounts(sessions), [&["sessions"], &theirs[..]].concat());
+        let recorded = values == RECORDED;
+        let expected = if recorded { &theirs[..] } else { &theirs[..4] };
+        assert_eq!(mounts(sessions), [&["sessions"], expected].concat());
+        // What people were shown is on the node's disk only where that was asked for.
+        assert_eq!(path("recordings"), recorded.then(|| "/srv/casts".into()).as_ref());
+        let asks = |flag: &str| sessions["args"].as_array().unwrap().iter().any(|it| it == flag);
+        assert_eq!(asks("--record=/var/lib/skpr-recordings"), recorded);
+        assert_eq!(asks("--record-bytes=64Mi"), recorded);
         // None of what the agent is known to the aggregator by, and the pipes by the path that the node has.
         let pipes = &sessions["volumeMounts"].as_array().unwrap()[2];
         assert_eq!((&pipes["name"], Some(&pipes["mountPath"])), (&"pipes".into(), path("pipes")));

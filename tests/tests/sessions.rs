@@ -7,7 +7,10 @@ use skpr_tests::fault::Link;
 use skpr_tests::machine::Machine;
 use skpr_tests::ssh::{HOST, Killed, Ssh};
 use std::io::{Read as _, Write as _};
-use std::process::Stdio;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::process::{ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -212,47 +215,150 @@ fn of_eight_sessions_of_one_ssh_one_that_reads_nothing_stops_none() -> Result<()
     Ok(())
 }
 
+/// A terminal of 33 rows and 101 columns, in which `skpr shell dev` runs.
+struct Screen {
+    /// The file that says which terminal it is.
+    tty: PathBuf,
+    script: Killed,
+    keys: ChildStdin,
+    told: Receiver<Vec<u8>>,
+    shown: Vec<u8>,
+}
+
+impl Screen {
+    fn of(user: &User) -> Result<Screen> {
+        let skpr = program("skpr")?;
+        let tty = user.home().join("tty");
+        let inside =
+            format!("tty >{}; stty rows 33 columns 101; exec {} shell dev", tty.display(), skpr.display());
+        let mut script = user.other("script", &["-qec", &inside, "/dev/null"]);
+        script.env("SHELL", "/bin/sh").env("TERM", "xterm");
+        let mut script = Killed(script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?);
+        let keys = script.0.stdin.take().context("stdin")?;
+        let mut output = script.0.stdout.take().context("stdout")?;
+        let (tell, told) = channel();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(length @ 1..) = output.read(&mut buffer) {
+                if tell.send(buffer.get(..length).unwrap_or_default().to_vec()).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Screen { tty, script, keys, told, shown: vec![] })
+    }
+
+    /// What is shown up to a text.
+    fn until(&mut self, wanted: &str) -> Result<String> {
+        let deadline = Instant::now() + PATIENCE;
+        while !text(&self.shown).contains(wanted) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let more = self.told.recv_timeout(left);
+            self.shown.extend(more.with_context(|| format!("`{wanted}` in {:?}", text(&self.shown)))?);
+        }
+        Ok(text(&std::mem::take(&mut self.shown)))
+    }
+
+    fn keys(&mut self, keys: &[u8]) -> Result<()> {
+        Ok(self.keys.write_all(keys)?)
+    }
+
+    fn resize(&self, rows: &str, columns: &str) -> Result<()> {
+        let tty = std::fs::read_to_string(&self.tty)?;
+        let mut stty = Command::new("stty");
+        stty.args(["-F", tty.trim(), "rows", rows, "columns", columns]);
+        ensure!(stty.status()?.success(), "stty");
+        Ok(())
+    }
+
+    fn ends(&mut self) -> Result<Option<i32>> {
+        Ok(eventually("it ends", PATIENCE, || Ok(self.script.0.try_wait()?))?.code())
+    }
+}
+
 #[test]
 fn a_shell_in_a_terminal_has_its_size_and_its_keys() -> Result<()> {
     let machine = Machine::ready()?;
-    let skpr = program("skpr")?;
-    let inside = format!("stty rows 33 columns 101; exec {} shell dev", skpr.display());
-    let mut script = machine.user.other("script", &["-qec", &inside, "/dev/null"]);
-    script.env("SHELL", "/bin/sh").env("TERM", "xterm");
-    let mut script = Killed(script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?);
-    let mut keys = script.0.stdin.take().context("stdin")?;
-    let mut shown = script.0.stdout.take().context("stdout")?;
-    let (tell, told) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        let mut buffer = [0; 4096];
-        while let Ok(length @ 1..) = shown.read(&mut buffer) {
-            if tell.send(text(buffer.get(..length).unwrap_or_default())).is_err() {
-                return;
-            }
-        }
-    });
-    let mut screen = String::new();
-    let mut until = |wanted: &str| -> Result<String> {
-        let deadline = Instant::now() + PATIENCE;
-        while !screen.contains(wanted) {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let more = told.recv_timeout(left).with_context(|| format!("`{wanted}` in {screen:?}"))?;
-            screen.push_str(&more);
-        }
-        Ok(std::mem::take(&mut screen))
-    };
-    until("instance shop-dev-r1-0")?;
-    keys.write_all(b"echo size $(stty size)\r")?;
-    until("size 33 101")?;
-    keys.write_all(b"sleep 72.5\r")?;
+    let mut screen = Screen::of(&machine.user)?;
+    screen.until("instance shop-dev-r1-0")?;
+    screen.keys(b"echo size $(stty size)\r")?;
+    screen.until("size 33 101")?;
+    screen.keys(b"sleep 72.5\r")?;
     eventually("it sleeps", PATIENCE, || Ok(runs("sleep 72.5").then_some(())))?;
-    keys.write_all(&[3])?;
+    screen.keys(&[3])?;
     eventually("Ctrl-C has ended it", PATIENCE, || Ok((!runs("sleep 72.5")).then_some(())))?;
-    keys.write_all(b"echo the shell is $((40 + 2)); exit 7\r")?;
-    until("the shell is 42")?;
-    let status = eventually("it ends", PATIENCE, || Ok(script.0.try_wait()?))?;
-    assert_eq!(status.code(), Some(7));
+    screen.keys(b"echo the shell is $((40 + 2)); exit 7\r")?;
+    let shown = screen.until("the shell is 42")?;
+    assert!(!shown.contains("recorded"), "{shown}");
+    assert_eq!(screen.ends()?, Some(7));
     Ok(())
+}
+
+#[test]
+fn a_recorded_terminal_shows_again_what_it_showed_and_nothing_that_was_typed() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let recordings = folder.path().join("casts");
+    let machine = Machine::ready_with(&["--record".as_ref(), &recordings])?;
+    let mut screen = Screen::of(&machine.user)?;
+    let begin = screen.until("this session is recorded")?;
+    assert!(!begin.contains(['$', '#']), "something came before: {begin}");
+    screen.keys(b"echo size $(stty size)\r")?;
+    screen.until("size 33 101")?;
+    screen.resize("40", "90")?;
+    let until = b"until [ \"$(stty size)\" = '40 90' ]; do sleep 0.1; done; echo re$((1 + 1))sized\r";
+    screen.keys(until)?;
+    screen.until("re2sized")?;
+    screen.keys(b"stty -echo; echo go$((1 + 1)); read secret; stty echo; echo ${#secret} letters\r")?;
+    screen.until("go2")?;
+    screen.keys(b"correct-horse\r")?;
+    screen.until("13 letters")?;
+    screen.keys(b"printf 'caf\\303'; sleep 0.6; printf '\\251 \\377.\\n'; exit 7\r")?;
+    screen.until("caf\u{e9} ")?;
+    assert_eq!(screen.ends()?, Some(7));
+
+    let kept = recordings.join("shop/dev");
+    let all =
+        || -> Result<Vec<std::fs::DirEntry>> { Ok(std::fs::read_dir(&kept)?.collect::<Result<_, _>>()?) };
+    // What had no terminal, such as the program that found the instance ready, left none.
+    let [file] = all()?.try_into().ok().context("one recording")?;
+    assert_eq!(file.metadata()?.permissions().mode() & 0o777, 0o600);
+    let mut cast = String::new();
+    eventually("it is written to its end", PATIENCE, || {
+        cast = std::fs::read_to_string(file.path())?;
+        Ok(cast.contains("\u{e9} \u{fffd}").then_some(()))
+    })?;
+    let mut lines = cast.lines().map(serde_json::from_str::<serde_json::Value>);
+    let header = lines.next().context("a header")??;
+    for (key, value) in [("version", 2), ("width", 101), ("height", 33)] {
+        assert_eq!(header.get(key).and_then(serde_json::Value::as_u64), Some(value), "{header}");
+    }
+    assert_eq!(header.get("title").and_then(|title| title.as_str()), Some("shop/dev shop-dev-r1-0"));
+    let env = header.get("env").context("variables")?;
+    assert_eq!(env.get("TERM").and_then(|term| term.as_str()), Some("xterm"));
+    assert!(env.get("SHELL").and_then(|shell| shell.as_str()).is_some_and(|shell| shell.ends_with("sh")));
+    let (mut shown, mut sizes, mut last) = (String::new(), vec![], 0.0);
+    for line in lines {
+        let (at, code, data): (f64, String, String) = serde_json::from_value(line?)?;
+        assert!(at >= last, "{at} {code} {data}");
+        last = at;
+        match code.as_str() {
+            "o" => shown.push_str(&data),
+            "r" => sizes.push(data),
+            _ => panic!("{code} {data}"),
+        }
+    }
+    // `stty` sets one side after the other.
+    assert_eq!(sizes.last().map(String::as_str), Some("90x40"), "{sizes:?}");
+    for wanted in ["size 33 101", "go2", "13 letters", "caf\u{e9} \u{fffd}.\r\n"] {
+        assert!(shown.contains(wanted), "{wanted}: {shown}");
+    }
+    assert!(!cast.contains("horse"), "{cast}");
+    // A shell of stock ssh is recorded, too, and a program without a terminal is not.
+    let ssh = Ssh::install(&machine.user)?;
+    assert_eq!(text(&ssh.run(&["-T"], &["echo here"])?.stderr), "");
+    let told = ssh.run(&["-tt"], &["echo here"])?;
+    assert!(text(&told.stderr).starts_with("skpr: this session is recorded"), "{}", text(&told.stderr));
+    eventually("it is recorded", PATIENCE, || Ok((all()?.len() == 2).then_some(())))
 }
 
 #[test]

@@ -102,6 +102,7 @@ impl Containers {
         if start.command == Command::Files {
             return worker::files(&self.containerd, &found).await;
         }
+        let by_shell = start.command.is_for_shell();
         let words = self.words(&found, user.as_ref(), start.command).await?;
         let asked = spec::Asked {
             words: &words,
@@ -110,7 +111,10 @@ impl Containers {
             user: user.as_ref(),
         };
         let process = spec::process(&found.process, &asked)?;
-        exec::start(&self.containerd, found, process, start.terminal.map(|terminal| terminal.size)).await
+        let size = start.terminal.map(|terminal| terminal.size);
+        let process = exec::start(&self.containerd, found, process, size).await?;
+        let shell = words.into_iter().next().filter(|_| by_shell);
+        Ok(Process { shell, ..process })
     }
 
     /// Connects to what listens in the container.

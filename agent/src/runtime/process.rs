@@ -32,6 +32,8 @@ pub struct Process {
     pub output: Option<Receiver>,
     /// Its stderr; none when it has a terminal.
     pub errors: Option<Receiver>,
+    /// The shell that it is, or that runs it.
+    pub shell: Option<String>,
 }
 
 /// What holds a process.
@@ -158,6 +160,7 @@ pub(super) async fn start(
 ) -> Result<Process, StartError> {
     let named = |name: &str| instance.variables.iter().find(|(variable, _)| variable == name);
     let path: OsString = named("PATH").map(|(_, value)| value.clone()).unwrap_or_default();
+    let by_shell = start.command.is_for_shell();
     let (directory, files, command) = (instance.directory.clone(), instance.files.clone(), start.command);
     let asked = start.user;
     let look = move || {
@@ -166,6 +169,7 @@ pub(super) async fn start(
     };
     let words = tokio::task::spawn_blocking(look).await;
     let words = words.map_err(io::Error::other)??;
+    let shell = by_shell.then(|| words.first().map(|shell| shell.to_string_lossy().into_owned())).flatten();
 
     let (program, arguments) = instance.wrapper.split_first().ok_or(StartError::Empty)?;
     let mut command = tokio::process::Command::new(program);
@@ -188,11 +192,13 @@ pub(super) async fn start(
                 input: Some(Input::of(Sender::from_owned_fd_unchecked(input)?, None)),
                 output: Some(Receiver::from_owned_fd_unchecked(output)?),
                 errors: None,
+                shell,
             })
         }
         None => {
             let pipes = Pipes::for_child(&mut command)?;
-            Ok(pipes.process(spawner.spawn(command).await?)?)
+            let process = pipes.process(spawner.spawn(command).await?)?;
+            Ok(Process { shell, ..process })
         }
     }
 }
@@ -229,6 +235,7 @@ impl Pipes {
             input: Some(Input::of(Sender::from_owned_fd_unchecked(self.input)?, None)),
             output: Some(Receiver::from_owned_fd_unchecked(self.output)?),
             errors: Some(Receiver::from_owned_fd_unchecked(self.errors)?),
+            shell: None,
         })
     }
 }
@@ -260,7 +267,7 @@ impl Process {
 
     /// Ends all of it, because nobody is there for it any more: hung up, after 5 s asked to end, after 10 s killed.
     pub async fn end(self) -> io::Result<Exit> {
-        let Process { held, input, output, errors } = self;
+        let Process { held, input, output, errors, shell: _ } = self;
         drop((input, output, errors));
         match held {
             Held::Local { leader, terminal } => {

@@ -41,11 +41,11 @@ impl Size {
         Size { columns: side(columns, USUAL.columns), rows: side(rows, USUAL.rows) }
     }
 
-    pub(super) fn columns(self) -> u32 {
+    pub(crate) fn columns(self) -> u32 {
         self.columns.into()
     }
 
-    pub(super) fn rows(self) -> u32 {
+    pub(crate) fn rows(self) -> u32 {
         self.rows.into()
     }
 

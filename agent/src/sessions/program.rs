@@ -9,6 +9,7 @@ use super::beside::check_peer;
 use super::handover::{read_dial, write_exit, write_pieces};
 use super::target::Target;
 use crate::health::{self, Heartbeat, Loop};
+use crate::recording::{self, Recorder};
 use crate::runtime::Runtime;
 use crate::runtime::containerd::{Containerd, Places, Reaper};
 use crate::ssh::spill::Space;
@@ -55,6 +56,8 @@ pub struct Settings {
     pub state: PathBuf,
     /// Namespaces in whose pods nothing is started.
     pub denied: BTreeSet<Label>,
+    /// Where terminals are recorded; none where they are not.
+    pub recordings: Option<recording::Settings>,
 }
 
 /// Serves sessions until `stop`, and ends what they have started.
@@ -74,16 +77,20 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     let listener = listen(&settings.listen).context("listen for sessions")?;
     tracing::info!(left, containerd = %settings.containerd.display(), "serving sessions");
     let space = Space::new(settings.state.clone());
+    let (recorder, writing) = settings.recordings.clone().map(Recorder::start).transpose()?.unzip();
     let heartbeat = Heartbeat::new(&settings.state, Loop::Sessions);
     let ended = tokio::select! {
         () = stop.cancelled() => Ok(()),
-        () = accept(&listener, &containerd, &space) => Ok(()),
+        () = accept(&listener, &containerd, &space, recorder.as_ref()) => Ok(()),
         () = serve_and_beat(&mut reaper, heartbeat) => Ok(()),
         error = watch(&settings.containerd) => Err(error),
     };
     // Whatever was served is being dropped, and its processes are the reaper's.
     drop(containerd);
     reaper.finish(REAPED_WITHIN).await;
+    if let Some(writing) = writing {
+        writing.finish(recording::FINISHED_WITHIN).await;
+    }
     ended
 }
 
@@ -129,7 +136,12 @@ async fn watch(socket: &Path) -> anyhow::Error {
 }
 
 /// Never returns.
-async fn accept(listener: &UnixListener, containerd: &Containerd, space: &Space) {
+async fn accept(
+    listener: &UnixListener,
+    containerd: &Containerd,
+    space: &Space,
+    recorder: Option<&Recorder>,
+) {
     let mut running = JoinSet::new();
     loop {
         let stream = tokio::select! {
@@ -150,24 +162,31 @@ async fn accept(listener: &UnixListener, containerd: &Containerd, space: &Space)
             tracing::warn!("there are {} sessions already", super::SESSIONS);
             continue;
         }
-        let (containerd, space) = (containerd.clone(), space.clone());
+        let (containerd, space, recorder) = (containerd.clone(), space.clone(), recorder.cloned());
         running.spawn(async move {
-            if let Err(error) = serve(stream, containerd, space).await {
+            if let Err(error) = serve(stream, containerd, space, recorder).await {
                 tracing::warn!(error = format!("{error:#}"), "a session was not served");
             }
         });
     }
 }
 
-async fn serve(mut stream: UnixStream, containerd: Containerd, space: Space) -> anyhow::Result<()> {
+async fn serve(
+    mut stream: UnixStream,
+    containerd: Containerd,
+    space: Space,
+    recorder: Option<Recorder>,
+) -> anyhow::Result<()> {
     check_peer(&stream).context("see who asks for a session")?;
     let Ok(dial) = timeout(FIRST_WITHIN, read_dial(&mut stream)).await else {
         bail!("nobody said what it is about");
     };
     let target = Target::try_from(&dial.context("read what a session is about")?)?;
     tracing::debug!(instance = %target.instance, container = %target.container, "a session begins");
-    let runtime = Runtime::of_containers(containerd, target.container);
-    let session = Session { host_key: target.host_key, instance: target.instance, runtime, space };
+    let record = target.record(recorder.as_ref())?;
+    let Target { instance, container, host_key, .. } = target;
+    let runtime = Runtime::of_containers(containerd, container);
+    let session = Session { host_key, instance, runtime, space, record };
     let (ours, theirs) = duplex(PIPE);
     let (from_server, to_server) = split(theirs);
     let (mut from_client, mut to_client) = stream.into_split();

@@ -1,5 +1,6 @@
 //! What a session is about, as the aggregator says it.
 
+use crate::recording::{Record, Recorder, Subject};
 use crate::ssh::HostKey;
 use skpr_proto::{Label, PodUid, v1};
 
@@ -13,6 +14,8 @@ pub(super) struct Target {
     /// Of a pod, the container that is the instance.
     pub(super) container: Label,
     pub(super) host_key: HostKey,
+    /// What it is called, where the aggregator says that.
+    subject: Option<Subject>,
 }
 
 /// Why a session cannot be.
@@ -22,6 +25,16 @@ pub(super) enum NoTarget {
     Purpose(String),
     #[error("it names no instance and key that can be")]
     Target,
+    #[error("it is to be recorded, and the aggregator does not say under which names")]
+    Subject,
+}
+
+impl Target {
+    /// How it is recorded, where sessions are.
+    pub(super) fn record(&self, recorder: Option<&Recorder>) -> Result<Option<Record>, NoTarget> {
+        let record = |recorder: &Recorder| Some(recorder.of(self.subject.clone()?));
+        recorder.map(|recorder| record(recorder).ok_or(NoTarget::Subject)).transpose()
+    }
 }
 
 impl TryFrom<&v1::Dial> for Target {
@@ -35,7 +48,7 @@ impl TryFrom<&v1::Dial> for Target {
         let instance = PodUid::parse(&dial.target).map_err(|_| NoTarget::Target)?;
         let container = Label::parse("container", &dial.container).map_err(|_| NoTarget::Target)?;
         let host_key = <[u8; 32]>::try_from(&*dial.host_key).map_err(|_| NoTarget::Target)?;
-        Ok(Target { instance, container, host_key: HostKey(host_key) })
+        Ok(Target { instance, container, host_key: HostKey(host_key), subject: Subject::of(dial) })
     }
 }
 
@@ -51,6 +64,7 @@ mod tests {
             target: "u1".into(),
             container: "php".into(),
             host_key: vec![7; 32].into(),
+            ..v1::Dial::default()
         };
         assert_eq!(Target::try_from(&dial()).unwrap().instance.as_str(), "u1");
         for wrong in [

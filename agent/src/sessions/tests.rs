@@ -3,6 +3,7 @@
 
 use super::beside::Beside;
 use super::program::{self, Settings};
+use crate::recording;
 use crate::runtime::containerd::fake::{Fake, pod};
 use russh::keys::PrivateKey;
 use russh::keys::ssh_key::private::Ed25519Keypair;
@@ -37,6 +38,10 @@ struct Pod {
 
 impl Pod {
     async fn start(fake: Fake) -> Pod {
+        Pod::start_by(fake, false).await
+    }
+
+    async fn start_by(fake: Fake, recorded: bool) -> Pod {
         let place = |name: &str| fake.directory.path().join(name);
         let places = fake.places();
         let settings = Settings {
@@ -46,6 +51,8 @@ impl Pod {
             proc: places.proc,
             state: place("state"),
             denied: places.denied,
+            recordings: recorded
+                .then(|| recording::Settings { directory: place("recordings"), max_bytes: 1 << 20 }),
         };
         let socket = settings.listen.clone();
         let stop = CancellationToken::new();
@@ -75,6 +82,9 @@ impl Pod {
                         target: "u1".into(),
                         container: "php".into(),
                         host_key: vec![7; 32].into(),
+                        project: "shop".into(),
+                        environment: "dev".into(),
+                        instance: "shop-dev-1".into(),
                     };
                     let beside = Beside::open(&socket, &dial).await.unwrap();
                     let (ours, mut theirs) = duplex(64 << 10);
@@ -177,6 +187,24 @@ async fn the_user_of_ssh_is_the_user_of_what_it_runs() {
     assert!(heard.contains("there is no user `no-such-user` here") && heard.contains("hint: "), "{heard}");
     assert_eq!(missing.status.code(), Some(126));
     pod.is_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_is_recorded_and_its_user_is_told_before_it_is_there() {
+    let mut pod = Pod::start_by(Fake::instance(), true).await;
+    let plain = pod.run(&["echo plain"]).await;
+    assert_eq!((&*plain.stdout, &*plain.stderr), (&b"plain\n"[..], &b""[..]));
+    // The tests' containerd makes no terminal, but is asked for one.
+    let shown = pod.run(&["-tt", "echo terminal"]).await;
+    assert_eq!(String::from_utf8_lossy(&shown.stdout), "terminal\n");
+    assert!(shown.stderr.starts_with(b"skpr: this session is recorded\r\n"));
+    pod.stop.cancel();
+    timeout(PATIENCE, pod.program.join_next()).await.unwrap().unwrap().unwrap().unwrap();
+    let folder = pod.fake.directory.path().join("recordings/shop/dev");
+    let files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(files.len(), 1);
+    let cast = std::fs::read_to_string(&files[0]).unwrap();
+    assert!(cast.contains("shop/dev shop-dev-1") && cast.contains("terminal"), "{cast}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,11 +7,12 @@ mod request;
 
 pub(super) use request::SFTP;
 
-use super::output::{self, Stream, pass_on};
+use super::output::{self, Stream, To, pass_on};
 use super::signals::to_tell;
 use super::spill::{self, Drain, Filler};
 use super::taken::Taken;
 use super::{CHANNELS, FORWARDS, Session};
+use crate::recording::{Record, Recording};
 use crate::runtime::{Exit, Input, Process, Size, Start, StartError, User};
 use request::{Asked, Event};
 use russh::server::{Handle, Msg};
@@ -29,6 +30,9 @@ const STDERR: u32 = 1;
 const TELL_EVERY: u64 = ssh::MOST_UNTAKEN / 16;
 /// What ends a line of input to a terminal's reader.
 const END_OF_TYPING: [u8; 1] = [4];
+
+/// What a person is told before anything else whose terminal is recorded.
+const RECORDED: &str = "skpr: this session is recorded\r\n";
 
 /// What the channels of one connection share.
 pub(super) struct Channels {
@@ -126,16 +130,27 @@ pub(super) async fn serve(ready: Ready, channels: &Channels) {
     let (read, write) = channel.split();
     let (filler, drain) = spill::pair(&channels.session.space);
     let write = Arc::new(write);
-    let mut serving = Serving { channels, read, write, handle, filler, size: None, tell_taken: false };
+    let (size, recording, tell_taken) = (None, None, false);
+    let mut serving = Serving { channels, read, write, handle, filler, size, recording, tell_taken };
     let start = match serving.asked().await {
         Ok(start) => start,
         Err(interrupted) => return serving.interrupted(interrupted).await,
     };
+    let recorded = channels.session.record.as_ref().zip(start.terminal.clone());
+    if recorded.is_some()
+        && let Err(interrupted) = serving.say(RECORDED).await
+    {
+        return serving.interrupted(interrupted).await;
+    }
     let runtime = &channels.session.runtime;
     let instance = &channels.session.instance;
     let started = serving.meanwhile(runtime.start(instance, start), None).await;
     let interrupted = match started {
-        Ok(Ok(process)) => serving.run(process, drain).await.err(),
+        Ok(Ok(process)) => {
+            let begin = |(record, terminal): (&Record, _)| record.begin(&terminal, process.shell.clone());
+            serving.recording = recorded.map(begin).map(Arc::new);
+            serving.run(process, drain).await.err()
+        }
         Ok(Err(error)) => {
             drop(drain);
             serving.not_started(&error).await.err()
@@ -156,6 +171,8 @@ struct Serving<'a> {
     filler: Filler,
     /// The terminal's, when it changed after it was asked for.
     size: Option<Size>,
+    /// Of what its terminal shows.
+    recording: Option<Arc<Recording>>,
     tell_taken: bool,
 }
 
@@ -169,6 +186,13 @@ impl Serving<'_> {
             }
         }
         self.rest().await;
+    }
+
+    /// Tells the client something.
+    async fn say(&mut self, line: &'static str) -> Result<(), Interrupted> {
+        let write = Arc::clone(&self.write);
+        // Whether it hears it, shows in what it does next.
+        self.meanwhile(async move { drop(write.extended_data_bytes(STDERR, line).await) }, None).await
     }
 
     /// Reads what the client still sends until it has closed the channel, too.
@@ -219,6 +243,7 @@ impl Serving<'_> {
                 Event::Resize(size) => {
                     self.size = Some(size);
                     process.into_iter().for_each(|process| process.resize(size));
+                    self.recording.iter().for_each(|recording| recording.resize(size));
                 }
                 Event::Signal(signal) => process.into_iter().for_each(|process| process.signal(signal)),
                 Event::Run(_) | Event::Nothing => {}
@@ -230,6 +255,7 @@ impl Serving<'_> {
     async fn run(&mut self, mut process: Process, drain: Drain) -> Result<(), Interrupted> {
         if let Some(size) = self.size {
             process.resize(size);
+            self.recording.iter().for_each(|recording| recording.resize(size));
         }
         let (mut input, mut outputs) = (JoinSet::new(), JoinSet::new());
         let ended = CancellationToken::new();
@@ -249,7 +275,8 @@ impl Serving<'_> {
         for (pipe, stream) in pipes {
             if let Some(pipe) = pipe {
                 let end = output::End { ended: ended.clone(), on_the_way: process.on_the_way() };
-                outputs.spawn(pass_on(pipe, Arc::clone(&self.write), stream, end));
+                let (client, recording) = (Arc::clone(&self.write), self.recording.clone());
+                outputs.spawn(pass_on(pipe, To { client, stream, recording }, end));
             }
         }
         let session = &self.channels.session;
@@ -288,7 +315,7 @@ impl Serving<'_> {
         input.shutdown().await;
         let outputs = async { while outputs.join_next().await.is_some() {} };
         self.meanwhile(outputs, None).await?;
-        drop(kept);
+        drop((kept, self.recording.take()));
         self.farewell(why.to_owned(), exit).await
     }
 

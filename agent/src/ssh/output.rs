@@ -2,7 +2,10 @@
 //!
 //! When the process has ended, all that it has written still goes. What processes that it left behind write goes as long
 //! as they are not silent for a second, and for five seconds at most.
+//!
+//! A recording gets it first, and does not wait.
 
+use crate::recording::Recording;
 use crate::runtime::waiting;
 use bytes::BytesMut;
 use russh::ChannelWriteHalf;
@@ -37,8 +40,15 @@ pub(super) struct End {
     pub(super) on_the_way: u64,
 }
 
+/// Where it goes.
+pub(super) struct To {
+    pub(super) client: Arc<ChannelWriteHalf<Msg>>,
+    pub(super) stream: Stream,
+    pub(super) recording: Option<Arc<Recording>>,
+}
+
 /// Sends what comes from the pipe until its end, or until the client has gone.
-pub(super) async fn pass_on(mut pipe: Receiver, to: Arc<ChannelWriteHalf<Msg>>, stream: Stream, end: End) {
+pub(super) async fn pass_on(mut pipe: Receiver, to: To, end: End) {
     let mut buffer = BytesMut::new();
     let mut after: Option<After> = None;
     while !after.as_ref().is_some_and(After::is_over) {
@@ -56,10 +66,13 @@ pub(super) async fn pass_on(mut pipe: Receiver, to: Arc<ChannelWriteHalf<Msg>>, 
         // A terminal that nobody has open any more answers with an error.
         let Ok(1..) = read else { return };
         let bytes = buffer.split().freeze();
+        if let Some(recording) = &to.recording {
+            recording.output(&bytes);
+        }
         let (length, begun) = (bytes.len() as u64, Instant::now());
-        let sent = match stream {
-            Stream::Output => to.data_bytes(bytes).await,
-            Stream::Errors => to.extended_data_bytes(STDERR, bytes).await,
+        let sent = match to.stream {
+            Stream::Output => to.client.data_bytes(bytes).await,
+            Stream::Errors => to.client.extended_data_bytes(STDERR, bytes).await,
         };
         if sent.is_err() {
             return;

@@ -4,14 +4,16 @@ mod blocking;
 mod forwards;
 mod library;
 mod processes;
+mod recorded;
 mod refusals;
 
 use super::spill::Space;
 use super::{HostKey, Session, serve};
+use crate::recording::{Record, Recorder, Subject};
 use crate::runtime::{Instance, Runtime, Spawner};
 use russh::keys::PrivateKey;
 use russh::keys::ssh_key::private::Ed25519Keypair;
-use skpr_proto::PodUid;
+use skpr_proto::{PodUid, v1};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -45,6 +47,11 @@ impl Server {
 
     /// With so much for what one channel's process does not read.
     fn with_space(bytes: u64) -> Server {
+        Server::with(bytes, |_| None)
+    }
+
+    /// And with terminals that are recorded somewhere in a directory.
+    fn with(bytes: u64, record: impl FnOnce(PathBuf) -> Option<Record>) -> Server {
         let directory = tempfile::tempdir().unwrap();
         let threads =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -67,6 +74,7 @@ impl Server {
                 instance: uid,
                 runtime: Runtime::new(listed, Spawner::start().unwrap()),
                 space: Space::of(directory.path().to_owned(), bytes, 4 << 30),
+                record: record(directory.path().join("recordings")),
             };
             (port, (listener, session))
         });

@@ -33,7 +33,7 @@ fn start(config: Config) -> Running {
     let (counted, counters) = watch::channel(Counters { read_bytes: 7, ..Counters::default() });
     let (claims, _) = Claims::pair();
     let (sampled, rounds) = watch::channel(Round::default());
-    let (asker, _) = Sessions::new(&config);
+    let (asker, _) = Sessions::new(&config, None);
     let stop = CancellationToken::new();
     let token = stop.clone();
     let mut task = JoinSet::new();

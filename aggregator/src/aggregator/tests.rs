@@ -104,6 +104,7 @@ impl World {
             listen: any,
             http_listen: Some(any),
             monitoring_listen: Some(any),
+            recordings: None,
             store: store::Options { directory: data.path().join("store"), ..store::Options::default() },
             usage: usage::Options { directory: data.path().join("usage"), ..usage::Options::default() },
             tls: config::Tls { names: vec!["localhost".into()], files: None },

@@ -83,6 +83,9 @@ impl Prepared {
                 target: chosen.uid.as_str().to_owned(),
                 container: chosen.container.as_str().to_owned(),
                 host_key: key.seed().to_vec().into(),
+                project: environment.name.project.as_str().to_owned(),
+                environment: environment.name.environment.as_str().to_owned(),
+                instance: chosen.instance.to_string(),
             };
             shared.nodes.dial(&chosen.node, dial).map(|()| expected)
         });

@@ -163,6 +163,12 @@ pub(super) struct StandaloneArgs {
     /// unless given.
     #[arg(long)]
     pub(super) monitoring_listen: Option<String>,
+    /// Record what terminals of sessions show, below this directory; who opens one is told. Nothing is recorded unless given.
+    #[arg(long, value_name = "DIR")]
+    pub(super) record: Option<PathBuf>,
+    /// How many bytes of recordings are kept, such as 512Mi; the oldest go.
+    #[arg(long, default_value = "1Gi")]
+    pub(super) record_bytes: String,
     #[command(flatten)]
     pub(super) common: CommonArgs,
 }

@@ -118,6 +118,7 @@ pub(super) async fn start(
         input: Some(Input::of(pipe, closer)),
         output: Some(output),
         errors: (!terminal).then_some(errors),
+        shell: None,
         held: Held::Container(Box::new(exec)),
     })
 }

@@ -86,6 +86,8 @@ async fn session(world: &World) -> (Caller, Accepted, Agent) {
     let (caller, accepted) = tokio::join!(Caller::open(world, world.token("admin.token"), "dev"), async {
         let dial = agent.dialled().await;
         assert_eq!((dial.purpose.as_str(), dial.target.as_str(), dial.host_key.len()), ("ssh", "u1", 32));
+        let names = [dial.project.as_str(), dial.environment.as_str(), dial.instance.as_str()];
+        assert_eq!(names, ["web", "dev", "web-1"]);
         Accepted::accept(world, &dial.session).await.unwrap()
     });
     let mut caller = caller.unwrap();
