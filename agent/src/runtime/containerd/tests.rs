@@ -223,6 +223,8 @@ async fn what_nobody_waits_for_is_hung_up_and_then_killed_with_what_it_has_start
 
     let stubborn =
         node.program(&["sh", "-c", "trap '' HUP TERM; sleep 85.5; sleep 85.5; true"]).await.unwrap();
+    // By then it has set its traps.
+    until("sleep 85.5", true).await;
     let begun = Instant::now();
     let exit = timeout(PATIENCE, stubborn.end()).await.unwrap().unwrap();
     let took = begun.elapsed();

@@ -147,7 +147,8 @@ async fn a_stop_asks_first_and_leaves_nobody() {
 
 #[tokio::test]
 async fn a_program_that_leaves_children_loses_them() {
-    let mut started = start("sleep 1000 & echo $! >> child; exit 0");
+    // Long enough to be seen at all: each start that is not doubles the pause before the next.
+    let mut started = start("sleep 1000 & echo $! >> child; sleep 0.5; exit 0");
     assert!(started.ready().await);
     assert!(!started.ready().await);
     assert!(started.ready().await); // the second start comes only after the first was cleared away
