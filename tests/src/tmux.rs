@@ -4,6 +4,7 @@ use crate::cli::User;
 use crate::eventually;
 use anyhow::{Context as _, Result, ensure};
 use std::process::{Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -18,7 +19,10 @@ pub struct Tmux<'a> {
 impl<'a> Tmux<'a> {
     /// Opens it for a line of the shell.
     pub fn open(user: &'a User, columns: u16, rows: u16, line: &str) -> Result<Tmux<'a>> {
-        let tmux = Tmux { user, socket: user.home().join("tmux").display().to_string() };
+        // A server of its own: one that is ending still has its socket.
+        static OPENED: AtomicU32 = AtomicU32::new(0);
+        let socket = format!("tmux.{}", OPENED.fetch_add(1, Ordering::Relaxed));
+        let tmux = Tmux { user, socket: user.home().join(socket).display().to_string() };
         let (columns, rows) = (columns.to_string(), rows.to_string());
         tmux.run(&["new-session", "-d", "-x", &columns, "-y", &rows, line])?;
         Ok(tmux)

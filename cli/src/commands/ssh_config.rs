@@ -59,7 +59,9 @@ fn config(project: &Label, program: &Path, cluster: &str, known_hosts: &Path) ->
          \x20   GlobalKnownHostsFile /dev/null\n\
          \x20   StrictHostKeyChecking yes\n\
          \x20   HostKeyAlgorithms ssh-ed25519\n\
-         \x20   CheckHostIP no\n"
+         \x20   CheckHostIP no\n\
+         \x20   ServerAliveInterval 5\n\
+         \x20   ServerAliveCountMax 3\n"
     ))
 }
 

@@ -6,11 +6,16 @@ use russh::{Disconnect, Preferred, cipher, compression};
 use std::borrow::Cow;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::DuplexStream;
 use tonic::Status;
 
 /// A window of a channel: what the other side may send before we have read it.
 const WINDOW: u32 = 2 << 20;
+/// The agent is asked for a sign of life after so much silence, and is gone after so many without: 16 s. Its own connection
+/// to the aggregator takes longer to be missed.
+const SILENCE: Duration = Duration::from_secs(4);
+const SILENCES: usize = 3;
 
 /// Why a session did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +43,8 @@ pub(super) async fn open(stream: DuplexStream, host_key: &str, user: &str) -> Re
             ..Preferred::DEFAULT
         },
         window_size: WINDOW,
+        keepalive_interval: Some(SILENCE),
+        keepalive_max: SILENCES,
         ..Config::default()
     };
     let mut handle = connect_stream(Arc::new(config), stream, Known(host_key.to_owned())).await?;
