@@ -11,7 +11,7 @@ use std::time::Duration;
 
 /// One recording: what a terminal shows while the disk takes a tenth of a second, at 10 MB/s. Beyond it something is missing.
 pub(super) const PER_RECORDING: u64 = 1 << 20;
-/// All of them: sixteen that are full, of the 256 MiB that the chart gives to the program.
+/// All of them: sixteen that are full, of the 512 MiB that the chart gives to the program.
 const IN_ALL: u64 = 16 << 20;
 /// What an event takes beside its bytes.
 const EACH: u64 = 64;

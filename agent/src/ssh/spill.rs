@@ -6,8 +6,10 @@
 //!
 //! * Bytes come out as they came in. What is in memory is older than what is in the file.
 //! * Nobody waits for the reader.
+//! * What has been read takes no space any more: however much passes, only what is unread counts.
 
 use bytes::Bytes;
+use rustix::fs::{FallocateFlags, fallocate};
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -22,11 +24,15 @@ const IN_MEMORY: usize = 4 << 20;
 /// What one channel may hold in its file.
 pub const IN_FILE: u64 = 1 << 30;
 /// What all channels of an agent may hold in memory together; what there is no room for goes into files at once.
-const IN_MEMORIES: u64 = 256 << 20;
+const IN_MEMORIES: u64 = 128 << 20;
+/// What a piece costs beside its bytes: what it is kept in. Clients may send them one by one.
+const EACH: usize = 160;
 /// What all channels of an agent may hold in files together.
 pub const IN_FILES: u64 = 4 << 30;
 /// What is read from the file at once.
 const READ: usize = 256 << 10;
+/// What file systems give back at least.
+const BLOCK: u64 = 4096;
 
 /// Where files are made, and how much may be in them. Clones share it.
 #[derive(Clone, Debug)]
@@ -73,9 +79,11 @@ struct State {
     in_memory: usize,
     file: Option<Arc<File>>,
     written: u64,
+    /// That is being written.
+    pending: u64,
     read: u64,
-    /// A write is under way at `written`, so the file cannot begin anew.
-    writing: bool,
+    /// Of what was read, what takes no space any more.
+    freed: u64,
     ended: bool,
     /// Nobody reads any more: what comes is dropped.
     closed: bool,
@@ -130,6 +138,10 @@ fn unnamed(directory: &Path, name: &str) -> io::Result<File> {
     Ok(file)
 }
 
+fn cost(bytes: &Bytes) -> usize {
+    bytes.len().saturating_add(EACH)
+}
+
 /// The two ends of one channel's bytes.
 pub fn pair(space: &Space) -> (Filler, Drain) {
     let shared = Arc::new(Shared { space: space.clone(), state: Mutex::default(), more: Notify::new() });
@@ -151,23 +163,24 @@ impl Filler {
             if state.closed || bytes.is_empty() {
                 return Ok(());
             }
-            let in_file = state.written > state.read || state.writing;
-            let fits = state.in_memory.saturating_add(bytes.len()) <= IN_MEMORY;
-            if !in_file && fits && self.0.space.take_memory(bytes.len()) {
-                state.in_memory += bytes.len();
+            let in_file = state.written > state.read || state.pending > 0;
+            let fits = state.in_memory.saturating_add(cost(&bytes)) <= IN_MEMORY;
+            if !in_file && fits && self.0.space.take_memory(cost(&bytes)) {
+                state.in_memory += cost(&bytes);
                 state.memory.push_back(bytes);
                 drop(state);
                 self.0.more.notify_one();
                 return Ok(());
             }
             let limit = self.0.space.0.per_channel;
-            if state.written.saturating_add(length) > limit {
+            if (state.written - state.freed).saturating_add(length) > limit {
                 return Err(Full::Channel { limit });
             }
             if !self.0.space.take(length) {
                 return Err(Full::Node);
             }
-            state.writing = true;
+            // Whoever stops waiting for this leaves it to the end of both.
+            state.pending = length;
             (state.file.clone(), state.written)
         };
         let space = self.0.space.clone();
@@ -181,7 +194,7 @@ impl Filler {
         };
         let written = tokio::task::spawn_blocking(write).await.map_err(io::Error::other).flatten();
         let mut state = self.0.lock();
-        state.writing = false;
+        state.pending = 0;
         match written {
             Ok(file) => {
                 state.file = Some(file);
@@ -223,8 +236,11 @@ impl Drop for Drain {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        let written = self.lock().written;
-        self.space.give(written);
+        let kept = {
+            let state = self.lock();
+            state.written - state.freed + state.pending
+        };
+        self.space.give(kept);
     }
 }
 
@@ -235,8 +251,8 @@ impl Drain {
             let read = {
                 let mut state = self.0.lock();
                 if let Some(bytes) = state.memory.pop_front() {
-                    state.in_memory -= bytes.len();
-                    self.0.space.give_memory(bytes.len());
+                    state.in_memory -= cost(&bytes);
+                    self.0.space.give_memory(cost(&bytes));
                     return Ok(Some(bytes));
                 }
                 let length = state.written.saturating_sub(state.read);
@@ -245,7 +261,7 @@ impl Drain {
                         let length = usize::try_from(length).unwrap_or(READ).min(READ);
                         Some((Arc::clone(file), state.read, length))
                     }
-                    Some(_) | None if state.ended && !state.writing => return Ok(None),
+                    Some(_) | None if state.ended && state.pending == 0 => return Ok(None),
                     Some(_) | None => None,
                 }
             };
@@ -256,142 +272,37 @@ impl Drain {
             let bytes = tokio::task::spawn_blocking(move || {
                 let mut bytes = vec![0; length];
                 file.read_exact_at(&mut bytes, at)?;
-                Ok::<_, io::Error>(bytes)
+                Ok::<_, io::Error>((bytes, free(&file, at + length as u64)))
             });
-            let bytes = bytes.await.map_err(io::Error::other)??;
-            self.caught_up(bytes.len() as u64);
+            let (bytes, freed) = bytes.await.map_err(io::Error::other)??;
+            self.caught_up(bytes.len() as u64, freed);
             return Ok(Some(bytes.into()));
         }
     }
 
-    /// So much was read from the file; when that was all, it begins anew.
-    fn caught_up(&self, length: u64) {
+    /// So much was read from the file, and so much of it takes no space any more; when that was all, it begins anew.
+    fn caught_up(&self, length: u64, freed: u64) {
         let mut state = self.0.lock();
         state.read += length;
-        if state.read == state.written && !state.writing {
-            let written = std::mem::take(&mut state.written);
-            state.read = 0;
+        let mut given = freed.saturating_sub(state.freed);
+        state.freed += given;
+        if state.read == state.written && state.pending == 0 {
+            given += state.written - state.freed;
+            (state.written, state.read, state.freed) = (0, 0, 0);
             state.file = None;
-            drop(state);
-            self.0.space.give(written);
         }
+        drop(state);
+        self.0.space.give(given);
     }
+}
+
+/// Gives back the blocks of a file before this place. Where that begins which still takes space; 0 where the file system
+/// cannot do it.
+fn free(file: &File, end: u64) -> u64 {
+    let end = end / BLOCK * BLOCK;
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    if end > 0 && fallocate(file, flags, 0, end).is_ok() { end } else { 0 }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn bytes(length: usize, seed: u8) -> Bytes {
-        (0..length).map(|at| (at as u8).wrapping_mul(31).wrapping_add(seed)).collect::<Vec<_>>().into()
-    }
-
-    #[tokio::test]
-    async fn what_nobody_reads_goes_to_a_file_without_a_name_and_comes_back_whole() {
-        let directory = tempfile::tempdir().unwrap();
-        let space = Space::new(directory.path().to_owned());
-        let (mut filler, mut drain) = pair(&space);
-        let chunk = bytes(32 << 10, 7);
-        for _ in 0..1024 {
-            filler.push(chunk.clone()).await.unwrap();
-        }
-        filler.end();
-        assert!(filler.0.lock().in_memory <= IN_MEMORY);
-        assert_eq!(space.0.left.load(Ordering::Relaxed), IN_FILES - (28 << 20));
-        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
-        let (mut expected, mut got) = (Vec::new(), Vec::new());
-        (0..1024).for_each(|_| expected.extend_from_slice(&chunk));
-        while let Some(bytes) = drain.next().await.unwrap() {
-            got.extend_from_slice(&bytes);
-        }
-        assert!(got == expected);
-        assert_eq!(space.0.left.load(Ordering::Relaxed), IN_FILES);
-    }
-
-    #[tokio::test]
-    async fn a_channel_has_a_limit_and_so_have_all_together() {
-        let directory = tempfile::tempdir().unwrap();
-        let space = Space::of(directory.path().to_owned(), 3 << 20, 4 << 20);
-        let fill = async |filler: &mut Filler| {
-            for sent in 0.. {
-                if let Err(full) = filler.push(bytes(1 << 20, 0)).await {
-                    return (sent, full.to_string());
-                }
-            }
-            unreachable!("it is never full")
-        };
-        let (mut first, drain) = pair(&space);
-        let (sent, why) = fill(&mut first).await;
-        assert_eq!((sent, why.contains("3 MiB")), (7, true), "{why}");
-        let (mut second, other) = pair(&space);
-        let (sent, why) = fill(&mut second).await;
-        assert_eq!((sent, why.contains("node")), (5, true), "{why}");
-        // Whoever goes gives back what it had.
-        assert!(space.0.memory.load(Ordering::Relaxed) < IN_MEMORIES);
-        drop((first, drain));
-        second.push(bytes(1 << 20, 0)).await.unwrap();
-        drop((second, other));
-        assert_eq!(space.0.memory.load(Ordering::Relaxed), IN_MEMORIES);
-        assert_eq!(space.0.left.load(Ordering::Relaxed), 4 << 20);
-    }
-
-    #[tokio::test]
-    async fn where_all_memory_is_taken_bytes_go_into_files() {
-        let directory = tempfile::tempdir().unwrap();
-        let space = Space::new(directory.path().to_owned());
-        assert!(space.take_memory(IN_MEMORIES as usize - 5));
-        let (mut filler, mut drain) = pair(&space);
-        for part in [&b"12345"[..], b"678", b"9"] {
-            filler.push(Bytes::from_static(part)).await.unwrap();
-        }
-        filler.end();
-        assert_eq!(space.0.left.load(Ordering::Relaxed), IN_FILES - 4);
-        let mut got = Vec::new();
-        while let Some(bytes) = drain.next().await.unwrap() {
-            got.extend_from_slice(&bytes);
-        }
-        assert_eq!(got, b"123456789");
-        assert_eq!(space.0.memory.load(Ordering::Relaxed), 5);
-    }
-
-    #[tokio::test]
-    async fn what_comes_after_the_reader_has_gone_is_dropped() {
-        let space = Space::new(PathBuf::from("/nowhere"));
-        let (mut filler, drain) = pair(&space);
-        drop(drain);
-        for _ in 0..100 {
-            filler.push(bytes(1 << 20, 0)).await.unwrap();
-        }
-        let (mut filler, _drain) = pair(&space);
-        filler.push(bytes(IN_MEMORY, 0)).await.unwrap();
-        assert!(matches!(filler.push(bytes(1, 0)).await, Err(Full::Disk(_))));
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(24))]
-        #[test]
-        fn bytes_come_out_as_they_came_in(steps in prop::collection::vec((any::<bool>(), 1_usize..2_000_000), 1..40)) {
-            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-            runtime.block_on(async {
-                let directory = tempfile::tempdir().unwrap();
-                let (mut filler, mut drain) = pair(&Space::new(directory.path().to_owned()));
-                let (mut expected, mut got) = (Vec::new(), Vec::new());
-                for (seed, (push, length)) in steps.into_iter().enumerate() {
-                    if push || got.len() == expected.len() {
-                        let sent = bytes(length, seed as u8);
-                        expected.extend_from_slice(&sent);
-                        filler.push(sent).await.unwrap();
-                    } else {
-                        got.extend_from_slice(&drain.next().await.unwrap().unwrap());
-                    }
-                }
-                filler.end();
-                while let Some(bytes) = drain.next().await.unwrap() {
-                    got.extend_from_slice(&bytes);
-                }
-                assert!(got == expected);
-            });
-        }
-    }
-}
+mod tests;
