@@ -13,6 +13,7 @@ use crate::audit::Sparing;
 use crate::auth::Agent;
 use crate::gate::Held;
 use crate::ingest;
+use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt as _};
 use skpr_proto::v1::agents_server::Agents;
@@ -117,7 +118,11 @@ fn accepted(
     mut call: AgentCall,
     mut bytes: BoxStream<'static, Result<SessionData, Status>>,
 ) -> BoxStream<'static, Result<SessionData, Status>> {
+    let mut distrusted = call.distrusted().fuse();
     let answers = stream::poll_fn(move |context| {
+        if let Poll::Ready(failure) = distrusted.poll_unpin(context) {
+            return Poll::Ready(Some(Err(call.failed(failure.into()))));
+        }
         let next = bytes.poll_next_unpin(context);
         match &next {
             Poll::Ready(None) => call.completed(),

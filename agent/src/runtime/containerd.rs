@@ -44,8 +44,8 @@ const LOOK_WITHIN: Duration = Duration::from_secs(3);
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Processes that wait to be reaped: as many as one agent can have, ten channels for each of 256 sessions.
 const LEFT: usize = 2560;
-/// Connections that are being made at once, each of which takes a thread.
-const DIALLING: usize = 64;
+/// Connections that are being made at once, each of which takes a thread: more than one client can ask for.
+const DIALLING: usize = 256;
 
 /// Where everything is.
 #[derive(Clone, Debug)]
@@ -72,7 +72,7 @@ struct Shared {
     api: Api,
     left: mpsc::Sender<Left>,
     /// Places for those who dial.
-    dialling: Semaphore,
+    dialling: Arc<Semaphore>,
 }
 
 /// The containers of one name, each in a pod: what a session may be with.
@@ -88,7 +88,10 @@ impl Containerd {
         let (left, leaving) = mpsc::channel(LEFT);
         let api = Api::new(places.socket.clone());
         let reaper = Reaper::new(api.clone(), leaving);
-        (Containerd(Arc::new(Shared { places, api, left, dialling: Semaphore::new(DIALLING) })), reaper)
+        (
+            Containerd(Arc::new(Shared { places, api, left, dialling: Arc::new(Semaphore::new(DIALLING)) })),
+            reaper,
+        )
     }
 }
 

@@ -20,6 +20,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Duration;
 use tokio::io::{AsyncWriteExt as _, copy, duplex, split};
 use tokio::net::{UnixListener, UnixStream};
@@ -202,8 +203,14 @@ async fn serve(
             let written = write_pieces(from_server, &mut to_client).await;
             (written, to_client)
         };
-        let (exit, (written, mut to)) = tokio::join!(ssh::serve(ours, session), up);
-        if written.is_ok() {
+        let mut up = pin!(up);
+        let mut serving = pin!(ssh::serve(ours, session));
+        let (exit, written) = tokio::select! {
+            // One that has not logged in is left, with whatever it keeps open.
+            exit = &mut serving => (exit, timeout(GOODBYE, up).await.ok()),
+            written = &mut up => (serving.await, Some(written)),
+        };
+        if let Some((Ok(()), mut to)) = written {
             // Nobody may be there to hear it.
             drop(timeout(GOODBYE, write_exit(&mut to, exit)).await);
         }

@@ -13,11 +13,12 @@ use super::spill::{self, Drain, Filler};
 use super::taken::Taken;
 use super::{CHANNELS, FORWARDS, Session};
 use crate::recording::{Record, Recording};
-use crate::runtime::{Exit, Input, Process, Size, Start, StartError, User};
+use crate::runtime::{Command, Exit, Input, Process, Size, Start, StartError, User};
 use request::{Asked, Event};
 use russh::server::{Handle, Msg};
 use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
 use skpr_proto::ssh;
+use std::future::pending;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -136,7 +137,9 @@ pub(super) async fn serve(ready: Ready, channels: &Channels) {
         Ok(start) => start,
         Err(interrupted) => return serving.interrupted(interrupted).await,
     };
-    let recorded = channels.session.record.as_ref().zip(start.terminal.clone());
+    // Files are nothing to look at, whether or not there is a terminal.
+    let seen = start.terminal.clone().filter(|_| start.command != Command::Files);
+    let recorded = channels.session.record.as_ref().zip(seen);
     if recorded.is_some()
         && let Err(interrupted) = serving.say(RECORDED).await
     {
@@ -258,10 +261,10 @@ impl Serving<'_> {
             self.recording.iter().for_each(|recording| recording.resize(size));
         }
         let (mut input, mut outputs) = (JoinSet::new(), JoinSet::new());
-        let ended = CancellationToken::new();
+        let (ended, lost) = (CancellationToken::new(), CancellationToken::new());
         if let Some(stdin) = process.input.take() {
             let taken = Taken::new(self.tell_taken.then(|| Arc::clone(&self.write)), TELL_EVERY);
-            input.spawn(feed(drain, stdin, process.has_terminal(), taken));
+            input.spawn(feed(drain, stdin, process.has_terminal(), taken, lost.clone()));
         }
         let refusals = self.channels.refusals();
         let write = Arc::clone(&self.write);
@@ -283,6 +286,7 @@ impl Serving<'_> {
         let over = async {
             tokio::select! {
                 () = process.ended() => None,
+                () = lost.cancelled() => Some("skpr: what was sent could not be kept, and some of it is lost\r\n"),
                 () = session.runtime.gone(&session.instance) => Some("skpr: the instance has ended\r\n"),
             }
         };
@@ -361,7 +365,7 @@ impl Serving<'_> {
 }
 
 /// From what the client has sent to the process, at its pace.
-async fn feed(mut drain: Drain, mut input: Input, terminal: bool, mut taken: Taken) {
+async fn feed(mut drain: Drain, mut input: Input, terminal: bool, mut taken: Taken, lost: CancellationToken) {
     loop {
         match drain.next().await {
             Ok(Some(bytes)) => {
@@ -375,7 +379,9 @@ async fn feed(mut drain: Drain, mut input: Input, terminal: bool, mut taken: Tak
             Ok(None) => break,
             Err(error) => {
                 tracing::error!(%error, "what a client has sent is lost");
-                return;
+                // Its stdin stays open: the end of what there is would be taken for the end of all.
+                lost.cancel();
+                return pending().await;
             }
         }
     }

@@ -14,6 +14,7 @@ use russh::server::{ChannelOpenHandle, Msg};
 use russh::{Channel, ChannelMsg, ChannelOpenFailure, ChannelReadHalf, ChannelWriteHalf};
 use skpr_proto::ssh;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, split};
@@ -179,14 +180,24 @@ async fn down(
     mut taken: Taken,
     closed: CancellationToken,
 ) {
-    while let Ok(Some(bytes)) = drain.next().await {
-        let impatient = async {
-            closed.cancelled().await;
-            sleep(PATIENCE).await;
+    // From the moment in which there is no client any more, for all that is left.
+    let mut impatient = pin!(async {
+        closed.cancelled().await;
+        sleep(PATIENCE).await;
+    });
+    loop {
+        let bytes = match drain.next().await {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => break,
+            Err(error) => {
+                // Cut off, and not ended: what is there is not all.
+                tracing::error!(%error, "what a client has sent through a forward is lost");
+                return taken.tell(u64::MAX).await;
+            }
         };
         let written = tokio::select! {
             written = to.write_all(&bytes) => written.is_ok(),
-            () = impatient => false,
+            () = &mut impatient => false,
         };
         if !written {
             drop(drain);

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use skpr_tests::eventually;
 use skpr_tests::ssh::Killed;
 use std::fs;
-use std::io::Read as _;
+use std::io::{BufRead as _, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Output, Stdio};
 
@@ -90,12 +90,18 @@ fn stock_clients_reach_the_files_of_a_container_that_has_no_program_for_it() -> 
     ensure!(same.status.success(), "{}", said(&same));
 
     // Nothing is left that holds the container's files: it is gone as soon as any.
-    let open = Killed(
+    let mut open = Killed(
         { site.user.other("sftp", &["-q", "-F", &site.config()?, "bare.shop.skpr"]) }
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .spawn()?,
     );
+    open.0.stdin.as_mut().context("stdin")?.write_all(b"pwd\n")?;
+    let mut answers = std::io::BufReader::new(open.0.stdout.take().context("stdout")?);
+    let mut answer = String::new();
+    while !answer.contains("directory: /tmp") {
+        ensure!(answers.read_line(&mut answer)? > 0, "sftp ended: {answer}");
+    }
     let begun = std::time::Instant::now();
     site.sites.kubectl(&["delete", "pod/bare-1", "--timeout=60s"])?;
     ensure!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());

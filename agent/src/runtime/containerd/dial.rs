@@ -17,6 +17,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream as StdTcpStream};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -42,12 +43,13 @@ pub(super) async fn port(
     port: u16,
 ) -> io::Result<TcpStream> {
     let inside = inside(containerd, found).await.map_err(io::Error::other)?;
-    let _place = containerd.0.dialling.acquire().await.map_err(io::Error::other)?;
+    let place = Arc::clone(&containerd.0.dialling).acquire_owned().await.map_err(io::Error::other)?;
     let (tell, told) = oneshot::channel();
     let host = host.to_owned();
     thread::Builder::new().name("dial".into()).spawn(move || {
-        // Whoever asked may not wait any more.
+        // Whoever asked may not wait any more; the thread still has its place.
         drop(tell.send(connect(&inside, &host, port)));
+        drop(place);
     })?;
     let stream = told.await.map_err(io::Error::other)??;
     TcpStream::from_std(stream)

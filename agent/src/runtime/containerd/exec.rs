@@ -42,7 +42,7 @@ const PROCESS: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process
 pub(crate) struct Exec {
     containerd: Containerd,
     found: Found,
-    name: Name,
+    kept: Kept,
     /// Its number on the node.
     pid: u32,
     terminal: bool,
@@ -52,11 +52,52 @@ pub(crate) struct Exec {
     signals: mpsc::Sender<Signal>,
     /// Waits for its end, and passes on sizes and signals.
     tasks: JoinSet<()>,
+}
+
+/// What containerd may know by a name, with the FIFOs of that name. When it is dropped, the reaper has it.
+#[derive(Debug)]
+struct Kept {
+    name: Name,
+    left: mpsc::Sender<Left>,
     fifos: Option<Fifos>,
     /// Our ends of its outputs until it has started, and something reads them.
     outputs: Option<Outputs>,
     /// containerd has said that it knows it.
     announced: bool,
+}
+
+impl Kept {
+    /// A new name in a container.
+    fn new(containerd: &Containerd, container: &str) -> io::Result<Kept> {
+        let shared = &containerd.0;
+        let (name, fifos) = Fifos::make(&shared.places.fifos, container)?;
+        let (left, fifos) = (shared.left.clone(), Some(fifos));
+        let mut kept = Kept { name, left, fifos, outputs: None, announced: false };
+        kept.outputs = kept.fifos.as_ref().map(Outputs::open).transpose()?;
+        Ok(kept)
+    }
+
+    fn fifos(&self) -> io::Result<&Fifos> {
+        self.fifos.as_ref().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// Tells containerd of it.
+    async fn announce(&mut self, api: &Api, process: &Value, terminal: bool) -> Result<(), StartError> {
+        api.exec(request(&self.name, self.fifos()?, process, terminal)?).await?;
+        self.announced = true;
+        Ok(())
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let Some(fifos) = self.fifos.take() else { return };
+        let (outputs, announced) = (self.outputs.take(), self.announced);
+        let left = Left { name: self.name.clone(), fifos, outputs, announced };
+        if self.left.try_send(left).is_err() {
+            tracing::debug!("a process is left to the next agent");
+        }
+    }
 }
 
 /// Ends the stdin of a process.
@@ -73,47 +114,28 @@ pub(super) async fn start(
     process: Value,
     size: Option<Size>,
 ) -> Result<Process, StartError> {
-    let shared = &containerd.0;
-    let (name, fifos) = Fifos::make(&shared.places.fifos, &found.id)?;
     let (tell, exit) = watch::channel(None);
     let (resized, sizes) = watch::channel(None);
     let (signals, signalled) = mpsc::channel(SIGNALS);
     let terminal = size.is_some();
-    let request = request(&name, &fifos, &process, terminal)?;
-    let outputs = Outputs::open(&fifos)?;
-    let mut exec = Exec {
-        containerd: containerd.clone(),
-        found,
-        name,
-        pid: 0,
-        terminal,
-        exit,
-        size: resized,
-        signals,
-        tasks: JoinSet::new(),
-        fifos: Some(fifos),
-        outputs: Some(outputs),
-        announced: false,
-    };
-    let api = shared.api.clone();
-    api.exec(request).await?;
-    exec.announced = true;
+    let kept = Kept::new(containerd, &found.id)?;
+    let (containerd, tasks) = (containerd.clone(), JoinSet::new());
+    let mut exec = Exec { containerd, found, kept, pid: 0, terminal, exit, size: resized, signals, tasks };
+    let (api, name) = (exec.containerd.0.api.clone(), exec.kept.name.clone());
+    exec.kept.announce(&api, &process, terminal).await?;
     exec.tasks.spawn({
-        let (api, name) = (api.clone(), exec.name.clone());
+        let (api, name) = (api.clone(), name.clone());
         async move {
             let status = ended(&api, &name).await;
             tell.send_replace(Some(status));
         }
     });
-    exec.pid = api.start(&exec.name).await.map_err(|status| not_started(&status, &process))?;
-    let pipe = match &exec.fifos {
-        Some(fifos) => fifos.writer().await?,
-        None => return Err(StartError::Gone),
-    };
+    exec.pid = api.start(&name).await.map_err(|status| not_started(&status, &process))?;
+    let pipe = exec.kept.fifos()?.writer().await?;
     let passing = exec.others(Which::Group);
-    exec.tasks.spawn(pass_on(api.clone(), exec.name.clone(), passing, sizes, signalled));
-    let Outputs { output, errors } = exec.outputs.take().ok_or(StartError::Gone)?;
-    let closer = (!terminal).then(|| Closer { api, name: exec.name.clone() });
+    exec.tasks.spawn(pass_on(api.clone(), name.clone(), passing, sizes, signalled));
+    let Outputs { output, errors } = exec.kept.outputs.take().ok_or(StartError::Gone)?;
+    let closer = (!terminal).then_some(Closer { api, name });
     Ok(Process {
         input: Some(Input::of(pipe, closer)),
         output: Some(output),
@@ -240,7 +262,7 @@ impl Exec {
     pub(crate) async fn end(self) -> io::Result<Exit> {
         let api = &self.containerd.0.api;
         // With a terminal this closes it, which hangs up.
-        if let Err(status) = api.close_stdin(&self.name).await {
+        if let Err(status) = api.close_stdin(&self.kept.name).await {
             tracing::debug!(%status, "a process's stdin was not closed");
         }
         let others = self.others(Which::Session);
@@ -260,7 +282,7 @@ impl Exec {
         for signal in [signal, Signal::CONT] {
             // One that is stopped would see it only when it goes on; one that is killed does not care.
             if self.exit.borrow().is_none() {
-                send(&self.containerd.0.api, &self.name, signal).await;
+                send(&self.containerd.0.api, &self.kept.name, signal).await;
             }
             others.signal(signal).await;
             if signal == Signal::KILL {
@@ -282,17 +304,6 @@ impl Exec {
     fn others(&self, which: Which) -> Others {
         let leader = Leader { pid: self.pid, first: self.found.pid };
         Others { containerd: self.containerd.clone(), found: self.found.clone(), leader, which }
-    }
-}
-
-impl Drop for Exec {
-    fn drop(&mut self) {
-        let Some(fifos) = self.fifos.take() else { return };
-        let (outputs, announced) = (self.outputs.take(), self.announced);
-        let left = Left { name: self.name.clone(), fifos, outputs, announced };
-        if self.containerd.0.left.try_send(left).is_err() {
-            tracing::debug!("a process is left to the next agent");
-        }
     }
 }
 
@@ -339,22 +350,17 @@ impl Others {
     }
 }
 
-/// Runs something short, whose output is nobody's.
+/// Runs something short, whose output is nobody's. What is left of it is the reaper's, as of any other.
 async fn quietly(containerd: &Containerd, found: &Found, process: &Value) -> Result<(), StartError> {
-    let (name, fifos) = Fifos::make(&containerd.0.places.fifos, &found.id)?;
-    let outputs = Outputs::open(&fifos)?;
+    let mut kept = Kept::new(containerd, &found.id)?;
     let run = async {
         let api = &containerd.0.api;
-        api.exec(request(&name, &fifos, process, false)?).await?;
-        api.start(&name).await?;
-        api.wait(&name).await?;
+        kept.announce(api, process, false).await?;
+        api.start(&kept.name).await?;
+        api.wait(&kept.name).await?;
         Ok(())
     };
-    let ran = timeout(SIGNALLED_WITHIN, run).await;
-    // What is left of it is the reaper's, as of any other.
-    let left = Left { name, fifos, outputs: Some(outputs), announced: false };
-    drop(containerd.0.left.try_send(left));
-    ran.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+    timeout(SIGNALLED_WITHIN, run).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
 #[cfg(test)]

@@ -34,13 +34,16 @@ pub(super) fn others(proc: &Path, leader: Leader, which: Which) -> Vec<Number> {
     let numbers = |process: &Process| process.status().ok()?.nspid;
     let first = Process::new_with_root(proc.join(first.to_string())).ok();
     let Some(depth) = first.as_ref().and_then(numbers).map(|numbers| numbers.len()) else { return vec![] };
+    // The number of a session that is over may be another container's.
+    let space = |pid: i32| std::fs::read_link(proc.join(pid.to_string()).join("ns/pid")).ok();
+    let inside = first.as_ref().and_then(|process| space(process.pid));
     let own = Process::new_with_root(proc.join(leader.to_string())).and_then(|process| process.stat());
     let foreground = own.ok().map(|stat| stat.tpgid).filter(|group| *group > 0).unwrap_or(leader);
     let listed = all_processes_with_root(proc).into_iter().flatten().filter_map(Result::ok);
     let meant = listed.filter(|process| {
         process.stat().is_ok_and(|stat| {
             let belongs = stat.session == leader && (which == Which::Session || stat.pgrp == foreground);
-            belongs && stat.pid != leader && !matches!(stat.state, 'Z' | 'X')
+            belongs && space(stat.pid) == inside && stat.pid != leader && !matches!(stat.state, 'Z' | 'X')
         })
     });
     meant.filter_map(|process| numbers(&process)?.get(depth.checked_sub(1)?).copied()).collect()
