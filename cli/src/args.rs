@@ -264,7 +264,8 @@ pub(crate) enum CompletionShell {
 
 /// Parses the command line; what clap has to say goes out through [`crate::output`].
 pub(crate) fn parse() -> Result<Arguments, ExitCode> {
-    Arguments::try_parse().map_err(|error| crate::output::report_usage(&error, wants_json(std::env::args())))
+    let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
+    Arguments::try_parse().map_err(|error| crate::output::report_usage(&error, wants_json(words)))
 }
 
 /// The parser, for completion.

@@ -12,7 +12,7 @@ mod typing;
 pub(crate) use connection::Broken;
 pub(crate) use forward::{Ports, forward};
 pub(crate) use host::{SUFFIX, host_of, parse_host};
-pub(crate) use ssh::{Outcome, Run, run};
+pub(crate) use ssh::{Outcome, Run, command, run};
 
 use crate::client::{Access, Client, call_error};
 use crate::error::Error;

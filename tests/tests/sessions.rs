@@ -51,6 +51,9 @@ fn what_is_run_is_in_the_instance_and_ends_with_its_own_code() -> Result<()> {
     assert_eq!(exec(user, &["printf", "%s", &long])?.success()?.stdout, long);
     let longer = exec(user, &["true", &long, &long])?.exit(126)?;
     assert!(longer.stderr.contains("longer than what can be passed"), "{}", longer.stderr);
+    let megabyte = [&*long; 10];
+    let longest = exec(user, &[&["true"], &megabyte[..]].concat())?.exit(126)?;
+    assert!(longest.stderr.contains("longer than what can be passed"), "{}", longest.stderr);
     let both = exec(user, &["sh", "-c", "echo out; echo err >&2"])?.success()?;
     assert_eq!((both.stdout.as_str(), both.stderr.as_str()), ("out\n", "err\n"));
     let place = exec(user, &["sh", "-c", "pwd; echo $SKPR_VERSION $SKPR_INSTANCE; cat /proc/self/cgroup"])?;
@@ -62,6 +65,28 @@ fn what_is_run_is_in_the_instance_and_ends_with_its_own_code() -> Result<()> {
     let own = std::fs::read_to_string("/proc/self/cgroup")?;
     let made = place.contains("shop-dev-r1-0\n") && place.contains("/skpr-");
     assert!(made || lines.eq(own.lines()), "{place}");
+    Ok(())
+}
+
+/// What is lost on the way is no success, whatever the program says of itself.
+#[test]
+fn what_cannot_be_read_or_written_here_is_said_and_is_255() -> Result<()> {
+    let machine = Machine::ready()?;
+    let skpr = |words: &[&str]| -> Result<std::process::Command> {
+        Ok(machine.user.other(program("skpr")?, &[&["exec", "dev", "--"], words].concat()))
+    };
+    let full = std::fs::File::options().write(true).open("/dev/full")?;
+    let done = skpr(&["echo", "hi"])?.stdin(Stdio::null()).stdout(full).stderr(Stdio::piped()).output()?;
+    assert_eq!(done.status.code(), Some(255), "{}", text(&done.stderr));
+    assert!(text(&done.stderr).contains("some of it is lost"), "{}", text(&done.stderr));
+    let directory = std::fs::File::open(machine.user.home())?;
+    let done = skpr(&["cat"])?.stdin(directory).output()?;
+    assert_eq!(done.status.code(), Some(255), "{}", text(&done.stderr));
+    assert!(text(&done.stderr).contains("cannot be read"), "{}", text(&done.stderr));
+    // A reader that has seen enough is none of that.
+    let mut seq = Killed(skpr(&["seq", "1000000"])?.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?);
+    seq.0.stdout.take().context("stdout")?.read_exact(&mut [0; 2])?;
+    assert_eq!(seq.0.wait()?.code(), Some(0));
     Ok(())
 }
 

@@ -44,7 +44,7 @@ pub(super) fn words(command: Command, place: &Place<'_>) -> Result<Vec<OsString>
             let program = words.first().filter(|program| !program.is_empty()).ok_or(StartError::Empty)?;
             let there = if program.as_bytes().contains(&b'/') {
                 let place = directory.join(program);
-                place.is_file().then_some(place)
+                place.exists().then_some(place)
             } else {
                 find(program, path, directory)
             };
@@ -107,6 +107,7 @@ mod tests {
         assert!(run(&["sh", "-c", "true"], "/usr/bin:/bin").is_ok());
         assert!(matches!(run(&["sh"], "/nowhere"), Err(StartError::NotFound(name)) if name == "sh"));
         assert!(matches!(run(&["./text"], ""), Err(StartError::NotRunnable(_))));
+        assert!(matches!(run(&["/"], ""), Err(StartError::NotRunnable(_))));
         assert!(
             matches!(run(&["./\u{1b}"], ""), Err(StartError::NotFound(name)) if !name.contains('\u{1b}'))
         );

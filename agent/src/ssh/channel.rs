@@ -160,9 +160,9 @@ pub(super) async fn serve(ready: Ready, channels: &Channels) {
         }
         Err(interrupted) => Some(interrupted),
     };
-    match interrupted {
-        Some(interrupted) => serving.interrupted(interrupted).await,
-        None => serving.rest().await,
+    // Once it is closed here, russh passes on nothing that the client still says, not even that it has closed it, too.
+    if let Some(interrupted) = interrupted {
+        serving.interrupted(interrupted).await;
     }
 }
 
@@ -183,12 +183,11 @@ impl Serving<'_> {
     /// Tells the client why it ends early, if there still is one.
     async fn interrupted(mut self, why: Interrupted) {
         match why {
-            Interrupted::Gone => return,
+            Interrupted::Gone => {}
             Interrupted::Full(why) => {
                 drop(self.farewell(format!("skpr: {why}\r\n"), Exit::Code(u8::MAX)).await);
             }
         }
-        self.rest().await;
     }
 
     /// Tells the client something.
@@ -196,11 +195,6 @@ impl Serving<'_> {
         let write = Arc::clone(&self.write);
         // Whether it hears it, shows in what it does next.
         self.meanwhile(async move { drop(write.extended_data_bytes(STDERR, line).await) }, None).await
-    }
-
-    /// Reads what the client still sends until it has closed the channel, too.
-    async fn rest(mut self) {
-        drop(self.meanwhile(std::future::pending::<()>(), None).await);
     }
 
     /// Waits for the request to run something.

@@ -6,15 +6,17 @@ use crate::client::Access;
 use crate::error::Error;
 use crate::interrupt;
 use crate::output::Output;
-use crate::session::{Broken, Outcome, Run, Session, Wanted, run as converse};
+use crate::session::{Broken, Outcome, Run, Session, Wanted, command, run as converse};
 use crate::settings::Settings;
 use crate::terminal::{stdin_is_terminal, stdout_is_terminal};
 use skpr_proto::v1::OpenedSession;
-use skpr_proto::{ErrorKind, Failure};
+use skpr_proto::{ErrorKind, Failure, ssh};
 use std::ffi::OsString;
 
 /// What a program exits with whose connection broke, as `ssh` does.
 pub(super) const BROKEN: u8 = 255;
+/// What a shell exits with of what is there and cannot be run.
+const CANNOT_RUN: u8 = 126;
 /// What a shell adds to the number of the signal that ended a program.
 const BY_SIGNAL: u8 = 128;
 
@@ -44,6 +46,12 @@ struct Asked {
 
 impl Asked {
     async fn run(self, settings: &Settings, output: &Output) -> Result<(), Error> {
+        if self.command.as_ref().is_some_and(|words| command(words).len() > ssh::LONGEST_COMMAND) {
+            let failure =
+                Failure::new(ErrorKind::Usage, "the command is longer than what can be passed to a program");
+            output.report(&failure.with_hint("pass what is long on stdin").into());
+            return Err(Error::Exit(CANNOT_RUN));
+        }
         let access = settings.access()?;
         let (session, banner) = open(self.place, &access, settings, output).await?;
         if self.banner {
@@ -122,6 +130,8 @@ pub(super) fn not_opened(error: Error, output: &Output) -> Error {
 pub(super) fn lost(broken: &Broken, access: &Access) -> Error {
     let message = match broken {
         Broken::Terminal(_) => "the terminal cannot be used".to_owned(),
+        Broken::Output(_) => "what the program says cannot be written, and some of it is lost".to_owned(),
+        Broken::Input(_) => "what the program is to read cannot be read: it was ended".to_owned(),
         Broken::Relay(_) | Broken::Cut | Broken::Ssh(_) | Broken::Refused | Broken::NotRun => {
             format!("the connection through `{}` was lost: how it ended is not known", access.endpoint)
         }

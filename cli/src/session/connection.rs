@@ -32,6 +32,10 @@ pub(crate) enum Broken {
     NotRun,
     #[error("prepare the terminal")]
     Terminal(#[source] io::Error),
+    #[error("write to stdout")]
+    Output(#[source] io::Error),
+    #[error("read from stdin")]
+    Input(#[source] io::Error),
 }
 
 /// Begins to speak SSH as this user.

@@ -7,6 +7,7 @@ use bytes::BytesMut;
 use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Sig};
 use skpr_proto::ssh;
 use std::ffi::OsString;
+use std::io;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex, split};
 use tokio::sync::watch;
@@ -93,15 +94,16 @@ async fn converse(
     let (taken, allowed) = watch::channel(if run.terminal { u64::MAX } else { 0 });
     match &run.command {
         Some(words) => {
-            let words = words.iter().map(|word| word.as_encoded_bytes());
-            write.exec(true, ssh::command_of(words)).await?;
+            write.exec(true, command(words)).await?;
         }
         None => write.request_shell(true).await?,
     }
     let sending = async {
-        // What cannot be sent any more shows in what is received: its end.
-        drop(send(write, allowed).await);
-        std::future::pending::<Outcome>().await
+        match send(write, allowed, run.terminal).await {
+            Err(broken @ Broken::Input(_)) => broken,
+            // What cannot be sent any more shows in what is received: its end.
+            Ok(()) | Err(_) => std::future::pending().await,
+        }
     };
     let resizing = async {
         typing.resized(write).await;
@@ -109,9 +111,14 @@ async fn converse(
     };
     tokio::select! {
         outcome = receive(read, taken) => outcome,
-        outcome = sending => Ok(outcome),
+        broken = sending => Err(broken),
         outcome = resizing => Ok(outcome),
     }
+}
+
+/// What is sent of a program and its arguments.
+pub(crate) fn command(words: &[OsString]) -> Vec<u8> {
+    ssh::command_of(words.iter().map(|word| word.as_encoded_bytes()))
 }
 
 fn variables() -> impl Iterator<Item = (String, String)> {
@@ -124,7 +131,8 @@ fn variables() -> impl Iterator<Item = (String, String)> {
 async fn send(
     write: &ChannelWriteHalf<russh::client::Msg>,
     mut taken: watch::Receiver<u64>,
-) -> Result<(), russh::Error> {
+    typed: bool,
+) -> Result<(), Broken> {
     let mut stdin = tokio::io::stdin();
     let mut buffer = BytesMut::new();
     let mut sent: u64 = 0;
@@ -138,7 +146,11 @@ async fn send(
                 sent += length as u64;
                 write.data_bytes(buffer.split().freeze()).await?;
             }
-            Ok(0) | Err(_) => return write.eof().await,
+            Ok(0) => return Ok(write.eof().await?),
+            // A terminal that is gone types no more.
+            Err(_) if typed => return Ok(write.eof().await?),
+            // Its end would be taken for the end of all there was.
+            Err(error) => return Err(Broken::Input(error)),
         }
     }
 }
@@ -154,8 +166,13 @@ async fn receive(mut read: ChannelReadHalf, taken: watch::Sender<u64>) -> Result
                     stdout.write_all(&data).await?;
                     stdout.flush().await
                 };
-                if written.await.is_err() {
-                    return Ok(Outcome::ClosedPipe);
+                match written.await {
+                    Ok(()) => {}
+                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                        return Ok(Outcome::ClosedPipe);
+                    }
+                    // Half of it would look like all of it.
+                    Err(error) => return Err(Broken::Output(error)),
                 }
             }
             ChannelMsg::ExtendedData { data, ext: STDERR } => {

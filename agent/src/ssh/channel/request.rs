@@ -16,8 +16,6 @@ const MOST_VARIABLES: usize = 32;
 const LONGEST: usize = 256;
 /// What a terminal is that says no name, or one that no terminal has.
 const PLAIN: &str = "dumb";
-/// The longest argument that Linux takes.
-const LONGEST_LINE: usize = 128 << 10;
 
 /// The subsystem that serves files.
 pub(in crate::ssh) const SFTP: &str = "sftp";
@@ -86,7 +84,7 @@ impl Asked {
 
 /// A line for a shell, or a program and its arguments.
 fn command_of(mut command: Vec<u8>) -> Command {
-    if command.len() > LONGEST_LINE {
+    if command.len() > ssh::LONGEST_COMMAND {
         // It is not to be run in part.
         return Command::TooLong;
     }

@@ -56,6 +56,18 @@ fn with_server(test: impl AsyncFnOnce(&Server)) {
     runtime.block_on(async { tokio::time::timeout(in_time, test(&server)).await.unwrap() });
 }
 
+#[test]
+fn a_place_is_free_again_when_its_session_has_ended() {
+    with_server(async |server| {
+        let handle = client(server).await;
+        for number in 0..3 * super::super::CHANNELS {
+            let mut channel = handle.channel_open_session().await.unwrap();
+            channel.exec(true, format!("exit {number}")).await.unwrap();
+            assert_eq!(exit_code(&mut channel).await, Some(u32::try_from(number).unwrap()));
+        }
+    });
+}
+
 /// Case 35.
 #[test]
 fn of_sizes_that_come_fast_the_last_one_counts_and_none_is_impossible() {
