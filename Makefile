@@ -4,7 +4,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 PROFILE ?= release
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo lint fmt test test-kubernetes images cluster-up cluster-down bench-logs bench-environments bench-usage fuzz-manifest
+.PHONY: help setup build demo lint fmt test test-kubernetes images cluster-up cluster-down bench-logs bench-environments bench-usage bench-shell fuzz-manifest
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  */\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-16s %s\n' "$$name" "$$text"; done
@@ -59,6 +59,11 @@ bench-usage: setup  ## what samples of CPU and memory cost, measured here, as ro
 	@scripts/setup bench-usage
 	cargo build --locked --release --workspace --bins
 	"$${CARGO_TARGET_DIR:-target}/release/bench-usage"
+
+bench-shell: setup  ## sessions beside OpenSSH's sshd and kubectl exec, on $KUBECONFIG or as root: a table, and target/bench/shell.json (PROFILE=release|dev)
+	@scripts/setup bench-shell
+	cargo build --locked --profile $(PROFILE) --workspace --bins
+	@PROFILE=$(PROFILE) scripts/bench-shell
 
 fuzz-manifest: setup  ## give the parser of .skpr.yml what nobody would write (FUZZ_SECONDS=60)
 	@scripts/fuzz-manifest

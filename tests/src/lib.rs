@@ -7,6 +7,7 @@ pub mod cli;
 pub mod cluster;
 pub mod fault;
 pub mod fleet;
+pub mod image;
 pub mod inventory;
 pub mod machine;
 pub mod node;

@@ -6,10 +6,10 @@ use skpr_tests::cli::User;
 use skpr_tests::cluster::{Cluster, Namespace, Release};
 use skpr_tests::eventually;
 use skpr_tests::fault::Link;
+pub(crate) use skpr_tests::image::{busybox_root, pack, root};
 use skpr_tests::scrape::Scraper;
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -36,10 +36,6 @@ pub(crate) struct Skpr {
 pub(crate) struct Record {
     pub(crate) instance: String,
     pub(crate) message: String,
-}
-
-pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
 impl Skpr {
@@ -240,30 +236,4 @@ fn load_images(cluster: &Cluster) -> Result<()> {
 /// A site is a shell.
 fn pack_site() -> Result<PathBuf> {
     pack(&busybox_root()?, &format!("docker.io/library/{SITE_IMAGE}"), r#"["/bin/sh"]"#)
-}
-
-/// Busybox and a link to it for each of its tools.
-pub(crate) fn busybox_root() -> Result<tempfile::TempDir> {
-    let folder = tempfile::tempdir()?;
-    let bin = folder.path().join("bin");
-    fs::create_dir(&bin)?;
-    let busybox = ["/usr/bin/busybox", "/bin/busybox"].into_iter().find(|path| Path::new(path).is_file());
-    fs::copy(busybox.context("find busybox")?, bin.join("busybox"))?;
-    let tools = Command::new(bin.join("busybox")).arg("--list").output()?;
-    for tool in String::from_utf8(tools.stdout)?.lines().filter(|tool| *tool != "busybox") {
-        symlink("busybox", bin.join(tool))?;
-    }
-    Ok(folder)
-}
-
-/// The directory as an image of this name.
-pub(crate) fn pack(folder: &tempfile::TempDir, name: &str, entrypoint: &str) -> Result<PathBuf> {
-    let file = name.rsplit('/').next().unwrap_or(name).replace(':', "-");
-    let out = root().join("target/images").join(format!("{file}.tar"));
-    let packed = Command::new(root().join("scripts/pack-image"))
-        .args([name, &out.display().to_string(), entrypoint])
-        .arg(folder.path())
-        .status()?;
-    anyhow::ensure!(packed.success(), "pack-image: {packed}");
-    Ok(out)
 }
