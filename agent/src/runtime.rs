@@ -5,8 +5,8 @@
 //!
 //! Deliberately not here: who may start what. A session comes from the aggregator, which has asked.
 
+mod connect;
 pub(crate) mod containerd;
-mod dial;
 mod leader;
 mod process;
 mod pty;
@@ -14,7 +14,7 @@ mod shell;
 mod spawn;
 mod user;
 
-pub use dial::{Dialled, To};
+pub use connect::{Connected, To};
 pub use leader::Exit;
 pub(crate) use process::waiting;
 pub use process::{Input, Process, StartError};
@@ -23,13 +23,21 @@ pub use spawn::Spawner;
 pub use user::User;
 
 use containerd::{Containerd, Containers};
+use rustix::process::Signal;
 use skpr_proto::{Label, PodUid};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::watch;
+
+/// What is said to processes that nobody is there for any more, and how long they are given after each; then they are killed.
+const ASKING: [(Signal, Duration); 2] =
+    [(Signal::HUP, Duration::from_secs(5)), (Signal::TERM, Duration::from_secs(5))];
+/// How often it is looked whether they have ended.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// How a process comes into an instance of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,13 +121,13 @@ impl Runtime {
     }
 
     /// Connects to what listens in an instance.
-    pub async fn dial(&self, uid: &PodUid, to: &To) -> io::Result<Dialled> {
+    pub async fn connect(&self, uid: &PodUid, to: &To) -> io::Result<Connected> {
         match &self.0 {
             Kind::Local { instances, .. } => {
                 let instance = instances.borrow().get(uid).cloned();
-                dial::dial(&*instance.ok_or(io::ErrorKind::NotFound)?, to).await
+                connect::connect(&*instance.ok_or(io::ErrorKind::NotFound)?, to).await
             }
-            Kind::Containers(containers) => containers.dial(uid, to).await,
+            Kind::Containers(containers) => containers.connect(uid, to).await,
         }
     }
 

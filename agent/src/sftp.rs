@@ -17,7 +17,9 @@ use handles::Handles;
 use packet::{Bad, Fields, Reply};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
-use std::io::{self, Read, Write};
+use std::fs::File;
+use std::io::{self, BufReader, Read, Write};
+use std::os::fd::AsFd as _;
 use std::path::Path;
 
 /// The version that every client speaks.
@@ -25,6 +27,8 @@ const VERSION: u32 = 3;
 /// The longest packet that is taken, and the most that is read or written at once: as OpenSSH's.
 const LONGEST_PACKET: usize = 256 << 10;
 const LONGEST_READ: usize = LONGEST_PACKET - 1024;
+/// As much as a pipe holds.
+const INPUT: usize = 64 << 10;
 /// What is served beyond version 3, each with its own version.
 const EXTENSIONS: [(&str, &str); 6] = [
     ("posix-rename@openssh.com", "1"),
@@ -95,8 +99,16 @@ impl From<Errno> for Failed {
     }
 }
 
+/// Serves whoever is at stdin and stdout.
+pub fn serve_stdio() -> io::Result<()> {
+    // As files: what is written to stdout itself is looked through for ends of lines.
+    let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    serve(BufReader::with_capacity(INPUT, input), output)
+}
+
 /// Serves one client until it says no more.
-pub fn serve(mut input: impl Read, mut output: impl Write) -> io::Result<()> {
+fn serve(mut input: impl Read, mut output: impl Write) -> io::Result<()> {
     let mut handles = Handles::default();
     let mut packet = Vec::new();
     while packet::read(&mut input, &mut packet, LONGEST_PACKET)? {

@@ -13,14 +13,10 @@ use anyhow::Context as _;
 use clap::{Args as ClapArgs, Subcommand};
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
-use std::fs::File;
-use std::io::{self, BufReader, IoSlice};
+use std::io::{self, IoSlice};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-
-/// As much as a pipe holds.
-const INPUT: usize = 64 << 10;
 
 /// What `skpr-agent worker` is told.
 #[derive(Clone, Debug, ClapArgs)]
@@ -45,10 +41,7 @@ pub fn run(args: &WorkerArgs) -> anyhow::Result<()> {
     match &args.work {
         Work::Files => {
             args.way.enter().context("enter the container")?;
-            // As files: what is written to stdout itself is looked through for ends of lines.
-            let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
-            let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-            crate::sftp::serve(BufReader::with_capacity(INPUT, input), output).context("serve files")
+            crate::sftp::serve_stdio().context("serve files")
         }
         Work::Socket { path } => {
             let connected = args.way.enter().and_then(|()| UnixStream::connect(path));

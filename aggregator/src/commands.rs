@@ -2,14 +2,9 @@
 
 use crate::{auth, store};
 use anyhow::Context as _;
-use std::fs::File;
-use std::io::{BufReader, Write as _};
-use std::os::fd::AsFd as _;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-
-/// As much as a pipe holds.
-const INPUT: usize = 64 << 10;
 
 /// Verifies a store; the exit code says whether it is whole.
 pub async fn store_check(data: PathBuf) -> anyhow::Result<ExitCode> {
@@ -28,10 +23,7 @@ pub fn token_create(data: &Path, name: &str, rights: &str) -> anyhow::Result<()>
 
 /// Serves files to whoever is at stdin and stdout, until they say no more.
 pub fn serve_files() -> anyhow::Result<()> {
-    // As files: what is written to stdout itself is looked through for ends of lines.
-    let input = File::from(std::io::stdin().as_fd().try_clone_to_owned()?);
-    let output = File::from(std::io::stdout().as_fd().try_clone_to_owned()?);
-    skpr_agent::sftp::serve(BufReader::with_capacity(INPUT, input), output).context("serve files")
+    skpr_agent::sftp::serve_stdio().context("serve files")
 }
 
 pub fn version() -> anyhow::Result<()> {

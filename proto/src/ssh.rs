@@ -4,6 +4,8 @@ use bytes::Bytes;
 
 /// Who a client is that wants to be whom the instance runs as. Any other name or number asks for that user.
 pub const OWN_USER: &str = "skpr";
+/// The kind of extended data that is stderr (RFC 4254, section 5.2).
+pub const STDERR: u32 = 1;
 /// The longest command: as long as the longest argument that Linux takes.
 pub const LONGEST_COMMAND: usize = 128 << 10;
 /// A variable by which a client asks to be told how much of what it has sent was taken. SSH's own windows do not tell: the

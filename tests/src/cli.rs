@@ -6,9 +6,9 @@
 
 use anyhow::{Context as _, Result, bail};
 use std::ffi::OsStr;
-use std::io::{BufRead as _, BufReader, Read};
+use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -139,6 +139,18 @@ impl Finished {
         }
         Ok(self)
     }
+}
+
+/// Runs a command to its end with this on its stdin.
+pub fn fed(mut command: Command, input: Vec<u8>) -> Result<Output> {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut stdin = child.stdin.take().context("stdin")?;
+    let writer = std::thread::spawn(move || stdin.write_all(&input));
+    let mut stdout = vec![];
+    child.stdout.take().context("stdout")?.read_to_end(&mut stdout)?;
+    writer.join().ok().context("the writer")??;
+    let output = child.wait_with_output()?;
+    Ok(Output { stdout, ..output })
 }
 
 impl Running {

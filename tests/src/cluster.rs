@@ -139,9 +139,9 @@ impl Namespace {
             arguments.extend(["--set".to_owned(), value.clone()]);
         }
         arguments.extend(["--wait".to_owned(), "--timeout".to_owned(), format!("{}s", timeout.as_secs())]);
-        // Built before it is known whether this works, so that a failure shows the pods.
+        // Built before it is known whether this works, so that what there is of it goes again.
         let release = Release { namespace: self, name: name.to_owned(), arguments };
-        release.install()?;
+        release.install().inspect_err(|_| release.namespace.dump())?;
         Ok(release)
     }
 

@@ -18,3 +18,8 @@ impl Numbers {
         (z ^ (z >> 31)) % limit.max(1)
     }
 }
+
+/// So many bytes among which there is every value, and in which a piece that is missing or twice shows.
+pub fn noise(bytes: u32) -> Vec<u8> {
+    (0..bytes).map(|at| (at.wrapping_mul(2_654_435_761) >> 11) as u8).collect()
+}

@@ -4,6 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use skpr_tests::cli::{Running, program};
 use skpr_tests::eventually;
 use skpr_tests::machine::Machine;
+use skpr_tests::numbers::noise;
 use skpr_tests::ssh::{HOST, Killed, Ssh};
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -14,10 +15,6 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-
-fn noise(bytes: u32) -> Vec<u8> {
-    (0..bytes).map(|at| (at.wrapping_mul(2_654_435_761) >> 11) as u8).collect()
-}
 
 /// A program of OpenSSH's, in the user's home directory.
 fn run(ssh: &Ssh<'_>, name: &str, options: &[&str], words: &[&str], input: &str) -> Result<Output> {

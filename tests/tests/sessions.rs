@@ -1,10 +1,11 @@
 //! Shells and programs in an instance, on one machine: with `skpr`, and with stock OpenSSH through `skpr ssh-proxy`.
 
 use anyhow::{Context as _, Result, ensure};
-use skpr_tests::cli::{Finished, User, program};
+use skpr_tests::cli::{Finished, User, fed, program};
 use skpr_tests::eventually;
 use skpr_tests::fault::Link;
 use skpr_tests::machine::Machine;
+use skpr_tests::numbers::noise;
 use skpr_tests::ssh::{HOST, Killed, Ssh};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
@@ -28,10 +29,6 @@ fn runs(words: &str) -> bool {
     let processes = std::fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);
     let mut lines = processes.filter_map(|process| std::fs::read(process.path().join("cmdline")).ok());
     lines.any(|line| text(&line).trim_end_matches('\0').replace('\0', " ") == words)
-}
-
-fn noise(bytes: u32) -> Vec<u8> {
-    (0..bytes).map(|at| (at.wrapping_mul(2_654_435_761) >> 11) as u8).collect()
 }
 
 #[test]
@@ -94,16 +91,9 @@ fn what_cannot_be_read_or_written_here_is_said_and_is_255() -> Result<()> {
 fn bytes_are_the_same_at_the_other_end_and_the_audit_says_who_did_what() -> Result<()> {
     let machine = Machine::ready()?;
     let bytes = noise(24 << 20);
-    let mut cat = machine.user.other(program("skpr")?, &["exec", "dev", "--", "cat"]);
-    let mut cat = Killed(cat.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?);
-    let mut input = cat.0.stdin.take().context("stdin")?;
-    let sent = bytes.clone();
-    let writer = std::thread::spawn(move || input.write_all(&sent));
-    let mut got = Vec::new();
-    cat.0.stdout.take().context("stdout")?.read_to_end(&mut got)?;
-    writer.join().ok().context("the writer")??;
-    assert_eq!(cat.0.wait()?.code(), Some(0));
-    ensure!(got == bytes, "{} bytes came back", got.len());
+    let back = fed(machine.user.other(program("skpr")?, &["exec", "dev", "--", "cat"]), bytes.clone())?;
+    assert_eq!(back.status.code(), Some(0));
+    ensure!(back.stdout == bytes, "{} bytes came back", back.stdout.len());
     eventually("the audit has it", PATIENCE, || {
         let said = machine.said().into_iter().filter(|line| line.contains(r#""audit":"Sessions.Open""#));
         let lines = said.filter_map(|line| serde_json::from_str::<serde_json::Value>(&line).ok());
@@ -146,24 +136,11 @@ fn stock_openssh_leads_to_the_instance_and_never_asks() -> Result<()> {
     assert_eq!((text(&said.stdout), text(&said.stderr)), ("good1\n".to_owned(), String::new()));
     // The same bytes both ways.
     let bytes = noise(16 << 20);
-    let mut cat =
-        Killed(ssh.command(&["-T"], &["cat"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?);
-    let mut input = cat.0.stdin.take().context("stdin")?;
-    let sent = bytes.clone();
-    let writer = std::thread::spawn(move || input.write_all(&sent));
-    let mut got = Vec::new();
-    cat.0.stdout.take().context("stdout")?.read_to_end(&mut got)?;
-    writer.join().ok().context("the writer")??;
-    ensure!(got == bytes, "{} bytes came back", got.len());
     // Also with new keys every few megabytes (case 51).
-    let mut cat = ssh.command(&["-T", "-o", "RekeyLimit=2M"], &["cat"]);
-    let mut cat = Killed(cat.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?);
-    let (mut input, sent) = (cat.0.stdin.take().context("stdin")?, bytes.clone());
-    let writer = std::thread::spawn(move || input.write_all(&sent));
-    let mut got = Vec::new();
-    cat.0.stdout.take().context("stdout")?.read_to_end(&mut got)?;
-    writer.join().ok().context("the writer")??;
-    ensure!(got == bytes, "{} bytes came back", got.len());
+    for options in [&["-T"][..], &["-T", "-o", "RekeyLimit=2M"]] {
+        let back = fed(ssh.command(options, &["cat"]), bytes.clone())?;
+        ensure!(back.stdout == bytes, "{options:?}: {} bytes came back", back.stdout.len());
+    }
     // The old protocol of scp needs nothing but a program at the other end.
     let (near, far) = (machine.user.home().join("near"), format!("{HOST}:far"));
     std::fs::write(&near, &bytes)?;

@@ -8,7 +8,7 @@
 //! for (the choice of a shell, users, files, connections) the node's `/proc` and the right to go where its processes are.
 
 mod api;
-mod dial;
+mod connect;
 mod exec;
 mod fifos;
 mod find;
@@ -22,7 +22,7 @@ pub(super) use exec::{Closer, Exec};
 pub(crate) use reaper::Reaper;
 
 use super::user::Account;
-use super::{Command, Dialled, Process, Start, StartError, To, User};
+use super::{Command, Connected, Process, Start, StartError, To, User};
 use api::{Api, Name};
 use find::{Found, find};
 use reaper::Left;
@@ -45,7 +45,7 @@ const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// Processes that wait to be reaped: as many as one agent can have, ten channels for each of 256 sessions.
 const LEFT: usize = 2560;
 /// Connections that are being made at once, each of which takes a thread: more than one client can ask for.
-const DIALLING: usize = 256;
+const CONNECTING: usize = 256;
 
 /// Where everything is.
 #[derive(Clone, Debug)]
@@ -71,8 +71,8 @@ struct Shared {
     places: Places,
     api: Api,
     left: mpsc::Sender<Left>,
-    /// Places for those who dial.
-    dialling: Arc<Semaphore>,
+    /// Places for those who connect.
+    connecting: Arc<Semaphore>,
 }
 
 /// The containers of one name, each in a pod: what a session may be with.
@@ -89,7 +89,12 @@ impl Containerd {
         let api = Api::new(places.socket.clone());
         let reaper = Reaper::new(api.clone(), leaving);
         (
-            Containerd(Arc::new(Shared { places, api, left, dialling: Arc::new(Semaphore::new(DIALLING)) })),
+            Containerd(Arc::new(Shared {
+                places,
+                api,
+                left,
+                connecting: Arc::new(Semaphore::new(CONNECTING)),
+            })),
             reaper,
         )
     }
@@ -121,13 +126,13 @@ impl Containers {
     }
 
     /// Connects to what listens in the container.
-    pub(super) async fn dial(&self, pod: &PodUid, to: &To) -> io::Result<Dialled> {
+    pub(super) async fn connect(&self, pod: &PodUid, to: &To) -> io::Result<Connected> {
         let found = self.find(pod).await.map_err(io::Error::other)?;
         match to {
             To::Port { host, port } => {
-                dial::port(&self.containerd, &found, host, *port).await.map(Dialled::Port)
+                connect::port(&self.containerd, &found, host, *port).await.map(Connected::Port)
             }
-            To::Socket(path) => worker::socket(&self.containerd, &found, path).await.map(Dialled::Socket),
+            To::Socket(path) => worker::socket(&self.containerd, &found, path).await.map(Connected::Socket),
         }
     }
 

@@ -2,22 +2,16 @@
 //!
 //! Its end is collected last. Until then its number, which is also its session's, cannot become another's.
 
+use super::{ASKING, LOOK_EVERY};
 use procfs::process::all_processes;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt as _;
-use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::process::Child;
 use tokio::time::{Instant, sleep, timeout_at};
-
-/// How long a session is given after it was hung up, and again after it was asked to end.
-const AFTER_HANGUP: Duration = Duration::from_secs(5);
-const AFTER_TERMINATE: Duration = Duration::from_secs(5);
-/// How often it is looked whether it is empty.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +84,7 @@ impl Leader {
 
     /// Ends every process of the session: hung up, then asked to, then killed.
     pub(super) async fn end(mut self) -> io::Result<Exit> {
-        for (signal, patience) in [(Signal::HUP, AFTER_HANGUP), (Signal::TERM, AFTER_TERMINATE)] {
+        for (signal, patience) in ASKING {
             if self.signal_all(signal).await == 0 || self.emptied(Instant::now() + patience).await {
                 return self.exit().await;
             }

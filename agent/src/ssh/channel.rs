@@ -25,8 +25,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// SSH's number for stderr.
-const STDERR: u32 = 1;
 /// Often enough for a client that may be [`ssh::MOST_UNTAKEN`] ahead.
 const TELL_EVERY: u64 = ssh::MOST_UNTAKEN / 16;
 /// What ends a line of input to a terminal's reader.
@@ -194,7 +192,7 @@ impl Serving<'_> {
     async fn say(&mut self, line: &'static str) -> Result<(), Interrupted> {
         let write = Arc::clone(&self.write);
         // Whether it hears it, shows in what it does next.
-        self.meanwhile(async move { drop(write.extended_data_bytes(STDERR, line).await) }, None).await
+        self.meanwhile(async move { drop(write.extended_data_bytes(ssh::STDERR, line).await) }, None).await
     }
 
     /// Waits for the request to run something.
@@ -264,7 +262,7 @@ impl Serving<'_> {
         let write = Arc::clone(&self.write);
         let said = async move {
             for line in refusals {
-                drop(write.extended_data_bytes(STDERR, line).await);
+                drop(write.extended_data_bytes(ssh::STDERR, line).await);
             }
         };
         outputs.spawn(said);
@@ -338,7 +336,7 @@ impl Serving<'_> {
         let (write, handle) = (Arc::clone(&self.write), self.handle.clone());
         let told = async move {
             if !why.is_empty() {
-                write.extended_data_bytes(STDERR, why).await?;
+                write.extended_data_bytes(ssh::STDERR, why).await?;
             }
             match exit {
                 Exit::Code(code) => write.exit_status(code.into()).await?,

@@ -8,7 +8,7 @@ use super::channel::Channels;
 use super::output::READ;
 use super::spill::{self, Drain, Filler};
 use super::taken::Taken;
-use crate::runtime::{Dialled, To};
+use crate::runtime::{Connected, To};
 use bytes::BytesMut;
 use russh::server::{ChannelOpenHandle, Msg};
 use russh::{Channel, ChannelMsg, ChannelOpenFailure, ChannelReadHalf, ChannelWriteHalf};
@@ -27,8 +27,8 @@ use tokio_util::sync::CancellationToken;
 const TELL_EVERY: u64 = ssh::MOST_UNTAKEN_FORWARD / 8;
 /// How long the other end may take nothing once there is no client to wait with it.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// What is dialled answers by then, or never.
-const DIAL_WITHIN: Duration = Duration::from_secs(10);
+/// What is connected answers by then, or never.
+const CONNECTED_WITHIN: Duration = Duration::from_secs(10);
 
 /// A channel that is asked for.
 pub(super) struct Forward {
@@ -44,12 +44,12 @@ pub(super) struct Forward {
 pub(super) async fn serve(forward: Forward, channels: &Channels) {
     let Forward { channel, to, paced, reply, place: _place } = forward;
     let session = channels.session();
-    let dialling = timeout(DIAL_WITHIN, session.runtime.dial(&session.instance, &to));
-    let dialled = tokio::select! {
-        dialled = dialling => dialled.map_err(|_| io::ErrorKind::TimedOut.into()).flatten(),
+    let connecting = timeout(CONNECTED_WITHIN, session.runtime.connect(&session.instance, &to));
+    let connected = tokio::select! {
+        connected = connecting => connected.map_err(|_| io::ErrorKind::TimedOut.into()).flatten(),
         () = channels.over() => return,
     };
-    let stream = match dialled {
+    let stream = match connected {
         Ok(stream) => stream,
         Err(error) => {
             tracing::debug!(%error, "a client's forward leads nowhere");
@@ -63,8 +63,8 @@ pub(super) async fn serve(forward: Forward, channels: &Channels) {
     let mut passing =
         Passing { ways: JoinSet::new(), closed: CancellationToken::new(), taken: watch::channel(0).0 };
     let up = match stream {
-        Dialled::Port(stream) => passing.begin(stream, drain, &write, paced),
-        Dialled::Socket(stream) => passing.begin(stream, drain, &write, paced),
+        Connected::Port(stream) => passing.begin(stream, drain, &write, paced),
+        Connected::Socket(stream) => passing.begin(stream, drain, &write, paced),
     };
     tokio::select! {
         () = passing.both(read, filler, &up) => {}

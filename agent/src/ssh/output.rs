@@ -10,6 +10,7 @@ use crate::runtime::waiting;
 use bytes::BytesMut;
 use russh::ChannelWriteHalf;
 use russh::server::Msg;
+use skpr_proto::ssh;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
@@ -22,8 +23,6 @@ pub(super) const READ: usize = 64 << 10;
 /// How long others may be silent, and how long they may go on, after the process has ended.
 const SILENCE: Duration = Duration::from_secs(1);
 const AT_MOST: Duration = Duration::from_secs(5);
-/// SSH's number for stderr.
-const STDERR: u32 = 1;
 
 /// Which output it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +71,7 @@ pub(super) async fn pass_on(mut pipe: Receiver, to: To, end: End) {
         let (length, begun) = (bytes.len() as u64, Instant::now());
         let sent = match to.stream {
             Stream::Output => to.client.data_bytes(bytes).await,
-            Stream::Errors => to.client.extended_data_bytes(STDERR, bytes).await,
+            Stream::Errors => to.client.extended_data_bytes(ssh::STDERR, bytes).await,
         };
         if sent.is_err() {
             return;

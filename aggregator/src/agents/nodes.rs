@@ -15,10 +15,10 @@ const DIALS: usize = 16;
 
 /// The control stream that speaks for each node. Clones are handles to the same table.
 #[derive(Clone, Default)]
-pub(crate) struct Nodes(Arc<Mutex<HashMap<NodeName, Seat>>>);
+pub(crate) struct Nodes(Arc<Mutex<HashMap<NodeName, Place>>>);
 
 #[derive(Clone)]
-struct Seat {
+struct Place {
     replaced: Arc<CancellationToken>,
     /// None where the agent starts nothing.
     dials: Option<mpsc::Sender<Dial>>,
@@ -33,13 +33,13 @@ pub(super) struct Seated {
 }
 
 impl Nodes {
-    /// Takes the node's seat; whoever sat there is told.
+    /// Takes the node's place; whoever had it is told.
     pub(super) fn sit(&self, node: &NodeName, sessions: bool) -> Seated {
         let replaced = Arc::new(CancellationToken::new());
         let (sender, dials) = mpsc::channel(DIALS);
-        let seat = Seat { replaced: Arc::clone(&replaced), dials: sessions.then_some(sender) };
+        let place = Place { replaced: Arc::clone(&replaced), dials: sessions.then_some(sender) };
         let mut nodes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(older) = nodes.insert(node.clone(), seat) {
+        if let Some(older) = nodes.insert(node.clone(), place) {
             older.replaced.cancel();
         }
         Seated { nodes: self.clone(), node: node.clone(), replaced, dials }
@@ -48,11 +48,11 @@ impl Nodes {
     /// Asks the agent of a node for a session.
     pub(crate) fn dial(&self, node: &NodeName, dial: Dial) -> Result<(), Failure> {
         let nodes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(seat) = nodes.get(node) else {
+        let Some(place) = nodes.get(node) else {
             let message = format!("the agent of node `{node}` is not connected");
             return Err(Failure::new(ErrorKind::Unavailable, message).with_hint("try again in a moment"));
         };
-        let Some(dials) = &seat.dials else {
+        let Some(dials) = &place.dials else {
             let message = format!("the agent of node `{node}` cannot run anything in instances");
             return Err(Failure::new(ErrorKind::Failed, message)
                 .with_hint("the chart's value `sessions.enabled` turns it on, on nodes with containerd"));

@@ -20,8 +20,6 @@ const READ: usize = 32 << 10;
 const VARIABLES: [&str; 3] = ["LANG", "LANGUAGE", "COLORTERM"];
 /// How long the goodbye may take once the exit code is known.
 const GOODBYE: Duration = Duration::from_millis(500);
-/// SSH's number for stderr.
-const STDERR: u32 = 1;
 
 /// What is to run.
 pub(crate) struct Run {
@@ -175,7 +173,7 @@ async fn receive(mut read: ChannelReadHalf, taken: watch::Sender<u64>) -> Result
                     Err(error) => return Err(Broken::Output(error)),
                 }
             }
-            ChannelMsg::ExtendedData { data, ext: STDERR } => {
+            ChannelMsg::ExtendedData { data, ext: ssh::STDERR } => {
                 // A stderr that is gone is no reason to stop.
                 drop(stderr.write_all(&data).await);
                 drop(stderr.flush().await);

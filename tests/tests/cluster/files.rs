@@ -1,20 +1,18 @@
 //! Files, ports and sockets of a pod with stock clients, which need nothing in its image.
 
-use super::sessions::{BARE_IMAGE, HARDENED, Site, USUAL, fed, instance, load_bare_image, text};
+use super::sessions::{BARE_IMAGE, HARDENED, Site, USUAL, instance, load_bare_image, text};
 use super::setup::SITE_IMAGE;
 use super::shop::TIMEOUT;
 use super::tools::{TOOLS_IMAGE, load_tools_image};
 use anyhow::{Context as _, Result, ensure};
+use skpr_tests::cli::fed;
 use skpr_tests::eventually;
+use skpr_tests::numbers::noise;
 use skpr_tests::ssh::Killed;
 use std::fs;
 use std::io::{BufRead as _, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Output, Stdio};
-
-fn noise(bytes: u32) -> Vec<u8> {
-    (0..bytes).map(|at| (at.wrapping_mul(2_654_435_761) >> 11) as u8).collect()
-}
 
 /// One of OpenSSH's programs, in the user's home directory, with a host for each environment.
 fn run(site: &Site, name: &str, words: &[&str], input: &str) -> Result<Output> {

@@ -3,13 +3,13 @@
 use super::setup::{SITE_IMAGE, Skpr, busybox_root, pack, wait_ready};
 use super::shop::{TIMEOUT, editor};
 use anyhow::{Context as _, Result, ensure};
-use skpr_tests::cli::{Finished, Running, User, program};
+use skpr_tests::cli::{Finished, Running, User, fed, program};
 use skpr_tests::cluster::{Cluster, Namespace};
 use skpr_tests::eventually;
+use skpr_tests::numbers::noise;
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read as _, Write as _};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -162,20 +162,15 @@ pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Runs a command with this on its stdin.
-pub(crate) fn fed(mut command: Command, input: Vec<u8>) -> Result<Output> {
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-    let mut stdin = child.stdin.take().context("stdin")?;
-    let writer = std::thread::spawn(move || stdin.write_all(&input));
-    let mut stdout = vec![];
-    child.stdout.take().context("stdout")?.read_to_end(&mut stdout)?;
-    writer.join().ok().context("the writer")??;
-    let output = child.wait_with_output()?;
-    Ok(Output { stdout, ..output })
-}
-
-/// What is tried with an installation that is there, and what it shows.
+/// What is tried with an installation that is there, by its name.
 type Scenario = (&'static str, fn(&Site) -> Result<()>);
+
+/// Scenarios by the names of their functions.
+macro_rules! scenarios {
+    ($($scenario:ident),* $(,)?) => {
+        &[$((stringify!($scenario), $scenario as fn(&Site) -> Result<()>)),*]
+    };
+}
 
 /// Runs these one after the other with one installation, and says which it is.
 pub(crate) fn all(site: &Site, scenarios: &[Scenario]) -> Result<()> {
@@ -191,28 +186,13 @@ pub(crate) fn all(site: &Site, scenarios: &[Scenario]) -> Result<()> {
 fn a_session_is_in_the_container_and_nothing_more_than_the_container() -> Result<()> {
     all(
         &Site::start()?,
-        &[
-            (
-                "what is run is in the container and ends with its own code",
-                what_is_run_is_in_the_container_and_ends_with_its_own_code,
-            ),
-            ("every byte arrives both ways", every_byte_arrives_both_ways),
-            (
-                "a process may what the container may and nothing more",
-                a_process_may_what_the_container_may_and_nothing_more,
-            ),
-            (
-                "an image without a shell says so and runs what it has",
-                an_image_without_a_shell_says_so_and_runs_what_it_has,
-            ),
-            (
-                "who has not both rights is told the same as of what is not there",
-                who_has_not_both_rights_is_told_the_same_as_of_what_is_not_there,
-            ),
-            (
-                "the part that is on the network has no power and the other little",
-                the_part_that_is_on_the_network_has_no_power_and_the_other_little,
-            ),
+        scenarios![
+            what_is_run_is_in_the_container_and_ends_with_its_own_code,
+            every_byte_arrives_both_ways,
+            a_process_may_what_the_container_may_and_nothing_more,
+            an_image_without_a_shell_says_so_and_runs_what_it_has,
+            who_has_not_both_rights_is_told_the_same_as_of_what_is_not_there,
+            the_part_that_is_on_the_network_has_no_power_and_the_other_little,
         ],
     )
 }
@@ -222,23 +202,11 @@ fn a_session_is_in_the_container_and_nothing_more_than_the_container() -> Result
 fn whatever_ends_a_session_leaves_nothing_behind() -> Result<()> {
     all(
         &Site::start()?,
-        &[
-            (
-                "a client or an agent that is gone leaves no process",
-                a_client_or_an_agent_that_is_gone_leaves_no_process,
-            ),
-            (
-                "an aggregator that is killed and a node that is cut off end sessions",
-                an_aggregator_that_is_killed_and_a_node_that_is_cut_off_end_sessions,
-            ),
-            (
-                "a pod that is deleted ends its sessions and says why",
-                a_pod_that_is_deleted_ends_its_sessions_and_says_why,
-            ),
-            (
-                "a namespace that is denied is not entered by whoever may",
-                a_namespace_that_is_denied_is_not_entered_by_whoever_may,
-            ),
+        scenarios![
+            a_client_or_an_agent_that_is_gone_leaves_no_process,
+            an_aggregator_that_is_killed_and_a_node_that_is_cut_off_end_sessions,
+            a_pod_that_is_deleted_ends_its_sessions_and_says_why,
+            a_namespace_that_is_denied_is_not_entered_by_whoever_may,
         ],
     )
 }
@@ -273,7 +241,7 @@ fn every_byte_arrives_both_ways(site: &Site) -> Result<()> {
     };
     let hi = fed(skpr(&["cat"])?, b"hi\n".to_vec())?;
     assert_eq!((hi.status.code(), text(&hi.stdout)), (Some(0), "hi\n".into()));
-    let noise: Vec<u8> = (0..32_u32 << 20).map(|at| (at.wrapping_mul(2_654_435_761) >> 11) as u8).collect();
+    let noise = noise(100_000_000);
     for command in [skpr(&["cat"])?, ssh(&site.user, &["-T"], &["cat"])?] {
         let back = fed(command, noise.clone())?;
         assert_eq!(back.status.code(), Some(0), "{}", text(&back.stderr));

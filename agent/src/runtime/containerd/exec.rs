@@ -5,7 +5,7 @@
 //! * It is forgotten only when its outputs have been read: containerd throws away what is in them then.
 
 use super::super::process::Held;
-use super::super::{Exit, Input, Process, Size, StartError};
+use super::super::{ASKING, Exit, Input, LOOK_EVERY, Process, Size, StartError};
 use super::api::tasks::{Any, ExecProcessRequest};
 use super::api::{Api, Name};
 use super::fifos::{Fifos, Outputs};
@@ -23,13 +23,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tonic::{Code, Status};
 
-/// How long a process is given after it was hung up, and again after it was asked to end.
-const AFTER_HANGUP: Duration = Duration::from_secs(5);
-const AFTER_TERMINATE: Duration = Duration::from_secs(5);
 /// What is killed has ended by then, or its container hangs.
 const AFTER_KILL: Duration = Duration::from_secs(2);
-/// How often it is looked whether something is left.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// A shell that sends a signal takes some 60 ms to start.
 const SIGNALLED_WITHIN: Duration = Duration::from_secs(3);
 /// Signals that wait while one is sent; a client that sends more has sent enough.
@@ -266,7 +261,7 @@ impl Exec {
             tracing::debug!(%status, "a process's stdin was not closed");
         }
         let others = self.others(Which::Session);
-        for (signal, patience) in [(Signal::HUP, AFTER_HANGUP), (Signal::TERM, AFTER_TERMINATE)] {
+        for (signal, patience) in ASKING {
             let deadline = Instant::now() + patience;
             self.signal_all(&others, signal).await;
             if self.emptied(&others, deadline).await {

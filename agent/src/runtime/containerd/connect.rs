@@ -43,10 +43,10 @@ pub(super) async fn port(
     port: u16,
 ) -> io::Result<TcpStream> {
     let inside = inside(containerd, found).await.map_err(io::Error::other)?;
-    let place = Arc::clone(&containerd.0.dialling).acquire_owned().await.map_err(io::Error::other)?;
+    let place = Arc::clone(&containerd.0.connecting).acquire_owned().await.map_err(io::Error::other)?;
     let (tell, told) = oneshot::channel();
     let host = host.to_owned();
-    thread::Builder::new().name("dial".into()).spawn(move || {
+    thread::Builder::new().name("connect".into()).spawn(move || {
         // Whoever asked may not wait any more; the thread still has its place.
         drop(tell.send(connect(&inside, &host, port)));
         drop(place);

@@ -14,19 +14,19 @@ pub enum To {
 
 /// A connection.
 #[derive(Debug)]
-pub enum Dialled {
+pub enum Connected {
     Port(TcpStream),
     Socket(UnixStream),
 }
 
 /// An instance of this machine has the machine's own network.
-pub(super) async fn dial(instance: &Instance, to: &To) -> io::Result<Dialled> {
+pub(super) async fn connect(instance: &Instance, to: &To) -> io::Result<Connected> {
     match to {
         To::Port { host, port } => {
             let stream = TcpStream::connect((host.as_str(), *port)).await?;
             stream.set_nodelay(true)?;
-            Ok(Dialled::Port(stream))
+            Ok(Connected::Port(stream))
         }
-        To::Socket(path) => Ok(Dialled::Socket(UnixStream::connect(instance.directory.join(path)).await?)),
+        To::Socket(path) => Ok(Connected::Socket(UnixStream::connect(instance.directory.join(path)).await?)),
     }
 }
