@@ -16,9 +16,9 @@ use crate::config::{Config, Serving};
 use crate::link::connect::Connection;
 use crate::link::failure::LinkError;
 use crate::recording::Recorder;
-use crate::runtime::Exit;
+use crate::runtime::{Exit, User};
 use crate::ssh::spill::Space;
-use crate::ssh::{self, Session};
+use crate::ssh::{self, Ended, Session};
 use beside::Beside;
 use relayed::Relayed;
 use skpr_proto::v1;
@@ -155,7 +155,7 @@ async fn serve(config: &Config, here: Here, dial: v1::Dial) -> Result<(), NotSer
     let mut passing = pin!(relayed.pass(exit));
     let exit = tokio::select! {
         exit = &mut serving => {
-            tell.send(exit).ok();
+            tell.send(exit.clone()).ok();
             // Whatever is not said by then, nobody listens to.
             timeout(GOODBYE, passing).await.ok();
             exit
@@ -167,11 +167,12 @@ async fn serve(config: &Config, here: Here, dial: v1::Dial) -> Result<(), NotSer
     Ok(())
 }
 
-impl From<Exit> for v1::Exit {
-    fn from(exit: Exit) -> v1::Exit {
+impl From<Ended> for v1::Exit {
+    fn from(Ended { exit, user }: Ended) -> v1::Exit {
+        let user = if user == User::Own { String::new() } else { user.to_string() };
         match exit {
-            Exit::Code(code) => v1::Exit { code: code.into(), signal: 0 },
-            Exit::Signal(signal) => v1::Exit { code: 0, signal: u32::try_from(signal).unwrap_or(0) },
+            Exit::Code(code) => v1::Exit { code: code.into(), signal: 0, user },
+            Exit::Signal(signal) => v1::Exit { code: 0, signal: u32::try_from(signal).unwrap_or(0), user },
         }
     }
 }

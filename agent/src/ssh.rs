@@ -16,7 +16,7 @@ pub mod spill;
 mod taken;
 
 use crate::recording::Record;
-use crate::runtime::{Exit, Runtime};
+use crate::runtime::{Exit, Runtime, User};
 use channel::Channels;
 use connection::{Connection, Opened};
 use russh::keys::PrivateKey;
@@ -65,8 +65,17 @@ pub struct Session {
     pub record: Option<Record>,
 }
 
-/// Serves one client until the connection ends, and returns when nothing of it runs any more: how its last process ended.
-pub async fn serve<S>(stream: S, session: Session) -> Option<Exit>
+/// How a session ended in which something was run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Of its last process.
+    pub exit: Exit,
+    /// As whom its processes were to run.
+    pub user: User,
+}
+
+/// Serves one client until the connection ends, and returns when nothing of it runs any more.
+pub async fn serve<S>(stream: S, session: Session) -> Option<Ended>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -122,7 +131,7 @@ where
     while let Some(ended) = tasks.join_next().await {
         log(ended);
     }
-    shared.last_exit()
+    shared.ended()
 }
 
 fn log(ended: Result<(), tokio::task::JoinError>) {

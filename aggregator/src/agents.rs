@@ -13,6 +13,7 @@ use crate::audit::Sparing;
 use crate::auth::Agent;
 use crate::gate::Held;
 use crate::ingest;
+use crate::tls::{connection, peer};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, StreamExt as _};
@@ -50,7 +51,7 @@ impl AgentsService {
                 if failure.kind != ErrorKind::Unavailable
                     && let Some(unsaid) = self.refused.say()
                 {
-                    tracing::warn!(method, peer = ?request.remote_addr(), error = %failure, unsaid, "agent refused");
+                    tracing::warn!(method, peer = ?peer(request), error = %failure, unsaid, "agent refused");
                 }
                 Err(failure.into())
             }
@@ -150,8 +151,8 @@ impl Agents for AgentsService {
 
     async fn ship(&self, request: Request<Streaming<Batch>>) -> Result<Response<Self::ShipStream>, Status> {
         let call = self.begin("Agents.Ship", &request).await?;
-        let peer = request.remote_addr();
-        Ok(Response::new(ingest::stream(call, request.into_inner(), peer)))
+        let from = peer(&request);
+        Ok(Response::new(ingest::stream(call, request.into_inner(), from)))
     }
 
     async fn report(
@@ -190,7 +191,8 @@ impl Agents for AgentsService {
         let mut call = self.begin("Agents.Accept", &request).await?;
         let node = call.agent.node.clone();
         let relay = Arc::clone(&call.shared.relay);
-        match relay.accept(&node, request.into_inner()).await {
+        let connection = connection(&request);
+        match relay.accept(&node, request.into_inner(), connection).await {
             Ok(bytes) => Ok(Response::new(accepted(call, bytes))),
             Err(failure) => Err(call.failed(failure.into())),
         }

@@ -24,6 +24,7 @@ pub(crate) use seats::{Seat, Seats};
 use crate::aggregator::Shared;
 use crate::audit::Access;
 use crate::auth::User;
+use crate::tls::peer;
 use futures::stream::BoxStream;
 use skpr_proto::Failure;
 use skpr_proto::v1::{
@@ -98,13 +99,13 @@ fn answer<T>(mut access: Access, result: Result<T, Failure>) -> Result<Response<
 #[tonic::async_trait]
 impl v1::environments_server::Environments for Environments {
     async fn who_am_i(&self, request: Request<WhoAmIRequest>) -> Result<Response<WhoAmIResponse>, Status> {
-        let mut access = Access::begin(&self.0, "Environments.WhoAmI", request.remote_addr());
+        let mut access = Access::begin(&self.0, "Environments.WhoAmI", peer(&request));
         let result = whoami::who_am_i(&self.0, &request, &mut access).await;
         answer(access, result)
     }
 
     async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListResponse>, Status> {
-        let mut access = Access::begin(&self.0, "Environments.List", request.remote_addr());
+        let mut access = Access::begin(&self.0, "Environments.List", peer(&request));
         let result = list::list(&self.0, &request, &mut access).await;
         answer(access, result)
     }
@@ -113,14 +114,14 @@ impl v1::environments_server::Environments for Environments {
         &self,
         request: Request<DescribeRequest>,
     ) -> Result<Response<DescribeResponse>, Status> {
-        let mut access = Access::begin(&self.0, "Environments.Describe", request.remote_addr());
+        let mut access = Access::begin(&self.0, "Environments.Describe", peer(&request));
         let result = describe::describe(&self.0, &request, &mut access).await;
         answer(access, result)
     }
 
     /// A disconnect does not cancel it.
     async fn deploy(&self, request: Request<DeployRequest>) -> Result<Response<DeployResponse>, Status> {
-        let access = Access::begin(&self.0, "Environments.Deploy", request.remote_addr());
+        let access = Access::begin(&self.0, "Environments.Deploy", peer(&request));
         let mut access = recognised(&self.0, request.metadata(), access).await?;
         let shared = Arc::clone(&self.0);
         let call = async move {
@@ -132,7 +133,7 @@ impl v1::environments_server::Environments for Environments {
 
     /// A disconnect does not cancel it.
     async fn rollback(&self, request: Request<RollbackRequest>) -> Result<Response<DeployResponse>, Status> {
-        let access = Access::begin(&self.0, "Environments.Rollback", request.remote_addr());
+        let access = Access::begin(&self.0, "Environments.Rollback", peer(&request));
         let mut access = recognised(&self.0, request.metadata(), access).await?;
         let shared = Arc::clone(&self.0);
         let call = async move {
@@ -146,7 +147,7 @@ impl v1::environments_server::Environments for Environments {
 
     /// A disconnect cancels it: the stream is dropped. What it watches goes on.
     async fn follow(&self, request: Request<FollowRequest>) -> Result<Response<Self::FollowStream>, Status> {
-        let mut access = Access::begin(&self.0, "Environments.Follow", request.remote_addr());
+        let mut access = Access::begin(&self.0, "Environments.Follow", peer(&request));
         match follow::open(&self.0, &request, &mut access).await {
             Ok(following) => Ok(Response::new(follow::stream(following, access))),
             Err(failure) => Err(access.failed(failure)),
@@ -155,7 +156,7 @@ impl v1::environments_server::Environments for Environments {
 
     /// A disconnect does not cancel it.
     async fn scale(&self, request: Request<ScaleRequest>) -> Result<Response<ScaleResponse>, Status> {
-        let access = Access::begin(&self.0, "Environments.Scale", request.remote_addr());
+        let access = Access::begin(&self.0, "Environments.Scale", peer(&request));
         let mut access = recognised(&self.0, request.metadata(), access).await?;
         let shared = Arc::clone(&self.0);
         let call = async move {
@@ -167,7 +168,7 @@ impl v1::environments_server::Environments for Environments {
 
     /// A disconnect does not cancel it.
     async fn delete(&self, request: Request<DeleteRequest>) -> Result<Response<DeleteResponse>, Status> {
-        let access = Access::begin(&self.0, "Environments.Delete", request.remote_addr());
+        let access = Access::begin(&self.0, "Environments.Delete", peer(&request));
         let mut access = recognised(&self.0, request.metadata(), access).await?;
         let shared = Arc::clone(&self.0);
         let call = async move {
@@ -184,7 +185,7 @@ impl v1::logs_server::Logs for Logs {
 
     /// A disconnect cancels it: the stream is dropped, and with it the reader.
     async fn logs(&self, request: Request<LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
-        let mut access = Access::begin(&self.0, "Logs.Logs", request.remote_addr());
+        let mut access = Access::begin(&self.0, "Logs.Logs", peer(&request));
         match logs::open(&self.0, request, &mut access).await {
             Ok(opened) => Ok(Response::new(reading::stream(opened, access, logs::response))),
             Err(failure) => Err(access.failed(failure)),
@@ -195,7 +196,7 @@ impl v1::logs_server::Logs for Logs {
 
     /// A disconnect cancels it: the stream is dropped, and with it the reader.
     async fn events(&self, request: Request<EventsRequest>) -> Result<Response<Self::EventsStream>, Status> {
-        let mut access = Access::begin(&self.0, "Logs.Events", request.remote_addr());
+        let mut access = Access::begin(&self.0, "Logs.Events", peer(&request));
         match events::open(&self.0, request, &mut access).await {
             Ok(opened) => Ok(Response::new(reading::stream(opened, access, events::response))),
             Err(failure) => Err(access.failed(failure)),
@@ -206,7 +207,7 @@ impl v1::logs_server::Logs for Logs {
 #[tonic::async_trait]
 impl v1::metrics_server::Metrics for Metrics {
     async fn read(&self, request: Request<UsageRequest>) -> Result<Response<UsageResponse>, Status> {
-        let mut access = Access::begin(&self.0, "Metrics.Read", request.remote_addr());
+        let mut access = Access::begin(&self.0, "Metrics.Read", peer(&request));
         let result = usage::read(&self.0, &request, &mut access).await;
         answer(access, result)
     }
@@ -221,7 +222,7 @@ impl v1::sessions_server::Sessions for Sessions {
         &self,
         request: Request<Streaming<SessionRequest>>,
     ) -> Result<Response<Self::OpenStream>, Status> {
-        let access = Access::begin(&self.0, "Sessions.Open", request.remote_addr());
+        let access = Access::begin(&self.0, "Sessions.Open", peer(&request));
         session::open(&self.0, request, access).await.map(Response::new)
     }
 }

@@ -15,11 +15,15 @@ use crate::auth::User;
 use crate::environment::EnvironmentKey;
 use crate::gate::Held;
 use serde::Serialize;
+use skpr_proto::v1::Exit;
 use skpr_proto::{ErrorKind, Failure};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 use tonic::{Code, Status};
+
+/// Of the name that a client gave for a user in an instance.
+const LONGEST_USER: usize = 256;
 
 /// What a line says.
 #[derive(Debug, Serialize)]
@@ -37,11 +41,16 @@ pub(crate) struct Line {
     /// The release that was begun or followed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) release: Option<u64>,
-    /// Where a session was, what it was for, and how its last process ended.
+    /// Which session it was, as its events and recordings call it, where, what for, as whom its processes ran if not as the
+    /// instance's own user, and how the last of them ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) session: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) instance: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) purpose: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) run_as: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) exit: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -71,8 +80,10 @@ impl Line {
             namespace: None,
             environment: None,
             release: None,
+            session: None,
             instance: None,
             purpose: None,
+            run_as: None,
             exit: None,
             peer: None,
             duration_seconds: 0.0,
@@ -146,8 +157,18 @@ impl Access {
         self.line.purpose = Some(purpose);
     }
 
-    pub(crate) fn exit(&mut self, exit: String) {
-        self.line.exit = Some(exit);
+    /// What the session that was asked for is called.
+    pub(crate) fn session_is(&mut self, id: String) {
+        self.line.session = Some(id);
+    }
+
+    pub(crate) fn exit(&mut self, exit: &Exit) {
+        self.line.exit = Some(match exit.signal {
+            0 => exit.code.to_string(),
+            signal => format!("signal {signal}"),
+        });
+        let user: String = exit.user.chars().take(LONGEST_USER).collect();
+        self.line.run_as = Some(user).filter(|user| !user.is_empty());
     }
 
     pub(crate) fn sent(&mut self, records: usize, bytes: usize) {

@@ -3,8 +3,9 @@
 //! * Nothing is queued. A message is read from one side when the other side's connection takes it, so what is on its way is
 //!   bounded by the HTTP/2 windows of the two connections, and a side that does not read makes the other wait.
 //! * The end of one direction is passed on, and the other goes on until its own.
-//! * When one side goes, so does the other, at once.
+//! * When one side goes, so does the other, at once: also one that takes nothing.
 
+mod ending;
 mod joint;
 mod told;
 
@@ -12,6 +13,8 @@ pub(crate) use joint::Call;
 pub(crate) use told::Told;
 
 use crate::auth::random;
+use crate::tls::HangUp;
+use ending::Ending;
 use futures::stream::BoxStream;
 use joint::{Joint, Piece, Way};
 use skpr_proto::v1::{SessionData, SessionRequest, SessionResponse};
@@ -21,6 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 use tonic::{Status, Streaming};
 
 /// How long an agent may take to come for a session: a connection with TLS, and a token review behind it.
@@ -31,9 +35,12 @@ pub(crate) const FIRST_WITHIN: Duration = Duration::from_secs(10);
 type ToAgent = BoxStream<'static, Result<SessionData, Status>>;
 type ToCaller = BoxStream<'static, Result<SessionResponse, Status>>;
 
-/// Sessions that wait for their agent.
+/// Sessions that wait for their agent, and what watches those that have one.
 #[derive(Default)]
-pub(crate) struct Relay(Mutex<HashMap<String, Waiting>>);
+pub(crate) struct Relay {
+    waiting: Mutex<HashMap<String, Waiting>>,
+    watching: TaskTracker,
+}
 
 struct Waiting {
     node: NodeName,
@@ -44,6 +51,7 @@ struct Waiting {
 struct Accepted {
     bytes: Streaming<SessionData>,
     answer: oneshot::Sender<ToAgent>,
+    connection: HangUp,
 }
 
 /// A session that an agent is asked for. Nobody comes for it any more once it is dropped.
@@ -55,7 +63,7 @@ pub(crate) struct Expected {
 
 impl Relay {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Waiting>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A session for which the agent of this node, and no other, may come once.
@@ -70,11 +78,13 @@ impl Relay {
         Ok(Expected { relay: Arc::clone(self), id, accepted })
     }
 
-    /// An agent comes for a session, which its first message names. Returns what the caller sends.
+    /// An agent comes for a session, which its first message names, on a connection for that alone. Returns what the caller
+    /// sends.
     pub(crate) async fn accept(
         &self,
         node: &NodeName,
         mut bytes: Streaming<SessionData>,
+        connection: HangUp,
     ) -> Result<ToAgent, Failure> {
         let unknown = || Failure::new(ErrorKind::NotFound, "the aggregator has asked for no such session");
         let first = timeout(FIRST_WITHIN, bytes.message()).await;
@@ -87,7 +97,7 @@ impl Relay {
         };
         let waiting = waiting.ok_or_else(unknown)?;
         let (answer, answered) = oneshot::channel();
-        waiting.accepted.send(Accepted { bytes, answer }).map_err(|_| unknown())?;
+        waiting.accepted.send(Accepted { bytes, answer, connection }).map_err(|_| unknown())?;
         answered.await.map_err(|_| unknown())
     }
 }
@@ -109,11 +119,15 @@ impl Expected {
             let message = "the node's agent did not come for the session";
             Failure::new(ErrorKind::Unavailable, message).with_hint("try again in a moment")
         };
-        let Ok(Ok(Accepted { bytes, answer })) = timeout(ACCEPT_WITHIN, &mut self.accepted).await else {
+        let Ok(Ok(Accepted { bytes, answer, connection })) = timeout(ACCEPT_WITHIN, &mut self.accepted).await
+        else {
             call.access.refused(&late());
             return Err(late());
         };
-        let joint = Arc::new(Joint::new(call));
+        let Call { access, seat, forbidden, told, counts, stop } = call;
+        let ending = Ending::default();
+        self.relay.watching.spawn(ending::watch(ending.clone(), forbidden, stop, connection));
+        let joint = Arc::new(Joint::new(access, told, counts, seat, ending));
         let to_agent = joint::pass(Arc::clone(&joint), Way::ToAgent, caller, None);
         let to_caller = joint::pass(joint, Way::ToCaller, bytes, Some(first));
         answer.send(to_agent).map_err(|_| late())?;

@@ -8,8 +8,8 @@ mod accept;
 mod ask;
 mod ca;
 
-pub(crate) use accept::HANDSHAKES;
 pub use accept::{Acceptor, Connection, Connections};
+pub(crate) use accept::{HANDSHAKES, HangUp, connection, peer};
 pub(crate) use ask::AskForCertificate;
 pub use ca::{Ca, CaPlace};
 

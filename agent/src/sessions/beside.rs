@@ -3,11 +3,11 @@
 
 use super::handover::{read_pieces, write_dial};
 use rustix::process::geteuid;
-use skpr_proto::v1;
+use skpr_proto::{MAX_PIECE, v1};
 use std::io;
 use std::path::Path;
 use std::time::Duration;
-use tokio::io::{AsyncWriteExt as _, DuplexStream, copy, split};
+use tokio::io::{AsyncWriteExt as _, BufReader, DuplexStream, copy_buf, split};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
@@ -33,10 +33,11 @@ impl Beside {
     /// Passes bytes until the session has ended; how it ended, where that is known.
     pub(super) async fn pass(self, client: DuplexStream) -> Option<v1::Exit> {
         let (from_client, to_client) = split(client);
-        let (mut from_server, to_server) = self.0.into_split();
+        let (from_server, to_server) = self.0.into_split();
+        let mut from_server = BufReader::with_capacity(MAX_PIECE, from_server);
         let down = async {
-            let (mut from, mut to) = (from_client, to_server);
-            if copy(&mut from, &mut to).await.is_ok() {
+            let (mut from, mut to) = (BufReader::with_capacity(MAX_PIECE, from_client), to_server);
+            if copy_buf(&mut from, &mut to).await.is_ok() {
                 drop(to.shutdown().await);
             }
             // The client has said all, and may still listen.

@@ -12,12 +12,12 @@
 //! * Bytes are opaque, each direction ends by itself, and a side that does not read makes the other wait.
 //! * A connection that ends without its `Exit` was cut off.
 
-use crate::runtime::Exit;
+use crate::ssh::Ended;
 use bytes::{Buf, BytesMut};
 use prost::Message as _;
 use skpr_proto::{MAX_PIECE, v1};
 use std::io;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, copy};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, copy_buf};
 
 /// The longest message. A [`v1::Dial`] is some 200 bytes.
 const LONGEST: u32 = 4096;
@@ -50,18 +50,18 @@ pub(super) async fn write_pieces(
 }
 
 /// Says how it ended, which is the last that is said.
-pub(super) async fn write_exit(to: &mut (impl AsyncWrite + Unpin), exit: Option<Exit>) -> io::Result<()> {
+pub(super) async fn write_exit(to: &mut (impl AsyncWrite + Unpin), ended: Option<Ended>) -> io::Result<()> {
     to.write_u32(0).await?;
-    to.write_u8(exit.is_some().into()).await?;
-    if let Some(exit) = exit {
-        write_message(to, &v1::Exit::from(exit).encode_to_vec()).await?;
+    to.write_u8(ended.is_some().into()).await?;
+    if let Some(ended) = ended {
+        write_message(to, &v1::Exit::from(ended).encode_to_vec()).await?;
     }
     to.shutdown().await
 }
 
 /// Passes on what the server says; how it ended, which comes last.
 pub(super) async fn read_pieces(
-    from: &mut (impl AsyncRead + Unpin),
+    from: &mut (impl AsyncBufRead + Unpin),
     mut to: impl AsyncWrite + Unpin,
 ) -> io::Result<Option<v1::Exit>> {
     loop {
@@ -70,7 +70,7 @@ pub(super) async fn read_pieces(
             break;
         }
         let mut piece = (&mut *from).take(length.into());
-        if copy(&mut piece, &mut to).await? < length.into() {
+        if copy_buf(&mut piece, &mut to).await? < length.into() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
@@ -101,28 +101,38 @@ async fn read_message(from: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::duplex;
+    use crate::runtime::{Exit, User};
+    use tokio::io::{BufReader, duplex};
     use tokio::try_join;
 
     #[tokio::test]
     async fn what_is_said_arrives() {
         let dial = v1::Dial { session: "s".into(), host_key: vec![7; 32].into(), ..v1::Dial::default() };
-        for (bytes, exit) in [(0, None), (1, Some(Exit::Code(0))), (1 << 20, Some(Exit::Signal(9)))] {
+        let ended = |exit, user| Some(Ended { exit, user });
+        for (bytes, ended) in [
+            (0, None),
+            (1, ended(Exit::Code(0), User::Own)),
+            (1 << 20, ended(Exit::Signal(9), User::Named("www-data".into()))),
+        ] {
             // Smaller than a piece, so that each has to wait for the other.
             let (mut one, mut other) = duplex(1000);
             let said: Vec<u8> = (0..bytes).map(|at: u32| (at >> 3) as u8).collect();
             let server = async {
                 assert_eq!(read_dial(&mut one).await?, dial);
                 write_pieces(&*said, &mut one).await?;
-                write_exit(&mut one, exit).await
+                write_exit(&mut one, ended.clone()).await
             };
             let mut heard = vec![];
             let client = async {
                 write_dial(&mut other, &dial).await?;
-                read_pieces(&mut other, &mut heard).await
+                read_pieces(&mut BufReader::new(&mut other), &mut heard).await
             };
-            let ((), ended) = try_join!(server, client).unwrap();
-            assert_eq!(ended, exit.map(Into::into));
+            let ((), heard_of) = try_join!(server, client).unwrap();
+            assert_eq!(heard_of, ended.clone().map(Into::into));
+            assert_eq!(
+                heard_of.map(|exit| exit.user == "www-data"),
+                ended.map(|ended| ended.user != User::Own)
+            );
             assert!(heard == said);
         }
     }

@@ -15,14 +15,14 @@ use crate::runtime::containerd::{Containerd, Places, Reaper};
 use crate::ssh::spill::Space;
 use crate::ssh::{self, Session};
 use anyhow::{Context as _, bail};
-use skpr_proto::Label;
+use skpr_proto::{Label, MAX_PIECE};
 use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::Duration;
-use tokio::io::{AsyncWriteExt as _, copy, duplex, split};
+use tokio::io::{AsyncWriteExt as _, BufReader, copy_buf, duplex, split};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -190,11 +190,11 @@ async fn serve(
     let session = Session { host_key, instance, runtime, space, record };
     let (ours, theirs) = duplex(PIPE);
     let (from_server, to_server) = split(theirs);
-    let (mut from_client, mut to_client) = stream.into_split();
+    let (from_client, mut to_client) = stream.into_split();
     let down = async move {
-        let mut to = to_server;
+        let (mut from, mut to) = (BufReader::with_capacity(MAX_PIECE, from_client), to_server);
         // A client that is cut off has ended, too.
-        drop(copy(&mut from_client, &mut to).await);
+        drop(copy_buf(&mut from, &mut to).await);
         drop(to.shutdown().await);
         std::future::pending::<()>().await;
     };
@@ -212,7 +212,7 @@ async fn serve(
         };
         if let Some((Ok(()), mut to)) = written {
             // Nobody may be there to hear it.
-            drop(timeout(GOODBYE, write_exit(&mut to, exit)).await);
+            drop(timeout(GOODBYE, write_exit(&mut to, exit.clone())).await);
         }
         tracing::debug!(?exit, "a session has ended");
     };

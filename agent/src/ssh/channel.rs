@@ -11,7 +11,7 @@ use super::output::{self, Stream, To, pass_on};
 use super::signals::to_tell;
 use super::spill::{self, Drain, Filler};
 use super::taken::Taken;
-use super::{CHANNELS, FORWARDS, Session};
+use super::{CHANNELS, Ended, FORWARDS, Session};
 use crate::recording::{Record, Recording};
 use crate::runtime::{Command, Exit, Input, Process, Size, Start, StartError, User};
 use request::{Asked, Event};
@@ -105,8 +105,9 @@ impl Channels {
         }
     }
 
-    pub(super) fn last_exit(&self) -> Option<Exit> {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn ended(&self) -> Option<Ended> {
+        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.map(|exit| Ended { exit, user: self.user() })
     }
 
     fn refusals(&self) -> Vec<String> {

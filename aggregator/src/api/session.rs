@@ -93,6 +93,7 @@ impl Prepared {
             Ok(expected) => expected,
             Err(failure) => return Err(access.failed(failure)),
         };
+        access.session_is(expected.id().to_owned());
         let first = OpenedSession {
             environment: Some(v1::Environment {
                 namespace: Some(environment.namespace.to_string()),
@@ -138,7 +139,7 @@ fn choose(inventory: &Inventory, key: &EnvironmentKey, asked: &OpenSession) -> R
     let all = inventory.pods.iter().map(|(uid, pod)| (uid, &**pod));
     let pods: Vec<(&PodUid, &Pod)> = all.filter(|(_, pod)| present(pod)).collect();
     let name = &key.name;
-    let hint = format!("skpr info {}", name.environment);
+    let hint = format!("skpr info {name}");
     let (uid, pod) = match &asked.instance {
         Some(wanted) => pods.iter().find(|(_, pod)| *pod.instance == **wanted).ok_or_else(|| {
             let wanted: String = wanted.chars().take(100).flat_map(char::escape_debug).collect();
@@ -148,8 +149,11 @@ fn choose(inventory: &Inventory, key: &EnvironmentKey, asked: &OpenSession) -> R
             let ready = pods.iter().filter(|(_, pod)| pod.ready);
             ready.max_by_key(|(uid, pod)| (pod.detail.created, uid.as_str())).ok_or_else(|| {
                 let message = format!("`{name}` has no instance that is ready");
+                let newest = pods.iter().max_by_key(|(uid, pod)| (pod.detail.created, uid.as_str()));
+                let newest =
+                    newest.map(|(_, pod)| format!(", or into one that is not: --instance {}", pod.instance));
                 Failure::new(ErrorKind::Unavailable, message)
-                    .with_hint(format!("{hint}, or name one that is not: --instance INSTANCE"))
+                    .with_hint(format!("{hint}{}", newest.unwrap_or_default()))
             })?
         }
     };

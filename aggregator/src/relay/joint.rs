@@ -1,7 +1,7 @@
 //! Two streams that are one session: each is read by whoever writes the other, and both end together.
 
+use super::ending::{Ending, Why};
 use super::told::{Begun, Told};
-use crate::aggregator::stopping;
 use crate::api::Seat;
 use crate::audit::Access;
 use crate::web::Sessions;
@@ -28,6 +28,15 @@ pub(super) enum Way {
     ToCaller,
 }
 
+impl Way {
+    fn other(self) -> Way {
+        match self {
+            Way::ToAgent => Way::ToCaller,
+            Way::ToCaller => Way::ToAgent,
+        }
+    }
+}
+
 /// A caller's call, as far as a session needs it.
 pub(crate) struct Call {
     pub(crate) access: Access,
@@ -46,29 +55,24 @@ pub(super) struct Joint {
     access: Mutex<Access>,
     begun: Mutex<Begun>,
     counts: Sessions,
-    stop: CancellationToken,
     to_agent: CancellationToken,
     to_caller: CancellationToken,
-    broken: CancellationToken,
-    /// Taken by the direction that watches it.
-    forbidden: Mutex<Option<BoxFuture<'static, Failure>>>,
+    ending: Ending,
     _seat: Seat,
 }
 
 impl Joint {
     /// From here on the session has begun.
-    pub(super) fn new(call: Call) -> Joint {
-        call.counts.opened();
+    pub(super) fn new(access: Access, told: Told, counts: Sessions, seat: Seat, ending: Ending) -> Joint {
+        counts.opened();
         Joint {
-            access: Mutex::new(call.access),
-            begun: Mutex::new(Begun::begin(call.told)),
-            counts: call.counts,
-            stop: call.stop,
+            access: Mutex::new(access),
+            begun: Mutex::new(Begun::begin(told)),
+            counts,
             to_agent: CancellationToken::new(),
             to_caller: CancellationToken::new(),
-            broken: CancellationToken::new(),
-            forbidden: Mutex::new(Some(call.forbidden)),
-            _seat: call.seat,
+            ending,
+            _seat: seat,
         }
     }
 
@@ -84,22 +88,12 @@ impl Joint {
         change(&mut self.access.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Notes why it ended, if it has not come to its end before.
-    fn failed(&self, failure: &Failure) {
-        if !self.to_caller.is_cancelled() {
-            self.access(|access| access.refused(failure));
-        }
-    }
-
     fn passed(&self, way: Way, piece: &Piece) {
         self.counts.passed(piece.data.len() as u64);
         self.access(|access| {
             access.sent(0, piece.data.len());
             if let Some(exit) = &piece.exit {
-                access.exit(match exit.signal {
-                    0 => exit.code.to_string(),
-                    signal => format!("signal {signal}"),
-                });
+                access.exit(exit);
             }
             // The agent has said all there is to say; what becomes of the connections is no part of it.
             if piece.end && way == Way::ToCaller {
@@ -107,14 +101,19 @@ impl Joint {
             }
         });
         if piece.end && way == Way::ToCaller {
-            self.begun.lock().unwrap_or_else(PoisonError::into_inner).end(piece.exit);
+            self.begun.lock().unwrap_or_else(PoisonError::into_inner).end(piece.exit.clone());
         }
     }
 }
 
 impl Drop for Joint {
     fn drop(&mut self) {
-        self.counts.closed(self.to_caller.is_cancelled());
+        let whole = self.to_caller.is_cancelled();
+        if !whole && let Some(failure) = self.ending.to_note() {
+            self.access(|access| access.refused(&failure));
+        }
+        self.counts.closed(whole);
+        self.ending.over();
     }
 }
 
@@ -123,7 +122,6 @@ struct Passing<M> {
     joint: Arc<Joint>,
     way: Way,
     from: Streaming<M>,
-    forbidden: BoxFuture<'static, Failure>,
     /// Its end was passed on.
     ended: bool,
     /// There is nothing more to read, not even an end of the connection.
@@ -141,12 +139,7 @@ where
     M: Into<Piece> + Send + 'static,
     N: From<Piece> + Send + 'static,
 {
-    let forbidden = match way {
-        Way::ToAgent => joint.forbidden.lock().unwrap_or_else(PoisonError::into_inner).take(),
-        Way::ToCaller => None,
-    };
-    let forbidden = forbidden.unwrap_or_else(|| Box::pin(std::future::pending()));
-    let passing = Passing { joint, way, from, forbidden, ended: false, drained: false };
+    let passing = Passing { joint, way, from, ended: false, drained: false };
     let passed = stream::unfold(Some(passing), async |passing| {
         let mut passing = passing?;
         match passing.next().await {
@@ -155,8 +148,8 @@ where
                 passing.ended = true;
                 None
             }
-            Err(failure) => {
-                passing.joint.failed(&failure);
+            Err(why) => {
+                let failure = passing.joint.ending.end(why).failure();
                 Some((Err(failure.into()), None))
             }
         }
@@ -166,17 +159,12 @@ where
 
 impl<M: Into<Piece> + Send + 'static> Passing<M> {
     /// The next piece; none when both directions have ended.
-    async fn next(&mut self) -> Result<Option<Piece>, Failure> {
+    async fn next(&mut self) -> Result<Option<Piece>, Why> {
         let joint = Arc::clone(&self.joint);
-        let other = match self.way {
-            Way::ToAgent => Way::ToCaller,
-            Way::ToCaller => Way::ToAgent,
-        };
+        let other = self.way.other();
         loop {
             let message = tokio::select! {
-                () = joint.broken.cancelled() => return Err(gone(self.way)),
-                () = joint.stop.cancelled() => return Err(stopping()),
-                failure = &mut self.forbidden => return Err(failure),
+                why = joint.ending.ended() => return Err(why),
                 () = joint.ended(other).cancelled(), if self.ended => return Ok(None),
                 message = self.from.message(), if !self.drained => message,
             };
@@ -192,9 +180,11 @@ impl<M: Into<Piece> + Send + 'static> Passing<M> {
                 }
                 Ok(None) if self.ended => self.drained = true,
                 // After its end there is nothing to say.
-                Ok(Some(_)) => return Err(Failure::new(ErrorKind::Usage, "there is data after the end")),
+                Ok(Some(_)) => {
+                    return Err(Why::Failed(Failure::new(ErrorKind::Usage, "there is data after the end")));
+                }
                 // It went without an end, or after it: for whoever waits for the other direction that is one.
-                Ok(None) | Err(_) => return Err(gone(self.way)),
+                Ok(None) | Err(_) => return Err(Why::gone(self.way)),
             }
         }
     }
@@ -204,16 +194,8 @@ impl<M> Drop for Passing<M> {
     fn drop(&mut self) {
         let whole = self.joint.to_agent.is_cancelled() && self.joint.to_caller.is_cancelled();
         if !whole {
-            self.joint.broken.cancel();
+            // Whoever is answered by this direction has gone, if nothing else has ended it.
+            self.joint.ending.end(Why::gone(self.way.other()));
         }
     }
-}
-
-/// Says which side has gone.
-fn gone(way: Way) -> Failure {
-    let message = match way {
-        Way::ToAgent => "the client has gone",
-        Way::ToCaller => "the node's agent has gone, and the session with it",
-    };
-    Failure::new(ErrorKind::Unavailable, message)
 }

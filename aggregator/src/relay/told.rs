@@ -73,7 +73,7 @@ impl Told {
 
 fn how(exit: Option<&Exit>, whole: bool) -> String {
     match exit {
-        Some(Exit { signal: 0, code }) => format!("exit code {code}"),
+        Some(Exit { signal: 0, code, .. }) => format!("exit code {code}"),
         Some(Exit { signal, .. }) => format!("signal {signal}"),
         None if whole => "nothing was run".to_owned(),
         None => "the connection broke".to_owned(),
@@ -89,8 +89,8 @@ mod tests {
     #[test]
     fn a_session_is_told_of_twice_and_holds_nobody_up() {
         for (exit, whole, expected) in [
-            (Some(Exit { code: 3, signal: 0 }), true, "exit code 3"),
-            (Some(Exit { code: 0, signal: 9 }), true, "signal 9"),
+            (Some(Exit { code: 3, ..Exit::default() }), true, "exit code 3"),
+            (Some(Exit { signal: 9, ..Exit::default() }), true, "signal 9"),
             (None, true, "nothing was run"),
             (None, false, "the connection broke"),
         ] {

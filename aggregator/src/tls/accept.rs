@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
 /// Handshakes under way: at about 20 KiB each (buffers of TLS and the kernel) 10 MiB.
@@ -45,7 +45,41 @@ pub type Connections = ReceiverStream<io::Result<Connection>>;
 /// A connection and its place among those that may be open.
 pub struct Connection {
     stream: TlsStream<TcpStream>,
+    peer: Peer,
+    hung_up: Pin<Box<WaitForCancellationFutureOwned>>,
     _place: OwnedSemaphorePermit,
+}
+
+/// Who is at the other end, as calls see it.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    pub(crate) address: Option<SocketAddr>,
+    pub(crate) connection: HangUp,
+}
+
+/// Ends a connection with everything on it, also what waits for the other end to read.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct HangUp(CancellationToken);
+
+impl HangUp {
+    pub(crate) fn hang_up(&self) {
+        self.0.cancel();
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_hung_up(&self) -> bool {
+        self.0.is_cancelled()
+    }
+}
+
+/// Where a call comes from.
+pub(crate) fn peer<T>(request: &tonic::Request<T>) -> Option<SocketAddr> {
+    request.extensions().get::<Peer>().and_then(|peer| peer.address)
+}
+
+/// What ends the connection of a call.
+pub(crate) fn connection<T>(request: &tonic::Request<T>) -> HangUp {
+    request.extensions().get::<Peer>().map(|peer| peer.connection.clone()).unwrap_or_default()
 }
 
 /// The accept loop.
@@ -141,15 +175,25 @@ async fn handshake(
     }
     match timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
         // The receiver is gone only when the server has stopped.
-        Ok(Ok(stream)) => drop(ready.send(Ok(Connection { stream, _place: place })).await),
+        Ok(Ok(stream)) => drop(ready.send(Ok(Connection::new(stream, peer, place))).await),
         Ok(Err(error)) => tracing::debug!(?peer, %error, "handshake failed"),
         Err(_) => tracing::debug!(?peer, "handshake took too long"),
     }
 }
 
 impl Connection {
+    fn new(
+        stream: TlsStream<TcpStream>,
+        address: Option<SocketAddr>,
+        place: OwnedSemaphorePermit,
+    ) -> Connection {
+        let connection = HangUp::default();
+        let hung_up = Box::pin(connection.0.clone().cancelled_owned());
+        Connection { stream, peer: Peer { address, connection }, hung_up, _place: place }
+    }
+
     pub(crate) fn peer(&self) -> Option<SocketAddr> {
-        self.stream.get_ref().0.peer_addr().ok()
+        self.peer.address
     }
 
     /// The certificates that the client showed: its own, whose key it has, then what it says stands behind that.
@@ -160,10 +204,10 @@ impl Connection {
 }
 
 impl Connected for Connection {
-    type ConnectInfo = <TlsStream<TcpStream> as Connected>::ConnectInfo;
+    type ConnectInfo = Peer;
 
-    fn connect_info(&self) -> Self::ConnectInfo {
-        self.stream.connect_info()
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
     }
 }
 
@@ -173,6 +217,10 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        // Whoever serves the connection reads all the time.
+        if self.hung_up.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }

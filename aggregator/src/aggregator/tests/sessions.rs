@@ -9,6 +9,7 @@ use skpr_proto::v1::{
     AgentMessage, Control, Dial, Exit, OpenSession, SessionData, SessionRequest, SessionResponse,
 };
 use std::time::Instant;
+use tokio::runtime::Builder;
 use tokio::sync::mpsc::{Sender, channel};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming};
@@ -52,10 +53,14 @@ impl Agent {
 
 impl Caller {
     async fn open(world: &World, token: Token, name: &str) -> Result<Caller, Status> {
+        Caller::open_on(world.channel().await, token, name).await
+    }
+
+    async fn open_on(connection: Channel, token: Token, name: &str) -> Result<Caller, Status> {
         let (to, messages) = channel(1);
         let open = OpenSession { environment: environment(name), instance: None };
         to.send(SessionRequest { open: Some(open), ..Default::default() }).await.unwrap();
-        let mut client = SessionsClient::with_interceptor(world.channel().await, token);
+        let mut client = SessionsClient::with_interceptor(connection, token);
         let from = soon(client.open(ReceiverStream::new(messages))).await?.into_inner();
         Ok(Caller { to, from })
     }
@@ -82,8 +87,13 @@ impl Accepted {
 
 /// A session that is open, and its two ends.
 async fn session(world: &World) -> (Caller, Accepted, Agent) {
+    session_on(world, world.channel().await).await
+}
+
+async fn session_on(world: &World, connection: Channel) -> (Caller, Accepted, Agent) {
     let mut agent = Agent::of(world).await;
-    let (caller, accepted) = tokio::join!(Caller::open(world, world.token("admin.token"), "dev"), async {
+    let opening = Caller::open_on(connection, world.token("admin.token"), "dev");
+    let (caller, accepted) = tokio::join!(opening, async {
         let dial = agent.dialled().await;
         assert_eq!((dial.purpose.as_str(), dial.target.as_str(), dial.host_key.len()), ("ssh", "u1", 32));
         let names = [dial.project.as_str(), dial.environment.as_str(), dial.instance.as_str()];
@@ -117,7 +127,7 @@ async fn bytes_pass_both_ways_and_each_way_ends_by_itself() {
     caller.say(b"", true).await;
     assert!(soon(agent.from.message()).await.unwrap().unwrap().end);
     agent.say(b"more", None).await;
-    agent.say(b"last", Some(Exit { code: 42, signal: 0 })).await;
+    agent.say(b"last", Some(Exit { code: 42, signal: 0, user: "www-data".into() })).await;
     assert_eq!(soon(caller.from.message()).await.unwrap().unwrap().data, "more");
     let last = soon(caller.from.message()).await.unwrap().unwrap();
     assert_eq!((&*last.data, last.end), (&b"last"[..], true));
@@ -134,12 +144,15 @@ async fn bytes_pass_both_ways_and_each_way_ends_by_itself() {
         ("instance", "web-1"),
         ("purpose", "ssh"),
         ("exit", "42"),
+        ("run_as", "www-data"),
         ("ended", "completed"),
         ("decision", "allowed"),
     ] {
         assert_eq!(line[key], value, "{line}");
     }
     assert_eq!(line["bytes"], 520, "{line}");
+    // As recordings are called, so that each has its person.
+    assert_eq!(line["session"].as_str().map(str::len), Some(32), "{line}");
     assert!(line["duration_seconds"].as_f64().unwrap() > 0.0);
 }
 
@@ -180,6 +193,28 @@ async fn a_reader_that_stops_makes_the_writer_wait_and_goes_on_later() {
     }
     agent.say(b"", Some(Exit::default())).await;
     while !soon(caller.from.message()).await.unwrap().unwrap().end {}
+}
+
+/// Neither side reads, so that no direction is asked for more; then the caller's machine is gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_in_which_nobody_reads_ends_with_its_caller() {
+    let world = world().await;
+    let machine = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let connection = {
+        let _on = machine.enter();
+        world.channel().await
+    };
+    let (caller, agent, _control) = session_on(&world, connection).await;
+    let data = Bytes::from(vec![7; 64 << 10]);
+    let to_caller = SessionData { data: data.clone(), ..Default::default() };
+    while tokio::time::timeout(AT_MOST / 2, agent.to.send(to_caller.clone())).await.is_ok() {}
+    let to_agent = SessionRequest { data, ..Default::default() };
+    while tokio::time::timeout(AT_MOST / 2, caller.to.send(to_agent.clone())).await.is_ok() {}
+    machine.shutdown_background();
+    soon(agent.to.closed()).await;
+    drop(agent);
+    let lines = world.end().await;
+    assert!(lines.iter().any(|line| line["audit"] == "Sessions.Open" && line["ended"] == "disconnected"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
