@@ -5,6 +5,7 @@
 //! * It is started for one thing, on its stdin and stdout, and ends with that. Whoever starts it ends it with the container.
 //! * Outside it does nothing but [enter]: no thread is started before, and nothing is looked up.
 
+mod cgroup;
 mod enter;
 
 pub(crate) use enter::{Way, of_files, process, started};

@@ -1,8 +1,9 @@
-//! The way into a container: into the namespaces of its first process, below its root, and down to its user.
+//! The way into a container: into the cgroups and namespaces of its first process, below its root, and down to its user.
 //!
 //! What is on the other side is hostile, so the order counts: everything of outside that is needed is opened first, then
 //! what makes us part of the container, and last what takes the powers away with which we came.
 
+use super::cgroup;
 use clap::Args as ClapArgs;
 use procfs::FromRead as _;
 use procfs::process::Stat;
@@ -46,6 +47,9 @@ pub(crate) struct Way {
     #[arg(long, default_value = "/")]
     pub directory: PathBuf,
 }
+
+/// The node's first process.
+const NODE: u32 = 1;
 
 /// Capabilities that are about files: all that is ever kept.
 const OF_FILES: CapabilitySet = CapabilitySet::CHOWN
@@ -98,6 +102,7 @@ impl Way {
 
     /// Makes the calling process, which must have one thread, one of the container's.
     pub(super) fn enter(&self) -> io::Result<()> {
+        let node = process(&self.proc, NODE)?;
         let process = process(&self.proc, self.pid)?;
         if started(&process)? != self.since {
             return Err(Errno::SRCH.into());
@@ -110,6 +115,7 @@ impl Way {
 
         // A session of its own, so that no signal is meant for two.
         setsid().ok();
+        cgroup::join(&node, &process)?;
         // One that has its own users has its own powers, too; one that has ours may not be entered again.
         if (fstat(&user)?.st_dev, fstat(&user)?.st_ino) != (fstat(&ours)?.st_dev, fstat(&ours)?.st_ino) {
             move_into_link_name_space(user.as_fd(), Some(LinkNameSpaceType::User))?;

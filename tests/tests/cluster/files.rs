@@ -100,6 +100,20 @@ fn stock_clients_reach_the_files_of_a_container_that_has_no_program_for_it() -> 
     while !answer.contains("directory: /tmp") {
         ensure!(answers.read_line(&mut answer)? > 0, "sftp ended: {answer}");
     }
+    // What serves them counts as the container's.
+    if let Some(own) = site.skpr.cluster.breakable() {
+        let node = site.sites.field("pod/bare-1", ".spec.nodeName")?;
+        let groups = |program: &str| -> Result<Vec<String>> {
+            let look = format!("cat /proc/$(pgrep -f '{program}')/cgroup");
+            let all = own.enter(&node, &["sh", "-c", &look])?;
+            let counted = all.lines().filter(|line| !line.contains("name=")).map(str::to_owned).collect();
+            Ok(counted)
+        };
+        let (worker, container) =
+            (groups("^/usr/bin/skpr-agent worker .*files$")?, groups("^/bin/busybox sleep 86400$")?);
+        assert_eq!(worker, container);
+        ensure!(worker.iter().any(|line| line.contains("/kubepods/")), "{worker:?}");
+    }
     let begun = std::time::Instant::now();
     site.sites.kubectl(&["delete", "pod/bare-1", "--timeout=60s"])?;
     ensure!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
