@@ -12,6 +12,7 @@ mod connect;
 mod exec;
 mod fifos;
 mod find;
+mod looks;
 mod members;
 mod reaper;
 mod root;
@@ -25,6 +26,7 @@ use super::user::Account;
 use super::{Command, Connected, Process, Start, StartError, To, User};
 use api::{Api, Name};
 use find::{Found, find};
+use looks::Looks;
 use reaper::Left;
 use root::Root;
 use skpr_proto::{Label, PodUid};
@@ -73,6 +75,7 @@ struct Shared {
     left: mpsc::Sender<Left>,
     /// Places for those who connect.
     connecting: Arc<Semaphore>,
+    looks: Looks,
 }
 
 /// The containers of one name, each in a pod: what a session may be with.
@@ -94,6 +97,7 @@ impl Containerd {
                 api,
                 left,
                 connecting: Arc::new(Semaphore::new(CONNECTING)),
+                looks: Looks::default(),
             })),
             reaper,
         )
@@ -223,7 +227,12 @@ impl Containerd {
         look: impl FnOnce(&Root) -> T + Send + 'static,
     ) -> Result<Option<T>, StartError> {
         let (proc, pid) = (self.0.places.proc.clone(), found.pid);
+        let Some(begun) = self.0.looks.begin(&found.id) else {
+            tracing::warn!(container = %found.id, "the files of a container hang, and are not looked at");
+            return Ok(None);
+        };
         let looking = tokio::task::spawn_blocking(move || {
+            let _begun = begun;
             let root = Root::of(&proc, pid)?;
             io::Result::Ok((look(&root), root))
         });

@@ -25,6 +25,8 @@ use tonic::{Code, Status};
 
 /// What is killed has ended by then, or its container hangs.
 const AFTER_KILL: Duration = Duration::from_secs(2);
+/// How often, because each time takes a shell.
+const KILLS: usize = 5;
 /// A shell that sends a signal takes some 60 ms to start.
 const SIGNALLED_WITHIN: Duration = Duration::from_secs(3);
 /// Signals that wait while one is sent; a client that sends more has sent enough.
@@ -268,7 +270,13 @@ impl Exec {
                 return self.exit().await;
             }
         }
-        self.signal_all(&others, Signal::KILL).await;
+        // What forks faster than it is listed is listed again.
+        for _ in 0..KILLS {
+            self.signal_all(&others, Signal::KILL).await;
+            if self.emptied(&others, Instant::now() + 2 * LOOK_EVERY).await {
+                break;
+            }
+        }
         let known = timeout(AFTER_KILL, self.exit()).await;
         known.unwrap_or_else(|_| Err(io::Error::other("a process that was killed has not ended")))
     }
