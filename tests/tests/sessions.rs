@@ -1,7 +1,7 @@
 //! Shells and programs in an instance, on one machine: with `skpr`, and with stock OpenSSH through `skpr ssh-proxy`.
 
 use anyhow::{Context as _, Result, ensure};
-use skpr_tests::cli::{Finished, User, fed, program};
+use skpr_tests::cli::{Finished, Running, User, fed, program};
 use skpr_tests::eventually;
 use skpr_tests::fault::Link;
 use skpr_tests::machine::Machine;
@@ -9,7 +9,7 @@ use skpr_tests::numbers::noise;
 use skpr_tests::ssh::{HOST, Killed, Ssh};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -355,12 +355,43 @@ fn a_recorded_terminal_shows_again_what_it_showed_and_nothing_that_was_typed() -
         assert!(shown.contains(wanted), "{wanted}: {shown}");
     }
     assert!(!cast.contains("horse"), "{cast}");
+    // Whose it is, the audit says.
+    let name = file.file_name().into_string().ok().context("a name")?;
+    let session = name.trim_end_matches(".cast").rsplit('-').next().context("a session")?;
+    eventually("the audit has it", PATIENCE, || {
+        let wanted = [&*format!(r#""session":"{session}""#), r#""user":"admin""#];
+        Ok(machine.said().iter().any(|line| wanted.iter().all(|part| line.contains(part))).then_some(()))
+    })?;
     // A shell of stock ssh is recorded, too, and a program without a terminal is not.
     let ssh = Ssh::install(&machine.user)?;
     assert_eq!(text(&ssh.run(&["-T"], &["echo here"])?.stderr), "");
     let told = ssh.run(&["-tt"], &["echo here"])?;
     assert!(text(&told.stderr).starts_with("skpr: this session is recorded"), "{}", text(&told.stderr));
     eventually("it is recorded", PATIENCE, || Ok((all()?.len() == 2).then_some(())))
+}
+
+/// A script starts what it puts into the background so, and `nohup` does.
+#[test]
+fn what_the_aggregator_was_told_to_ignore_sessions_do_not() -> Result<()> {
+    let (mut machine, aggregator) = (Machine::new()?, program("skpr-aggregator")?);
+    machine.start_by(|system, all| {
+        let ignoring = "trap '' HUP INT QUIT TSTP USR1; exec \"$0\" \"$@\"";
+        let words: Vec<&Path> = [Path::new("-c"), ignoring.as_ref(), &aggregator]
+            .into_iter()
+            .chain(all.iter().copied())
+            .collect();
+        let mut shell = system.other("sh", &words);
+        shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Running::start(shell)
+    })?;
+    eventually("the instance is ready", PATIENCE, || {
+        machine.user.skpr(&["exec", "dev", "--", "true"])?.success().map(Some)
+    })?;
+    let status = exec(&machine.user, &["grep", "SigIgn", "/proc/self/status"])?.success()?.stdout;
+    let ignored = u64::from_str_radix(status.trim_start_matches("SigIgn:").trim(), 16)?;
+    // The two that the C library keeps for itself nobody can change.
+    assert_eq!(ignored & !(0b11 << 31), 0, "{status}");
+    machine.end("INT")
 }
 
 #[test]

@@ -1,14 +1,20 @@
 //! Starts processes from one thread that lives as long as whoever starts them.
 //!
-//! "End with your parent" means the parent *thread* to Linux, and the async runtime's threads come and go.
+//! "End with your parent" means the parent *thread* to Linux, and the async runtime's threads come and go. And what this
+//! program was told to ignore, what it starts would ignore, too.
 
 use anyhow::Context as _;
+use procfs::process::Process;
 use tokio::process::{Child, Command};
 use tokio::runtime::Handle;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 /// Requests that may wait in the queue: each instance has at most one, and those beyond wait for a place.
 const WAITING: usize = 16;
+
+/// The highest number of a signal.
+const LAST: u8 = 64;
 
 type Request = (Command, oneshot::Sender<std::io::Result<Child>>);
 
@@ -19,6 +25,7 @@ pub struct Spawner(mpsc::Sender<Request>);
 impl Spawner {
     /// Starts the thread.
     pub fn start() -> anyhow::Result<Spawner> {
+        stop_ignoring().context("see which signals are ignored")?;
         let (requests, mut inbox) = mpsc::channel::<Request>(WAITING);
         let runtime = Handle::current();
         std::thread::Builder::new()
@@ -41,6 +48,19 @@ impl Spawner {
         self.0.send((command, reply)).await.map_err(|_| gone())?;
         child.await.map_err(|_| gone())?
     }
+}
+
+/// `nohup`, or a script's `&`, has had this program ignore signals, and what is ignored stays so in every program that is
+/// started: nobody could hang up on it, or interrupt it. What is handled does not: so they are handled, by doing nothing.
+fn stop_ignoring() -> anyhow::Result<()> {
+    let ignored = Process::myself()?.status()?.sigign;
+    for number in (1..=i32::from(LAST)).filter(|number| ignored & (1 << (number - 1)) != 0) {
+        // Those that cannot be handled are not. That of a closed pipe is at its default in children anyway.
+        if number != SignalKind::pipe().as_raw_value() {
+            drop(signal(SignalKind::from_raw(number)));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
