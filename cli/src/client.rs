@@ -13,7 +13,7 @@ use skpr_proto::v1::environments_client::EnvironmentsClient;
 use skpr_proto::v1::logs_client::LogsClient;
 use skpr_proto::v1::metrics_client::MetricsClient;
 use skpr_proto::v1::sessions_client::SessionsClient;
-use skpr_proto::{ErrorKind, Failure};
+use skpr_proto::{ErrorKind, Failure, MAX_HTTP_FRAME};
 use std::fmt;
 use std::time::Duration;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -143,7 +143,8 @@ impl Client {
             .keep_alive_timeout(keepalive.1)
             .keep_alive_while_idle(true)
             .initial_stream_window_size(WINDOW)
-            .initial_connection_window_size(WINDOW);
+            .initial_connection_window_size(WINDOW)
+            .max_frame_size(MAX_HTTP_FRAME);
         let target = endpoint.clone();
         let connector = tower::service_fn(move |_: Uri| {
             let (target, tls) = (target.clone(), tls.clone());

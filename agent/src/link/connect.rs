@@ -9,8 +9,8 @@ use hyper_util::rt::TokioIo;
 use rustls::RootCertStore;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName};
-use skpr_proto::MAX_FRAME;
 use skpr_proto::v1::agents_client::AgentsClient;
+use skpr_proto::{MAX_FRAME, MAX_HTTP_FRAME};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -130,6 +130,7 @@ async fn open_channel(address: &Address, tls: rustls::ClientConfig) -> Result<Ch
         .map_err(LinkError::Http)?
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(MAX_HTTP_FRAME)
         .http2_keep_alive_interval(KEEPALIVE)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true)

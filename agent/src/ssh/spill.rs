@@ -19,8 +19,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
-/// What one channel may hold in memory: two windows, so that only a process that has stopped reading costs a file.
-const IN_MEMORY: usize = 4 << 20;
+/// What one channel may hold in memory: two windows, and more than a client of ours is ever [ahead](skpr_proto::ssh::MOST_UNTAKEN), so
+/// that only a process that has stopped reading costs a file.
+const IN_MEMORY: usize = 5 << 20;
 /// What one channel may hold in its file.
 pub const IN_FILE: u64 = 1 << 30;
 /// What all channels of an agent may hold in memory together; what there is no room for goes into files at once.
