@@ -8,7 +8,7 @@ mod sessions;
 pub(crate) use environments::{Delete, Deploy, Events, Info, Releases, Rollback, Scale, Target, Waiting};
 pub(crate) use metrics::Metrics;
 pub(crate) use project::{Config, ConfigVerb, Validate};
-pub(crate) use sessions::{AsUser, Exec, Forward, Place, Shell, SshConfig, SshProxy};
+pub(crate) use sessions::{AsUser, Exec, Forward, Place, Shell, SshConfig, SshProxy, WithTerminal};
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -69,7 +69,8 @@ Examples:
 #[derive(Debug, Parser)]
 #[command(name = "skpr", version, before_help = EXAMPLES, disable_help_subcommand = true, max_term_width = 110)]
 pub(crate) struct Arguments {
-    #[command(flatten)]
+    // Apart: in one list with those of a command, they would stand between them.
+    #[command(flatten, next_help_heading = "Options of every command")]
     pub global: Global,
     #[command(subcommand)]
     pub verb: Verb,
@@ -152,18 +153,19 @@ pub(crate) enum Verb {
     #[command(before_help = LOGS_EXAMPLES, after_help = TIMES)]
     Logs(Logs),
     /// A shell in an instance
-    #[command(before_help = sessions::SHELL_EXAMPLES)]
+    #[command(before_help = sessions::SHELL_EXAMPLES, after_help = sessions::SHELL_AFTER)]
     Shell(Shell),
     /// Run a program in an instance, and end with its exit code
     #[command(before_help = sessions::EXEC_EXAMPLES, after_help = sessions::EXEC_AFTER)]
     Exec(Exec),
     /// A port of this machine that leads to one of an instance
-    #[command(before_help = sessions::FORWARD_EXAMPLES)]
+    #[command(before_help = sessions::FORWARD_EXAMPLES, after_help = sessions::FORWARD_AFTER)]
     Forward(Forward),
     /// What ssh needs to know to lead to a project's environments
-    #[command(before_help = sessions::SSH_CONFIG_EXAMPLES)]
+    #[command(before_help = sessions::SSH_CONFIG_EXAMPLES, after_help = sessions::SSH_CONFIG_AFTER)]
     SshConfig(SshConfig),
     /// What ssh runs to get to an instance: see skpr ssh-config
+    #[command(before_help = sessions::SSH_PROXY_EXAMPLES)]
     SshProxy(SshProxy),
     /// What an environment uses: CPU, memory and instances, now and over time
     #[command(before_help = metrics::EXAMPLES, after_help = metrics::AFTER)]

@@ -1,6 +1,7 @@
 //! Ctrl-C ends the program at once with exit code 130, even while it is blocked in a write to a stopped pager.
 //!
-//! Nothing is lost by that: what was received has been written whenever the program waits for more.
+//! Nothing is lost by that: what was received has been written whenever the program waits for more. Of a session that is
+//! interrupted the end is lost anyway.
 
 use std::io;
 use std::sync::Mutex;

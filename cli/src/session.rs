@@ -7,14 +7,17 @@ mod connection;
 mod forward;
 mod host;
 mod ssh;
+mod stdio;
 mod typing;
+mod writing;
 
 pub(crate) use connection::Broken;
 pub(crate) use forward::{Ports, forward};
 pub(crate) use host::{SUFFIX, host_of, parse_host};
 pub(crate) use ssh::{Outcome, Run, command, run};
+pub(crate) use stdio::{stdin, stdout};
 
-use crate::client::{Access, Client, call_error};
+use crate::client::{Access, Client, Endpoint, call_error, was_cut};
 use crate::error::Error;
 use bytes::{Bytes, BytesMut};
 use skpr_proto::v1::{self, OpenSession, OpenedSession, SessionRequest, SessionResponse};
@@ -39,6 +42,28 @@ pub(crate) struct Wanted {
     pub instance: Option<String>,
 }
 
+/// Why no session came about.
+pub(crate) enum NotOpened {
+    /// It was said that there is to be none.
+    Refused(Error),
+    /// The connection was not there, or did not hold.
+    Broken(Error),
+}
+
+impl NotOpened {
+    fn from_here(error: Error) -> NotOpened {
+        match &error {
+            Error::Failed { failure, .. } if failure.kind.retryable() => NotOpened::Broken(error),
+            Error::Failed { .. } | Error::Exit(_) | Error::ClosedPipe => NotOpened::Refused(error),
+        }
+    }
+
+    fn from_call(status: &Status, endpoint: &Endpoint) -> NotOpened {
+        let error = call_error(status, endpoint);
+        if was_cut(status) { NotOpened::Broken(error) } else { NotOpened::Refused(error) }
+    }
+}
+
 /// An open session.
 pub(crate) struct Session {
     pub opened: OpenedSession,
@@ -53,8 +78,8 @@ pub(crate) struct Relay {
 
 impl Session {
     /// Asks for a session and waits until it is there.
-    pub(crate) async fn open(access: &Access, wanted: &Wanted) -> Result<Session, Error> {
-        let client = Client::for_sessions(access).await?;
+    pub(crate) async fn open(access: &Access, wanted: &Wanted) -> Result<Session, NotOpened> {
+        let client = Client::for_sessions(access).await.map_err(NotOpened::from_here)?;
         let (to, mut messages) = mpsc::channel(WAITING);
         let environment = v1::Environment {
             namespace: wanted.namespace.clone().map(String::from),
@@ -74,12 +99,14 @@ impl Session {
             .await
             .map_err(|_| {
                 let message = format!("`{endpoint}` did not open a session in time");
-                Failure::new(ErrorKind::TimedOut, message).with_hint("try again in a moment")
+                let failure = Failure::new(ErrorKind::TimedOut, message);
+                NotOpened::Broken(failure.with_hint("try again in a moment").into())
             })?
-            .map_err(|status| call_error(&status, endpoint))?;
+            .map_err(|status| NotOpened::from_call(&status, endpoint))?;
         let opened = opened.ok_or_else(|| {
             let message = format!("`{endpoint}` did not say what session it opened");
-            Failure::new(ErrorKind::Failed, message).with_hint("skpr version -v")
+            let failure = Failure::new(ErrorKind::Failed, message).with_hint("skpr version -v");
+            NotOpened::Refused(failure.into())
         })?;
         Ok(Session { opened, relay: Relay { from, to } })
     }

@@ -184,7 +184,7 @@ pub(crate) fn read_raw() -> io::Result<()> {
 
 #[cfg(not(unix))]
 pub(crate) fn read_raw() -> io::Result<()> {
-    Err(io::Error::new(io::ErrorKind::Unsupported, "keys cannot be read here: use skpr exec -T"))
+    Err(io::Error::new(io::ErrorKind::Unsupported, "keys cannot be read here: use -T"))
 }
 
 /// What the keys of our terminal mean, by SSH's numbers (RFC 4254, section 8).
@@ -211,10 +211,11 @@ pub(crate) fn modes() -> Vec<(u8, u32)> {
     Vec::new()
 }
 
-/// Columns and rows of our terminal.
+/// Columns and rows of our terminal: of the one that is shown on, else of the one that is typed at.
 #[cfg(unix)]
 pub(crate) fn size() -> Option<(u32, u32)> {
-    let size = rustix::termios::tcgetwinsize(io::stdout()).ok()?;
+    use rustix::termios::tcgetwinsize;
+    let size = tcgetwinsize(io::stdout()).or_else(|_| tcgetwinsize(io::stdin())).ok()?;
     Some((size.ws_col.into(), size.ws_row.into()))
 }
 
@@ -229,6 +230,10 @@ pub(crate) fn stdin_is_terminal() -> bool {
 
 pub(crate) fn stdout_is_terminal() -> bool {
     io::stdout().is_terminal()
+}
+
+pub(crate) fn stderr_is_terminal() -> bool {
+    io::stderr().is_terminal()
 }
 
 /// Undoes [`hide_typing`], [`read_keys`] and [`read_raw`], if it is in force.

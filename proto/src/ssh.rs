@@ -13,7 +13,10 @@ pub const LONGEST_COMMAND: usize = 128 << 10;
 pub const TELL_TAKEN: &str = "SKPR_TELL_TAKEN";
 /// The kind of extended data that tells it: the count of all bytes so far.
 pub const TAKEN: u32 = 0x736b_7072;
-/// What such a client may have sent to a process that was not taken.
+/// A variable by which a client says that it tells in the same way how much it has passed on of what a process says, and
+/// wants no more than [`MOST_UNTAKEN`] ahead of that: what it has not passed on would keep it from all else that comes.
+pub const TELLS_TAKEN: &str = "SKPR_TELLS_TAKEN";
+/// What such a client may have sent to a process that was not taken, and the other way round.
 pub const MOST_UNTAKEN: u64 = 4 << 20;
 /// Where a client says that a forward comes from when it wants to be told, and tells, what was taken: no address is like it.
 pub const FORWARD: &str = "skpr";

@@ -145,11 +145,29 @@ fn a_port_here_leads_to_one_of_the_instance_and_no_reader_stops_another() -> Res
     drop(flood.join());
     // Nobody there is a connection that ends, and nothing else.
     let nobody = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
-    let dead = machine.user.start("skpr", &["forward", "dev", &format!("0:127.0.0.1:{nobody}")])?;
+    let leads = format!("0:127.0.0.1:{nobody}");
+    let dead = machine.user.start("skpr", &["forward", "dev", &leads, "-o", "json"])?;
     let here = led(&dead)?;
+    let line = dead.line(PATIENCE, |_| true)?;
+    let told: serde_json::Value = serde_json::from_str(&line)?;
+    let number = |key: &str| told.get(key).and_then(serde_json::Value::as_u64);
+    assert_eq!((number("port"), number("remote_port")), (Some(here.into()), Some(nobody.into())), "{line}");
+    for (key, value) in [
+        ("address", &*format!("127.0.0.1:{here}")),
+        ("project", "shop"),
+        ("environment", "dev"),
+        ("instance", "shop-dev-r1-0"),
+        ("remote_host", "127.0.0.1"),
+    ] {
+        assert_eq!(told.get(key).and_then(serde_json::Value::as_str), Some(value), "{line}");
+    }
     let mut refused = TcpStream::connect((Ipv4Addr::LOCALHOST, here))?;
     ensure!(matches!(refused.read(&mut [0; 1]), Ok(0) | Err(_)));
-    eventually("it is said", PATIENCE, || Ok(dead.stderr().contains("does not answer").then_some(())))?;
+    eventually("it is said", PATIENCE, || Ok(dead.stderr().contains("hint: check the host").then_some(())))?;
+    assert!(
+        dead.stderr().contains(&format!("nothing takes connections at port {nobody} of 127.0.0.1 there"))
+    );
+    assert!(!dead.stderr().contains("ConnectFailed"), "{}", dead.stderr());
     // Without the aggregator it ends, and says so.
     let mut machine = machine;
     machine.end("KILL")?;

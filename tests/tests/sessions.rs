@@ -41,6 +41,12 @@ fn what_is_run_is_in_the_instance_and_ends_with_its_own_code() -> Result<()> {
     exec(user, &["sh", "-c", "kill -TERM $$"])?.exit(143)?;
     let missing = exec(user, &["no-such-program"])?.exit(127)?;
     assert!(missing.stderr.contains("there is no program `no-such-program`"), "{}", missing.stderr);
+    // A terminal there is none of ours: what is said to people has the ends of lines that files have.
+    let missing = user.skpr(&["exec", "dev", "-t", "--", "no-such-program"])?.exit(127)?;
+    assert!(missing.stderr.ends_with("there is no program `no-such-program`\n"), "{:?}", missing.stderr);
+    let shell = fed(user.other(program("skpr")?, &["shell", "dev", "-t"]), b"stty size; exit 5\n".to_vec())?;
+    assert_eq!(shell.status.code(), Some(5), "{}", text(&shell.stderr));
+    assert!(text(&shell.stdout).contains("24 80\r\n"), "{}", text(&shell.stdout));
     // No shell reads the arguments.
     let apart = exec(user, &["printf", "%s|", "a b", "$HOME", "", "*"])?.success()?;
     assert_eq!((apart.stdout.as_str(), apart.stderr.as_str()), ("a b|$HOME||*|", ""));
@@ -84,6 +90,46 @@ fn what_cannot_be_read_or_written_here_is_said_and_is_255() -> Result<()> {
     let mut seq = Killed(skpr(&["seq", "1000000"])?.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?);
     seq.0.stdout.take().context("stdout")?.read_exact(&mut [0; 2])?;
     assert_eq!(seq.0.wait()?.code(), Some(0));
+    Ok(())
+}
+
+/// What a process that runs these words has written, if it runs.
+fn has_written(words: &str) -> Result<Option<u64>> {
+    for process in std::fs::read_dir("/proc")?.filter_map(Result::ok) {
+        let Ok(line) = std::fs::read(process.path().join("cmdline")) else { continue };
+        if text(&line).trim_end_matches('\0').replace('\0', " ") == words {
+            let counts = std::fs::read_to_string(process.path().join("io"))?;
+            let written = counts.lines().find_map(|line| line.strip_prefix("wchar: ")).context("wchar")?;
+            return Ok(Some(written.parse()?));
+        }
+    }
+    Ok(None)
+}
+
+#[test]
+fn a_stdout_that_nobody_reads_holds_up_nothing_else_and_gets_all_in_the_end() -> Result<()> {
+    let machine = Machine::ready()?;
+    let heard = machine.user.home().join("heard");
+    let line = format!("yes 78.5 & read line; echo $line >{}; kill $!; wait; exit 7", heard.display());
+    let mut skpr = machine.user.other(program("skpr")?, &["exec", "dev", "--", "sh", "-c", &line]);
+    let mut skpr = Killed(skpr.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?);
+    let mut stdout = skpr.0.stdout.take().context("stdout")?;
+    let mut all = vec![0; 2];
+    stdout.read_exact(&mut all)?;
+    let mut before = None;
+    eventually("it can write no more", PATIENCE, || {
+        let now = has_written("yes 78.5")?;
+        Ok((now > Some(4 << 20) && std::mem::replace(&mut before, now) == now).then_some(()))
+    })?;
+    skpr.0.stdin.as_mut().context("stdin")?.write_all(b"go on\n")?;
+    eventually("stdin goes on", PATIENCE, || {
+        Ok(std::fs::read_to_string(&heard).ok().filter(|heard| heard == "go on\n").map(|_| ()))
+    })?;
+    assert!(skpr.0.try_wait()?.is_none(), "it ended before all was written");
+    stdout.read_to_end(&mut all)?;
+    ensure!(all.len() > 4 << 20, "{} bytes", all.len());
+    ensure!(all.chunks(5).all(|line| b"78.5\n".starts_with(line)), "something was lost");
+    assert_eq!(skpr.0.wait()?.code(), Some(7));
     Ok(())
 }
 

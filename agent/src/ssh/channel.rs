@@ -7,7 +7,7 @@ mod request;
 
 pub(super) use request::SFTP;
 
-use super::output::{self, Stream, To, pass_on};
+use super::output::{self, Pace, Stream, To, pass_on};
 use super::signals::to_tell;
 use super::spill::{self, Drain, Filler};
 use super::taken::Taken;
@@ -21,7 +21,7 @@ use skpr_proto::ssh;
 use std::future::pending;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -130,8 +130,8 @@ pub(super) async fn serve(ready: Ready, channels: &Channels) {
     let (read, write) = channel.split();
     let (filler, drain) = spill::pair(&channels.session.space);
     let write = Arc::new(write);
-    let (size, recording, tell_taken) = (None, None, false);
-    let mut serving = Serving { channels, read, write, handle, filler, size, recording, tell_taken };
+    let (size, recording, tell_taken, taken) = (None, None, false, None);
+    let mut serving = Serving { channels, read, write, handle, filler, size, recording, tell_taken, taken };
     let start = match serving.asked().await {
         Ok(start) => start,
         Err(interrupted) => return serving.interrupted(interrupted).await,
@@ -176,6 +176,8 @@ struct Serving<'a> {
     /// Of what its terminal shows.
     recording: Option<Arc<Recording>>,
     tell_taken: bool,
+    /// What a client that says so has passed on of what it was sent.
+    taken: Option<watch::Sender<u64>>,
 }
 
 impl Serving<'_> {
@@ -204,6 +206,7 @@ impl Serving<'_> {
             match asked.take(message.ok_or(Interrupted::Gone)?) {
                 Event::Run(command) => {
                     self.tell_taken = asked.tell_taken;
+                    self.taken = asked.tells_taken.then(|| watch::channel(0).0);
                     return Ok(asked.start(command, self.channels.user()));
                 }
                 Event::Data(bytes) => {
@@ -211,7 +214,7 @@ impl Serving<'_> {
                 }
                 Event::End => self.filler.end(),
                 Event::Close => return Err(Interrupted::Gone),
-                Event::Resize(_) | Event::Signal(_) | Event::Nothing => {}
+                Event::Resize(_) | Event::Signal(_) | Event::Taken(_) | Event::Nothing => {}
             }
         }
     }
@@ -242,6 +245,11 @@ impl Serving<'_> {
                     self.recording.iter().for_each(|recording| recording.resize(size));
                 }
                 Event::Signal(signal) => process.into_iter().for_each(|process| process.signal(signal)),
+                Event::Taken(bytes) => {
+                    if let Some(taken) = &self.taken {
+                        taken.send_replace(bytes);
+                    }
+                }
                 Event::Run(_) | Event::Nothing => {}
             }
         }
@@ -267,12 +275,13 @@ impl Serving<'_> {
             }
         };
         outputs.spawn(said);
+        let pace = self.taken.as_ref().map(|taken| Pace::of(taken.subscribe()));
         let pipes = [(process.output.take(), Stream::Output), (process.errors.take(), Stream::Errors)];
         for (pipe, stream) in pipes {
             if let Some(pipe) = pipe {
                 let end = output::End { ended: ended.clone(), on_the_way: process.on_the_way() };
                 let (client, recording) = (Arc::clone(&self.write), self.recording.clone());
-                outputs.spawn(pass_on(pipe, To { client, stream, recording }, end));
+                outputs.spawn(pass_on(pipe, To { client, stream, recording, pace: pace.clone() }, end));
             }
         }
         let session = &self.channels.session;

@@ -12,9 +12,11 @@ use russh::ChannelWriteHalf;
 use russh::server::Msg;
 use skpr_proto::ssh;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe::Receiver;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -44,10 +46,33 @@ pub(super) struct To {
     pub(super) client: Arc<ChannelWriteHalf<Msg>>,
     pub(super) stream: Stream,
     pub(super) recording: Option<Arc<Recording>>,
+    /// Of a client that has one of its own.
+    pub(super) pace: Option<Pace>,
+}
+
+/// The pace of a client that tells how much it has passed on. It is that of stdout and stderr together.
+#[derive(Clone)]
+pub(super) struct Pace {
+    sent: Arc<AtomicU64>,
+    taken: watch::Receiver<u64>,
+}
+
+impl Pace {
+    pub(super) fn of(taken: watch::Receiver<u64>) -> Pace {
+        Pace { sent: Arc::default(), taken }
+    }
+
+    /// Waits until it may be sent so much more.
+    async fn keep(&mut self, bytes: u64) {
+        let may = |taken: &u64| self.sent.load(Ordering::Relaxed) < taken.saturating_add(ssh::MOST_UNTAKEN);
+        // Without whoever takes in what the client says, nothing can be sent either.
+        drop(self.taken.wait_for(may).await);
+        self.sent.fetch_add(bytes, Ordering::Relaxed);
+    }
 }
 
 /// Sends what comes from the pipe until its end, or until the client has gone.
-pub(super) async fn pass_on(mut pipe: Receiver, to: To, end: End) {
+pub(super) async fn pass_on(mut pipe: Receiver, mut to: To, end: End) {
     let mut buffer = BytesMut::new();
     let mut after: Option<After> = None;
     while !after.as_ref().is_some_and(After::is_over) {
@@ -69,6 +94,9 @@ pub(super) async fn pass_on(mut pipe: Receiver, to: To, end: End) {
             recording.output(&bytes);
         }
         let (length, begun) = (bytes.len() as u64, Instant::now());
+        if let Some(pace) = &mut to.pace {
+            pace.keep(length).await;
+        }
         let sent = match to.stream {
             Stream::Output => to.client.data_bytes(bytes).await,
             Stream::Errors => to.client.extended_data_bytes(ssh::STDERR, bytes).await,
@@ -130,6 +158,29 @@ mod tests {
         let begun = Instant::now();
         tokio::time::advance(takes).await;
         after.passed(bytes, begun);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_tells_what_it_has_passed_on_is_not_sent_much_more() {
+        let (taken, told) = watch::channel(0);
+        let mut output = Pace::of(told);
+        let mut errors = output.clone();
+        output.keep(ssh::MOST_UNTAKEN - 1).await;
+        errors.keep(READ as u64).await;
+        let waits = async |pace: &mut Pace| {
+            tokio::select! {
+                biased;
+                () = pace.keep(1) => false,
+                () = std::future::ready(()) => true,
+            }
+        };
+        assert!(waits(&mut output).await && waits(&mut errors).await);
+        taken.send_replace(READ as u64);
+        assert!(!waits(&mut output).await);
+        assert!(waits(&mut errors).await);
+        // Nobody tells anything any more.
+        drop(taken);
+        assert!(!waits(&mut errors).await);
     }
 
     #[tokio::test(start_paused = true)]

@@ -10,33 +10,59 @@ Examples:
   skpr shell dev                          a shell in the newest instance of dev
   skpr shell prod --instance shop-prod-r7-1
   skpr shell dev --user root              as another user than the instance's own, on Kubernetes
+  skpr shell dev <script.sh               off a terminal the shell reads what it is to do
+";
+
+pub(super) const SHELL_AFTER: &str = "\
+There is a terminal if stdin and stdout both are one. All its keys are the shell's, Ctrl-C too; `exit` or Ctrl-D ends it.
+
+Exit codes: that of the shell, 128 and the number where a signal ended it, 255 when the connection broke. Where nothing \
+was started, those of every command, such as 3 for what is not there and 4 for what you may not.
 ";
 
 pub(super) const EXEC_EXAMPLES: &str = "\
 Examples:
   skpr exec dev -- drush status           ends with the exit code of what it ran
   skpr exec dev -- sh -c 'echo $HOSTNAME' for what a shell is to read
-  skpr exec dev -- mysqldump db > db.sql  no terminal, so every byte is as it was
-  skpr exec dev -- sh -c 'cat > /tmp/x' < x
+  skpr exec dev -- mysqldump db >db.sql   no terminal, so every byte is as it was
+  skpr exec dev -- sh -c 'cat >/tmp/x' <x and the other way
   skpr exec dev --user 1000:1000 -- id    as this user and group
 ";
 
 pub(super) const EXEC_AFTER: &str = "\
 The arguments are passed as they are: no shell reads them. There is a terminal if stdin and stdout both are one.
-Exit codes: those of what was run, 128 and the number for one that a signal ended, 255 when the connection broke.
+
+Exit codes: that of what was run, 127 and 126 for what is not there or cannot be run, 128 and the number where a signal \
+ended it, 255 when the connection broke. Where nothing was started, those of every command, such as 3 for what is not \
+there and 4 for what you may not.
 ";
 
 pub(super) const FORWARD_EXAMPLES: &str = "\
 Examples:
   skpr forward dev 8080:80                http://127.0.0.1:8080 is port 80 of an instance of dev, until Ctrl-C
-  skpr forward dev 3307:db:3306           what the instance knows as db
+  skpr forward dev 3307:db:3306           port 3306 of what the instance knows as db
+  skpr forward dev 0:80 -o json           a port that is free; which one is in the line on stdout
+";
+
+pub(super) const FORWARD_AFTER: &str = "\
+Only this machine gets in: it listens on 127.0.0.1. It ends with Ctrl-C, or with 255 when the connection breaks.
 ";
 
 pub(super) const SSH_CONFIG_EXAMPLES: &str = "\
 Examples:
   skpr ssh-config                         what to put into ~/.ssh/config for this project
   skpr ssh-config --install               puts it there
-  ssh dev.shop.skpr                       then works, and so do programs that use ssh
+  ssh dev.shop.skpr                       then leads to dev of shop, as scp, sftp and editors do
+";
+
+pub(super) const SSH_CONFIG_AFTER: &str = "\
+It needs OpenSSH 8.4, and a login: skpr login CLUSTER. Nothing else of ~/.ssh/config is changed.
+";
+
+pub(super) const SSH_PROXY_EXAMPLES: &str = "\
+Examples:
+  ssh dev.shop.skpr                       after skpr ssh-config --install, which has ssh run it
+  ssh -o ProxyCommand='skpr ssh-proxy --instance shop-dev-r7-1 %h' dev.shop.skpr
 ";
 
 /// Which instance of an environment.
@@ -44,7 +70,7 @@ Examples:
 pub(crate) struct Place {
     #[command(flatten)]
     pub target: Target,
-    /// This instance [default: the newest that is ready]
+    /// This instance, of those that skpr info shows [default: the newest that is ready]
     #[arg(long, value_name = "INSTANCE")]
     pub instance: Option<String>,
 }
@@ -57,12 +83,25 @@ pub(crate) struct AsUser {
     pub user: Option<String>,
 }
 
+/// Whether what runs there has a terminal.
+#[derive(Debug, Args)]
+pub(crate) struct WithTerminal {
+    /// With a terminal, also where stdin or stdout is none
+    #[arg(short = 't', long, conflicts_with = "no_terminal")]
+    pub terminal: bool,
+    /// Without a terminal, also where both are one
+    #[arg(short = 'T', long)]
+    pub no_terminal: bool,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Shell {
     #[command(flatten)]
     pub place: Place,
     #[command(flatten)]
     pub as_user: AsUser,
+    #[command(flatten)]
+    pub with_terminal: WithTerminal,
 }
 
 #[derive(Debug, Args)]
@@ -71,14 +110,10 @@ pub(crate) struct Exec {
     pub place: Place,
     #[command(flatten)]
     pub as_user: AsUser,
-    /// With a terminal, also where ours is none
-    #[arg(short = 't', long, conflicts_with = "no_terminal")]
-    pub terminal: bool,
-    /// Without a terminal
-    #[arg(short = 'T', long)]
-    pub no_terminal: bool,
+    #[command(flatten)]
+    pub with_terminal: WithTerminal,
     /// The program and its arguments
-    #[arg(last = true, required = true, value_name = "ARGV")]
+    #[arg(last = true, required = true, value_name = "PROGRAM")]
     pub command: Vec<OsString>,
 }
 
@@ -86,7 +121,8 @@ pub(crate) struct Exec {
 pub(crate) struct Forward {
     #[command(flatten)]
     pub place: Place,
-    /// LOCAL:REMOTE, or LOCAL:HOST:REMOTE for a port of a host that the instance reaches; 0 for a free LOCAL one
+    /// The port here and the one in the instance, or LOCAL:HOST:REMOTE for one of a host that the instance reaches; a LOCAL
+    /// of 0 is any that is free
     #[arg(value_name = "LOCAL:REMOTE")]
     pub ports: String,
 }
@@ -96,7 +132,7 @@ pub(crate) struct SshProxy {
     /// ENV.PROJECT.skpr
     #[arg(value_name = "HOST")]
     pub host: String,
-    /// This instance [default: the newest that is ready]
+    /// This instance, of those that skpr info shows [default: the newest that is ready]
     #[arg(long, value_name = "INSTANCE")]
     pub instance: Option<String>,
 }

@@ -78,7 +78,11 @@ pub(super) async fn suggest(error: Error, environment: &EnvironmentName, setting
             Err(_) => Vec::new(),
         };
         let full = environment.to_string();
-        let near = did_you_mean(&full, names.iter().map(String::as_str).filter(|name| **name != full));
+        let of_project = format!("{}/", environment.project);
+        // One of another project is meant only where there is none of this one.
+        let known = names.iter().any(|name| name.starts_with(&of_project));
+        let candidates = names.iter().map(String::as_str).filter(|name| **name != full);
+        let near = did_you_mean(&full, candidates.filter(|name| !known || name.starts_with(&of_project)));
         match near {
             // The environment is there: it is something else that was not found.
             _ if names.contains(&full) && failure.hint.is_some() => {}
@@ -88,6 +92,11 @@ pub(super) async fn suggest(error: Error, environment: &EnvironmentName, setting
             }
             None if failure.hint.is_none() => failure.hint = Some("skpr list --all".to_owned()),
             None => {}
+        }
+        // The aggregator does not know which project is ours.
+        let elsewhere = || matches!(settings.project(), Ok(Some(own)) if own != environment.project);
+        if failure.hint.as_deref() == Some("skpr list") && elsewhere() {
+            failure.hint = Some(format!("skpr list --project {}", environment.project));
         }
     }
     Error::Failed { failure, causes }

@@ -1,12 +1,12 @@
 //! `skpr shell` and `skpr exec`: what is run ends this program with its own exit code.
 
 use super::call::suggest;
-use crate::args::{AsUser, Exec, Place, Shell};
+use crate::args::{AsUser, Exec, Place, Shell, WithTerminal};
 use crate::client::Access;
 use crate::error::Error;
 use crate::interrupt;
 use crate::output::Output;
-use crate::session::{Broken, Outcome, Run, Session, Wanted, command, run as converse};
+use crate::session::{Broken, NotOpened, Outcome, Run, Session, Wanted, command, run as converse};
 use crate::settings::Settings;
 use crate::terminal::{stdin_is_terminal, stdout_is_terminal};
 use skpr_proto::v1::OpenedSession;
@@ -14,26 +14,31 @@ use skpr_proto::{ErrorKind, Failure, ssh};
 use std::ffi::OsString;
 
 /// What a program exits with whose connection broke, as `ssh` does.
-pub(super) const BROKEN: u8 = 255;
+const BROKEN: u8 = 255;
 /// What a shell exits with of what is there and cannot be run.
 const CANNOT_RUN: u8 = 126;
 /// What a shell adds to the number of the signal that ended a program.
 const BY_SIGNAL: u8 = 128;
 
 pub(super) async fn shell(verb: Shell, settings: &Settings, output: &Output) -> Result<(), Error> {
-    let terminal = stdin_is_terminal() && stdout_is_terminal();
+    let terminal = verb.with_terminal.wanted();
     let asked = Asked { place: verb.place, as_user: verb.as_user, command: None, terminal, banner: true };
     asked.run(settings, output).await
 }
 
 pub(super) async fn exec(verb: Exec, settings: &Settings, output: &Output) -> Result<(), Error> {
-    let both = stdin_is_terminal() && stdout_is_terminal();
-    let terminal = !verb.no_terminal && (verb.terminal || both);
+    let terminal = verb.with_terminal.wanted();
     // A script that keeps stderr wants that of the program alone.
     let banner = output.error_terminal;
     let asked =
         Asked { place: verb.place, as_user: verb.as_user, command: Some(verb.command), terminal, banner };
     asked.run(settings, output).await
+}
+
+impl WithTerminal {
+    fn wanted(&self) -> bool {
+        !self.no_terminal && (self.terminal || (stdin_is_terminal() && stdout_is_terminal()))
+    }
 }
 
 struct Asked {
@@ -73,10 +78,7 @@ impl Asked {
                 Err(Error::Exit(BY_SIGNAL.saturating_add(number(&name))))
             }
             Ok(Outcome::ClosedPipe) => Err(Error::ClosedPipe),
-            Err(broken) => {
-                output.report(&lost(&broken, &access));
-                Err(Error::Exit(BROKEN))
-            }
+            Err(broken) => Err(ended_early(&broken, &access, output)),
         }
     }
 }
@@ -98,7 +100,8 @@ pub(super) async fn open(
             let banner = banner(&wanted, &session.opened);
             Ok((session, banner))
         }
-        Err(error) => Err(not_opened(suggest(error, &wanted.environment, settings).await, output)),
+        Err(NotOpened::Refused(error)) => Err(suggest(error, &wanted.environment, settings).await),
+        Err(NotOpened::Broken(error)) => Err(broken(&error, output)),
     }
 }
 
@@ -115,28 +118,35 @@ fn banner(wanted: &Wanted, opened: &OpenedSession) -> String {
     )
 }
 
-/// The error of a session that did not come about: 255 where it was the connection's fault.
-pub(super) fn not_opened(error: Error, output: &Output) -> Error {
-    match &error {
-        Error::Failed { failure, .. } if failure.kind.retryable() => {
-            output.report(&error);
-            Error::Exit(BROKEN)
-        }
-        Error::Failed { .. } | Error::Exit(_) | Error::ClosedPipe => error,
-    }
+/// Reports an error that is the connection's fault, and ends with the code for that.
+pub(super) fn broken(error: &Error, output: &Output) -> Error {
+    output.report(error);
+    Error::Exit(BROKEN)
 }
 
-/// What to say when it broke.
-pub(super) fn lost(broken: &Broken, access: &Access) -> Error {
-    let message = match broken {
-        Broken::Terminal(_) => "the terminal cannot be used".to_owned(),
-        Broken::Output(_) => "what the program says cannot be written, and some of it is lost".to_owned(),
-        Broken::Input(_) => "what the program is to read cannot be read: it was ended".to_owned(),
-        Broken::Relay(_) | Broken::Cut | Broken::Ssh(_) | Broken::Refused | Broken::NotRun => {
-            format!("the connection through `{}` was lost: how it ended is not known", access.endpoint)
+/// What to say of a session that did not come to its end, and what to exit with: 255 unless nothing was started.
+pub(super) fn ended_early(why: &Broken, access: &Access, output: &Output) -> Error {
+    let failed = |kind: ErrorKind, message: &str| Error::new(Failure::new(kind, message), why);
+    let nothing = |message: &str| failed(ErrorKind::Failed, message);
+    match why {
+        Broken::Terminal(_) => nothing("the terminal cannot be used, so nothing was started"),
+        Broken::Refused => nothing("the instance's agent lets nobody in, so nothing was started"),
+        Broken::NotRun => nothing("the instance's agent does not run it"),
+        Broken::Ssh(russh::Error::UnknownKey) => {
+            nothing("the instance's agent has another host key than the aggregator has told")
         }
-    };
-    Error::new(Failure::new(ErrorKind::Unavailable, message), broken)
+        Broken::Output(_) => {
+            broken(&nothing("what the program says cannot be written, and some of it is lost"), output)
+        }
+        Broken::Input(_) => {
+            broken(&nothing("what the program is to read cannot be read: it was ended"), output)
+        }
+        Broken::Relay(_) | Broken::Cut | Broken::Ssh(_) => {
+            let endpoint = &access.endpoint;
+            let message = format!("the connection through `{endpoint}` was lost: how it ended is not known");
+            broken(&failed(ErrorKind::Unavailable, &message), output)
+        }
+    }
 }
 
 /// The number of a signal on Linux, where the process ran.

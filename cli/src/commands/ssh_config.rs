@@ -16,9 +16,9 @@ pub(super) fn run(verb: &SshConfig, settings: &Settings, output: &Output) -> Res
         usage("it is not known for which project")
             .with_hint("say --project, or go into the project's directory")
     })?;
-    let access = settings.access()?;
+    let login = Login::of(settings)?;
     let program = std::env::current_exe().context("find this program")?;
-    let text = config(&project, &program, &access.endpoint.to_string(), &settings.directory.known_hosts())?;
+    let text = config(&project, &program, &login.cluster, &settings.directory.known_hosts())?;
     if !verb.install {
         return output.write(text.as_bytes());
     }
@@ -42,8 +42,49 @@ pub(super) fn run(verb: &SshConfig, settings: &Settings, output: &Output) -> Res
         written.with_context(|| format!("write `{}`", theirs.display()))?;
         output.note(&format!("`{}` includes what skpr needs now", theirs.display()));
     }
-    output.note(&format!("ssh ENV.{project}.{SUFFIX} works now, for each environment of `{project}`"));
+    for line in login.told(&project) {
+        output.note(&line);
+    }
     Ok(())
+}
+
+/// What `ssh` will find of a login.
+struct Login {
+    cluster: String,
+    /// The one that every program of this user finds.
+    stored: bool,
+    /// In variables, which only what is started from here has.
+    here: bool,
+}
+
+impl Login {
+    fn of(settings: &Settings) -> Result<Login, Error> {
+        let credentials = settings.directory.load()?;
+        let cluster = settings.endpoint(&credentials)?.to_string();
+        let stored = credentials.clusters.contains_key(&cluster);
+        let here = settings.variables.ca.is_some() && settings.variables.token.is_some();
+        Ok(Login { cluster, stored, here })
+    }
+
+    /// Whether it works now, and else what is still to be done.
+    fn told(&self, project: &Label) -> Vec<String> {
+        let (ssh, cluster) = (format!("ssh ENV.{project}.{SUFFIX}"), &self.cluster);
+        match self {
+            Login { stored: true, .. } => {
+                vec![format!("{ssh} works now, for each environment of `{project}`")]
+            }
+            Login { here: true, .. } => vec![
+                format!(
+                    "{ssh} works where SKPR_CA and SKPR_TOKEN are set as they are here, and nowhere else"
+                ),
+                format!("hint: skpr login {cluster}, so that it works everywhere"),
+            ],
+            Login { .. } => vec![
+                format!("{ssh} works once you are logged in to `{cluster}`, which you are not"),
+                format!("hint: skpr login {cluster}"),
+            ],
+        }
+    }
 }
 
 /// The part of a project.
@@ -113,6 +154,21 @@ mod tests {
         );
         assert!(text.contains("UserKnownHostsFile \"/home/me/known/%h\"\n"), "{text}");
         assert!(config(&project, Path::new("/it's"), "a:1", Path::new("/k")).is_err());
+    }
+
+    #[test]
+    fn what_is_still_to_be_done_is_said() {
+        let project = Label::parse("project", "shop").unwrap();
+        for (stored, here, works, hint) in [
+            (true, false, "works now", None),
+            (true, true, "works now", None),
+            (false, true, "works where SKPR_CA and SKPR_TOKEN are set", Some("hint: skpr login a:1, so")),
+            (false, false, "works once you are logged in to `a:1`", Some("hint: skpr login a:1")),
+        ] {
+            let told = Login { cluster: "a:1".to_owned(), stored, here }.told(&project);
+            assert!(told[0].contains("ssh ENV.shop.skpr") && told[0].contains(works), "{told:?}");
+            assert_eq!(told.get(1).is_some_and(|line| line.starts_with(hint.unwrap_or("-"))), hint.is_some());
+        }
     }
 
     #[test]

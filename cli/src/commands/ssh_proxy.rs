@@ -3,13 +3,13 @@
 //! Before the first of them it writes down the host key that the aggregator has told, so that `ssh` knows the host and never
 //! has to ask.
 
-use super::session::not_opened;
+use super::session::broken;
 use crate::args::SshProxy;
 use crate::client::call_error;
 use crate::credentials;
 use crate::error::Error;
 use crate::output::Output;
-use crate::session::{Session, Wanted, host_of, parse_host};
+use crate::session::{NotOpened, Session, Wanted, host_of, parse_host, stdin, stdout};
 use crate::settings::Settings;
 use anyhow::Context as _;
 
@@ -20,7 +20,8 @@ pub(super) async fn run(verb: SshProxy, settings: &Settings, output: &Output) ->
     let wanted = Wanted { environment, namespace: settings.namespace(None)?, instance: verb.instance };
     let session = match Session::open(&access, &wanted).await {
         Ok(session) => session,
-        Err(error) => return Err(not_opened(error, output)),
+        Err(NotOpened::Refused(error)) => return Err(error),
+        Err(NotOpened::Broken(error)) => return Err(broken(&error, output)),
     };
     let known = format!("{host} {}\n", session.opened.host_key);
     let path = settings.directory.known_host(&host);
@@ -32,6 +33,6 @@ pub(super) async fn run(verb: SshProxy, settings: &Settings, output: &Output) ->
     // `ssh` hangs up its proxy at its own end: the goodbye takes a moment longer.
     #[cfg(unix)]
     let _hangups = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup())?;
-    let passed = session.relay.pass(tokio::io::stdin(), tokio::io::stdout()).await;
-    passed.map_err(|status| call_error(&status, &access.endpoint))
+    let passed = session.relay.pass(stdin(), stdout()).await;
+    passed.map_err(|status| broken(&call_error(&status, &access.endpoint), output))
 }

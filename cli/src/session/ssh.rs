@@ -2,24 +2,35 @@
 
 use super::Relay;
 use super::connection::{self, Broken};
-use super::typing::Typing;
+use super::stdio::{Output, stdin, stdout};
+use super::typing::{Size, Typing};
+use super::writing::{Stream, Writing};
+use crate::terminal;
 use bytes::BytesMut;
+use russh::client::Msg;
 use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf, Sig};
 use skpr_proto::ssh;
+use std::convert::Infallible;
 use std::ffi::OsString;
+use std::future::pending;
 use std::io;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex, split};
+use tokio::io::{AsyncReadExt as _, AsyncWrite, Stderr, duplex, split};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 /// What the two sides may be apart: two messages of the relay.
 const PIPE: usize = 128 << 10;
 const READ: usize = 32 << 10;
+/// Often enough for an agent that may be [`ssh::MOST_UNTAKEN`] ahead.
+const TELL_EVERY: u64 = ssh::MOST_UNTAKEN / 16;
 /// Variables of ours that the process gets, too.
 const VARIABLES: [&str; 3] = ["LANG", "LANGUAGE", "COLORTERM"];
 /// How long the goodbye may take once the exit code is known.
 const GOODBYE: Duration = Duration::from_millis(500);
+/// How long what came before a connection broke may take to be read, and to be written where nobody knows how it ended. With
+/// what it takes to find out, it is less than 20 s.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// What is to run.
 pub(crate) struct Run {
@@ -42,52 +53,69 @@ pub(crate) enum Outcome {
     ClosedPipe,
 }
 
+/// All that there was to hear, some of which may have to be written yet.
+struct Heard<O, E> {
+    outcome: Outcome,
+    writing: Writing<O, E>,
+}
+
 /// Runs it to its end.
 pub(crate) async fn run(relay: Relay, run: Run) -> Result<Outcome, Broken> {
+    let heard = hear(relay, run).await?;
+    // For this nobody else is needed, and whoever reads has all the time they take.
+    let mut writing = heard.writing;
+    writing.finish().await.map_or_else(not_written, |()| Ok(heard.outcome))
+}
+
+async fn hear(relay: Relay, run: Run) -> Result<Heard<Output, Stderr>, Broken> {
     let (ours, theirs) = duplex(PIPE);
     let (read, write) = split(theirs);
     let relayed = relay.pass(read, write);
     let session = talk(ours, run);
     tokio::pin!(relayed, session);
     tokio::select! {
-        outcome = &mut session => {
+        heard = &mut session => {
             // The goodbye tells the aggregator how it ended.
             drop(timeout(GOODBYE, relayed).await);
-            outcome
+            heard
         }
         ended = &mut relayed => match ended {
             // What came before the end is still to be read.
             Ok(()) => session.await,
-            Err(status) => Err(Broken::Relay(status)),
+            Err(status) => match timeout(LAST_WORDS, session).await {
+                Ok(Ok(heard)) => Ok(heard),
+                Ok(Err(_)) | Err(_) => Err(Broken::Relay(status)),
+            },
         },
     }
 }
 
-async fn talk(stream: tokio::io::DuplexStream, run: Run) -> Result<Outcome, Broken> {
+async fn talk(stream: tokio::io::DuplexStream, run: Run) -> Result<Heard<Output, Stderr>, Broken> {
     let handle =
         connection::open(stream, &run.host_key, run.user.as_deref().unwrap_or(ssh::OWN_USER)).await?;
     let (read, write) = handle.channel_open_session().await?.split();
-    let outcome = converse(read, &write, &run).await;
+    let heard = converse(read, &write, &run).await;
     drop(connection::close(&handle).await);
-    outcome
+    heard
 }
 
 async fn converse(
     read: ChannelReadHalf,
-    write: &ChannelWriteHalf<russh::client::Msg>,
+    write: &ChannelWriteHalf<Msg>,
     run: &Run,
-) -> Result<Outcome, Broken> {
+) -> Result<Heard<Output, Stderr>, Broken> {
     for (name, value) in variables() {
         write.set_env(false, name, value).await?;
     }
-    let typing = Typing::begin(run.terminal).map_err(Broken::Terminal)?;
+    let mut typing = Typing::begin(run.terminal).map_err(Broken::Terminal)?;
     if run.terminal {
         let kind = std::env::var("TERM").unwrap_or_default();
-        let ((columns, rows), modes) = (typing.size(), typing.modes());
+        let ((columns, rows), modes) = (typing.size().now(), typing.modes());
         write.request_pty(false, &kind, columns, rows, 0, 0, &modes).await?;
     } else {
         write.set_env(false, ssh::TELL_TAKEN, "1").await?;
     }
+    write.set_env(false, ssh::TELLS_TAKEN, "1").await?;
     // What is typed is never much, and is not to wait for anything.
     let (taken, allowed) = watch::channel(if run.terminal { u64::MAX } else { 0 });
     match &run.command {
@@ -100,17 +128,45 @@ async fn converse(
         match send(write, allowed, run.terminal).await {
             Err(broken @ Broken::Input(_)) => broken,
             // What cannot be sent any more shows in what is received: its end.
-            Ok(()) | Err(_) => std::future::pending().await,
+            Ok(()) | Err(_) => pending().await,
         }
     };
-    let resizing = async {
-        typing.resized(write).await;
-        std::future::pending::<Outcome>().await
-    };
+    let (written, passed_on) = watch::channel(0);
+    let mut writing = Writing::new(stdout(), tokio::io::stderr(), written);
+    // What the process itself says there comes through its terminal, and so for stdout.
+    if run.terminal && !(typing.is_raw() && terminal::stderr_is_terminal()) {
+        writing = writing.with_plain_errors();
+    }
     tokio::select! {
-        outcome = receive(read, taken) => outcome,
+        outcome = receive(read, taken, writing) => outcome,
         broken = sending => Err(broken),
-        outcome = resizing => Ok(outcome),
+        never = tell_sizes(write, typing.size()) => match never {},
+        never = tell_written(write, passed_on) => match never {},
+    }
+}
+
+/// Tells each new size of our terminal.
+async fn tell_sizes(write: &ChannelWriteHalf<Msg>, size: &mut Size) -> Infallible {
+    loop {
+        let (columns, rows) = size.next().await;
+        if write.window_change(columns, rows, 0, 0).await.is_err() {
+            pending::<()>().await;
+        }
+    }
+}
+
+/// Tells how much was passed on of what the process says.
+async fn tell_written(write: &ChannelWriteHalf<Msg>, mut passed_on: watch::Receiver<u64>) -> Infallible {
+    let mut told = 0;
+    loop {
+        let more = passed_on.wait_for(|bytes| *bytes >= told + TELL_EVERY).await.map(|bytes| *bytes);
+        match more {
+            Ok(bytes) => told = bytes,
+            Err(_) => pending().await,
+        }
+        if write.extended_data_bytes(ssh::TAKEN, ssh::taken(told)).await.is_err() {
+            pending::<()>().await;
+        }
     }
 }
 
@@ -127,11 +183,11 @@ fn variables() -> impl Iterator<Item = (String, String)> {
 
 /// From stdin to the process, to its end, and no further ahead of it than the agent holds in memory.
 async fn send(
-    write: &ChannelWriteHalf<russh::client::Msg>,
+    write: &ChannelWriteHalf<Msg>,
     mut taken: watch::Receiver<u64>,
     typed: bool,
 ) -> Result<(), Broken> {
-    let mut stdin = tokio::io::stdin();
+    let mut stdin = stdin();
     let mut buffer = BytesMut::new();
     let mut sent: u64 = 0;
     loop {
@@ -153,47 +209,56 @@ async fn send(
     }
 }
 
-/// From the process to stdout and stderr, until it has ended.
-async fn receive(mut read: ChannelReadHalf, taken: watch::Sender<u64>) -> Result<Outcome, Broken> {
-    let (mut stdout, mut stderr) = (tokio::io::stdout(), tokio::io::stderr());
+/// From the process to stdout and stderr, until it has ended and all that it has said is here.
+async fn receive<O, E>(
+    mut read: ChannelReadHalf,
+    taken: watch::Sender<u64>,
+    mut writing: Writing<O, E>,
+) -> Result<Heard<O, E>, Broken>
+where
+    O: AsyncWrite + Unpin,
+    E: AsyncWrite + Unpin,
+{
     let mut outcome = None;
-    while let Some(message) = read.wait().await {
+    loop {
+        let message = tokio::select! {
+            message = read.wait(), if writing.has_room() => message,
+            written = writing.step() => match written {
+                Ok(()) => continue,
+                Err(error) => return not_written(error).map(|outcome| Heard { outcome, writing: writing.gone() }),
+            },
+        };
         match message {
-            ChannelMsg::Data { data } => {
-                let written = async {
-                    stdout.write_all(&data).await?;
-                    stdout.flush().await
-                };
-                match written.await {
-                    Ok(()) => {}
-                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                        return Ok(Outcome::ClosedPipe);
-                    }
-                    // Half of it would look like all of it.
-                    Err(error) => return Err(Broken::Output(error)),
-                }
-            }
-            ChannelMsg::ExtendedData { data, ext: ssh::STDERR } => {
-                // A stderr that is gone is no reason to stop.
-                drop(stderr.write_all(&data).await);
-                drop(stderr.flush().await);
-            }
-            ChannelMsg::ExtendedData { data, ext: ssh::TAKEN } => {
+            Some(ChannelMsg::Data { data }) => writing.push(Stream::Output, &data),
+            Some(ChannelMsg::ExtendedData { data, ext: ssh::STDERR }) => writing.push(Stream::Errors, &data),
+            Some(ChannelMsg::ExtendedData { data, ext: ssh::TAKEN }) => {
                 if let Some(bytes) = ssh::bytes_taken(&data) {
                     taken.send_replace(bytes);
                 }
             }
-            ChannelMsg::ExitStatus { exit_status } => outcome = Some(Outcome::Code(exit_status)),
-            ChannelMsg::ExitSignal { signal_name, .. } => {
+            Some(ChannelMsg::ExitStatus { exit_status }) => outcome = Some(Outcome::Code(exit_status)),
+            Some(ChannelMsg::ExitSignal { signal_name, .. }) => {
                 outcome = Some(Outcome::Signal(name(&signal_name)));
             }
-            ChannelMsg::Close => break,
             // Only to run something was an answer wanted.
-            ChannelMsg::Failure => return Err(Broken::NotRun),
-            _ => {}
+            Some(ChannelMsg::Failure) => return Err(Broken::NotRun),
+            Some(ChannelMsg::Close) | None => break,
+            Some(_) => {}
         }
     }
-    outcome.ok_or(Broken::Cut)
+    let Some(outcome) = outcome else {
+        drop(timeout(LAST_WORDS, writing.finish()).await);
+        return Err(Broken::Cut);
+    };
+    Ok(Heard { outcome, writing })
+}
+
+fn not_written(error: io::Error) -> Result<Outcome, Broken> {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => Ok(Outcome::ClosedPipe),
+        // Half of it would look like all of it.
+        _ => Err(Broken::Output(error)),
+    }
 }
 
 fn name(signal: &Sig) -> String {

@@ -5,6 +5,7 @@ use skpr_proto::v1;
 use skpr_proto::v1::environments_server::{Environments, EnvironmentsServer};
 use skpr_proto::v1::logs_server::{Logs, LogsServer};
 use skpr_proto::v1::metrics_server::{Metrics, MetricsServer};
+use skpr_proto::v1::sessions_server::{Sessions, SessionsServer};
 use skpr_proto::v1::{
     EnvironmentSummary, ListRequest, ListResponse, LogRecord, LogsRequest, LogsResponse, WhoAmIRequest,
     WhoAmIResponse,
@@ -144,6 +145,7 @@ impl Fake {
                 .unwrap()
                 .add_service(EnvironmentsServer::new(service.clone()))
                 .add_service(MetricsServer::new(service.clone()))
+                .add_service(SessionsServer::new(service.clone()))
                 .add_service(LogsServer::new(service))
                 .serve_with_incoming(TcpListenerStream::new(inner));
             links.lock().unwrap().spawn(async {});
@@ -342,6 +344,22 @@ impl Metrics for Service {
                 Err(Status::cancelled("the link was cut"))
             }
         }
+    }
+}
+
+/// Sessions are refused, or else the link is cut before they are there.
+#[tonic::async_trait]
+impl Sessions for Service {
+    type OpenStream = Pin<Box<dyn Stream<Item = Result<v1::SessionResponse, Status>> + Send>>;
+
+    async fn open(
+        &self,
+        request: Request<tonic::Streaming<v1::SessionRequest>>,
+    ) -> Result<Response<Self::OpenStream>, Status> {
+        authorise(&request)?;
+        self.refuse("open")?;
+        self.links.lock().unwrap().abort_all();
+        Err(Status::cancelled("the link was cut"))
     }
 }
 

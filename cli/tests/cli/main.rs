@@ -13,6 +13,7 @@ mod project;
 mod release;
 #[cfg(unix)]
 mod screen;
+mod sessions;
 #[cfg(unix)]
 mod terminal;
 

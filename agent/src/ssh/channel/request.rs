@@ -28,6 +28,8 @@ pub(super) enum Event {
     Close,
     Resize(Size),
     Signal(Signal),
+    /// The client has passed on so many bytes of what it was sent.
+    Taken(u64),
     Run(Command),
     Nothing,
 }
@@ -39,6 +41,8 @@ pub(super) struct Asked {
     variables: Vec<(String, String)>,
     /// The client wants to be told how much of what it sends was taken.
     pub(super) tell_taken: bool,
+    /// The client tells how much of what it is sent it has passed on.
+    pub(super) tells_taken: bool,
 }
 
 impl Asked {
@@ -55,6 +59,9 @@ impl Asked {
             ChannelMsg::SetEnv { variable_name, .. } if variable_name == ssh::TELL_TAKEN => {
                 self.tell_taken = true;
             }
+            ChannelMsg::SetEnv { variable_name, .. } if variable_name == ssh::TELLS_TAKEN => {
+                self.tells_taken = true;
+            }
             ChannelMsg::SetEnv { variable_name, variable_value, .. }
                 if is_taken(&variable_name, &variable_value) && self.variables.len() < MOST_VARIABLES =>
             {
@@ -69,6 +76,9 @@ impl Asked {
                     terminal.size = size;
                 }
                 return Event::Resize(size);
+            }
+            ChannelMsg::ExtendedData { data, ext: ssh::TAKEN } => {
+                return ssh::bytes_taken(&data).map_or(Event::Nothing, Event::Taken);
             }
             ChannelMsg::Signal { signal } => return to_send(&signal).map_or(Event::Nothing, Event::Signal),
             // Of the others a server gets some, and acts on none.
