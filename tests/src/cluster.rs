@@ -65,6 +65,19 @@ impl Cluster {
         self.own.as_deref().map(|script| Breakable { script })
     }
 
+    /// The same for what is tested only there: elsewhere it says that this is left out, which `scripts/test` shows and counts.
+    #[expect(clippy::print_stderr, reason = "what a test leaves out is test output")]
+    pub fn breakable_for(&self, what: &str) -> Option<Breakable<'_>> {
+        let own = self.breakable();
+        if own.is_none() {
+            // On a line of its own, whatever the harness has begun.
+            eprintln!(
+                "\nLEFT OUT: {what}: only a cluster that scripts/test-kubernetes starts itself is broken"
+            );
+        }
+        own
+    }
+
     /// Runs kubectl; what it printed.
     pub fn kubectl<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<String> {
         run(self.command("kubectl").args(arguments))

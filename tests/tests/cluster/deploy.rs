@@ -214,7 +214,8 @@ fn a_deploy_outlasts_the_api_server_being_away_for_a_minute() {
     let shop = Shop::install();
     let (user, site) = (&shop.user, &shop.site);
     let cluster = Cluster::connect().unwrap();
-    let Some(breakable) = cluster.breakable() else { return };
+    let what = "a deploy while the API server is away";
+    let Some(breakable) = cluster.breakable_for(what) else { return };
     manifest(user, "  dev: {}\n").unwrap();
     user.skpr(&["deploy", "dev", "v1"]).unwrap().success().unwrap();
     let client = Client::start(site, "shop-dev").unwrap();

@@ -101,10 +101,10 @@ fn stock_clients_reach_the_files_of_a_container_that_has_no_program_for_it() -> 
         ensure!(answers.read_line(&mut answer)? > 0, "sftp ended: {answer}");
     }
     // What serves them counts as the container's.
-    if let Some(own) = site.skpr.cluster.breakable() {
+    if let Some(own) = site.skpr.cluster.breakable_for("in which cgroup files are served") {
         let node = site.sites.field("pod/bare-1", ".spec.nodeName")?;
         let groups = |program: &str| -> Result<Vec<String>> {
-            let look = format!("cat /proc/$(pgrep -f '{program}')/cgroup");
+            let look = format!("cat /proc/$(pgrep -nf '{program}')/cgroup");
             let all = own.enter(&node, &["sh", "-c", &look])?;
             let counted = all.lines().filter(|line| !line.contains("name=")).map(str::to_owned).collect();
             Ok(counted)

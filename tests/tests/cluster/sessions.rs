@@ -351,7 +351,9 @@ fn a_client_or_an_agent_that_is_gone_leaves_no_process(site: &Site) -> Result<()
     let session = site.starts(&["sh", "-c", "trap '' HUP TERM; sleep 92.5; sleep 92.5; true"])?;
     session.end("KILL", TIMEOUT)?;
     site.gone("sleep 92.5", Duration::from_secs(30))?;
-    let Some(own) = site.skpr.cluster.breakable() else { return Ok(()) };
+    let Some(own) = site.skpr.cluster.breakable_for("an agent killed in the middle of a session") else {
+        return Ok(());
+    };
     let node = site.sites.field("pod/dev-1", ".spec.nodeName")?;
     let session = site.starts(&["sleep", "93.5"])?;
     own.kill(&node, "skpr-agent")?;
@@ -361,7 +363,8 @@ fn a_client_or_an_agent_that_is_gone_leaves_no_process(site: &Site) -> Result<()
 }
 
 fn an_aggregator_that_is_killed_and_a_node_that_is_cut_off_end_sessions(site: &Site) -> Result<()> {
-    let Some(own) = site.skpr.cluster.breakable() else { return Ok(()) };
+    let what = "an aggregator killed, and a node cut off, in the middle of sessions";
+    let Some(own) = site.skpr.cluster.breakable_for(what) else { return Ok(()) };
     let (_, node) = site.skpr.aggregator()?;
     let far = if node == "node1" { "node2" } else { "node1" };
     site.sites.kubectl(&["delete", "pod/dev-1", "--now"])?;
@@ -414,7 +417,8 @@ fn the_part_that_is_on_the_network_has_no_power_and_the_other_little(site: &Site
         grep -E 'CapEff|CapBnd|NoNewPrivs|Seccomp:' /proc/$p/status; cd /proc/$p/root; \
         for path in run/containerd/containerd.sock host/proc run/skpr-test run/skpr/token; do [ -e $path ] && echo has $path; done; \
         cat /proc/$p/net/tcp /proc/$p/net/tcp6; echo looked; done";
-    let Some(own) = site.skpr.cluster.breakable() else { return Ok(()) };
+    let what = "what the agent's two programs may, as their nodes see it";
+    let Some(own) = site.skpr.cluster.breakable_for(what) else { return Ok(()) };
     for node in ["node1", "node2"] {
         let seen = own.enter(node, &["sh", "-c", LOOK])?;
         let processes: Vec<&str> =

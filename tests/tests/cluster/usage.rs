@@ -139,8 +139,8 @@ fn deploy(shop: &Shop, version: &str, most: &str) -> (String, String, String) {
 #[ignore = "needs Kubernetes: make test-kubernetes"]
 fn cpu_over_a_minute_is_what_the_kernel_counted() {
     let shop = Shop::install();
-    if shop.skpr.cluster.breakable().is_none() {
-        eprintln!("left out: the kernel of this cluster's nodes is not to be seen from here");
+    let what = "CPU time as the nodes' kernel counts it";
+    if shop.skpr.cluster.breakable_for(what).is_none() {
         return;
     }
     // Busy for one second of two, so that a window that is off by a second shows.
@@ -269,10 +269,8 @@ fn restart(shop: &Shop, own: Breakable<'_>, (pod, node): (&str, &str), process: 
 fn three_kills_count_three_across_restarts() {
     let shop = Shop::install();
     let cluster = shop.skpr.cluster.clone();
-    let Some(own) = cluster.breakable() else {
-        eprintln!("left out: nothing can be killed on the nodes of this cluster");
-        return;
-    };
+    let what = "kills for memory, counted while our programs are killed";
+    let Some(own) = cluster.breakable_for(what) else { return };
     let (pod, node, _) = deploy(&shop, "fragile", "32Mi");
     let in_pod = |command: &[&str]| {
         // What is killed, or ends with its container, fails.
