@@ -115,7 +115,9 @@ impl Way {
 
         // A session of its own, so that no signal is meant for two.
         setsid().ok();
-        cgroup::join(&node, &process)?;
+        cgroup::join(&node, &process).map_err(|error| {
+            io::Error::new(error.kind(), format!("its cgroups cannot be joined: {error}"))
+        })?;
         // One that has its own users has its own powers, too; one that has ours may not be entered again.
         if (fstat(&user)?.st_dev, fstat(&user)?.st_ino) != (fstat(&ours)?.st_dev, fstat(&ours)?.st_ino) {
             move_into_link_name_space(user.as_fd(), Some(LinkNameSpaceType::User))?;
