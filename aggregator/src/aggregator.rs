@@ -32,7 +32,7 @@ use skpr_proto::v1::environments_server::EnvironmentsServer;
 use skpr_proto::v1::logs_server::LogsServer;
 use skpr_proto::v1::metrics_server::MetricsServer;
 use skpr_proto::v1::sessions_server::SessionsServer;
-use skpr_proto::{ErrorKind, Failure, MAX_FRAME, MAX_HTTP_FRAME};
+use skpr_proto::{ErrorKind, Failure, MAX_FRAME};
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -328,7 +328,6 @@ async fn run_with(parts: Parts, audit: Audit, stop: CancellationToken) -> anyhow
         .max_concurrent_streams(STREAMS_PER_CONNECTION)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(Some(MAX_HTTP_FRAME))
         .http2_max_header_list_size(MAX_HEADERS)
         .add_routes(routes)
         .serve_with_incoming_shutdown(connections, ending.clone().cancelled_owned());

@@ -41,8 +41,8 @@ pub(crate) struct Line {
     /// The release that was begun or followed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) release: Option<u64>,
-    /// Which session it was, as its events and recordings call it, where, what for, as whom its processes ran if not as the
-    /// instance's own user, and how the last of them ended.
+    /// Which session it was, as its events and recordings call it, where, what for, as whom its processes were to run, where
+    /// the agent told another than the instance's own user, and how the last of them ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) session: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]

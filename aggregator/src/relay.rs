@@ -14,7 +14,7 @@ pub(crate) use told::Told;
 
 use crate::auth::random;
 use crate::tls::HangUp;
-use ending::Ending;
+use ending::{Ending, Sides};
 use futures::stream::BoxStream;
 use joint::{Joint, Piece, Way};
 use skpr_proto::v1::{SessionData, SessionRequest, SessionResponse};
@@ -124,9 +124,9 @@ impl Expected {
             call.access.refused(&late());
             return Err(late());
         };
-        let Call { access, seat, forbidden, told, counts, stop } = call;
-        let ending = Ending::default();
-        self.relay.watching.spawn(ending::watch(ending.clone(), forbidden, stop, connection));
+        let Call { access, connection: caller_s, seat, forbidden, told, counts, stop } = call;
+        let (ending, sides) = (Ending::default(), Sides { agent: connection, caller: caller_s });
+        self.relay.watching.spawn(ending::watch(ending.clone(), forbidden, stop, sides));
         let joint = Arc::new(Joint::new(access, told, counts, seat, ending));
         let to_agent = joint::pass(Arc::clone(&joint), Way::ToAgent, caller, None);
         let to_caller = joint::pass(joint, Way::ToCaller, bytes, Some(first));

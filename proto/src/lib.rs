@@ -34,7 +34,8 @@ pub const MAX_BATCH: usize = 256 << 10;
 pub const MAX_BATCH_RECORDS: usize = 8192;
 /// The most bytes of a session in one message.
 pub const MAX_PIECE: usize = 64 << 10;
-/// The largest frame of HTTP/2 that every side takes, so that the message of such a piece is one frame and one write.
+/// The largest frame of HTTP/2 that agents and clients take, so that the message of such a piece is one frame and one write. The
+/// aggregator takes no more than the usual 16 KiB: it has thousands of connections, and makes room for a frame at its head.
 pub const MAX_HTTP_FRAME: u32 = 128 << 10;
 /// The largest encoded message either side accepts: a batch of one longest message, and its columns.
 pub const MAX_FRAME: usize = 4 << 20;

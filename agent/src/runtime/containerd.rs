@@ -227,17 +227,18 @@ impl Containerd {
         look: impl FnOnce(&Root) -> T + Send + 'static,
     ) -> Result<Option<T>, StartError> {
         let (proc, pid) = (self.0.places.proc.clone(), found.pid);
-        let Some(begun) = self.0.looks.begin(&found.id) else {
-            tracing::warn!(container = %found.id, "the files of a container hang, and are not looked at");
-            return Ok(None);
+        let looks = self.0.looks.begin(&found.pod);
+        let looking = async {
+            let begun = looks.await.ok_or_else(|| io::Error::other("nobody looks any more"))?;
+            let looking = tokio::task::spawn_blocking(move || {
+                let _begun = begun;
+                let root = Root::of(&proc, pid)?;
+                io::Result::Ok((look(&root), root))
+            });
+            looking.await.map_err(io::Error::other).flatten()
         };
-        let looking = tokio::task::spawn_blocking(move || {
-            let _begun = begun;
-            let root = Root::of(&proc, pid)?;
-            io::Result::Ok((look(&root), root))
-        });
         let looked = timeout(LOOK_WITHIN, looking).await.map_err(io::Error::from);
-        match looked.and_then(|looked| looked.map_err(io::Error::other).flatten()) {
+        match looked.flatten() {
             // The number may have become another's before it was looked at: then the container does not have it any more.
             Ok((seen, _root)) if self.0.api.runs(&found.id).await? == Some(pid) => Ok(Some(seen)),
             Ok(_) => Err(StartError::Gone),

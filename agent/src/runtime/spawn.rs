@@ -5,6 +5,7 @@
 
 use anyhow::Context as _;
 use procfs::process::Process;
+use rustix::process::Signal;
 use tokio::process::{Child, Command};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
@@ -14,7 +15,10 @@ use tokio::sync::{mpsc, oneshot};
 const WAITING: usize = 16;
 
 /// The highest number of a signal.
-const LAST: u8 = 64;
+const LAST: i32 = 64;
+/// Those that stop who reads or writes a terminal in the background. To ignore them is how one goes on without it, and what is
+/// started here begins a session of its own, in which they mean nothing.
+const OF_THE_BACKGROUND: [i32; 2] = [Signal::TTIN.as_raw(), Signal::TTOU.as_raw()];
 
 type Request = (Command, oneshot::Sender<std::io::Result<Child>>);
 
@@ -54,9 +58,9 @@ impl Spawner {
 /// started: nobody could hang up on it, or interrupt it. What is handled does not: so they are handled, by doing nothing.
 fn stop_ignoring() -> anyhow::Result<()> {
     let ignored = Process::myself()?.status()?.sigign;
-    for number in (1..=i32::from(LAST)).filter(|number| ignored & (1 << (number - 1)) != 0) {
+    for number in (1..=LAST).filter(|number| ignored & (1 << (number - 1)) != 0) {
         // Those that cannot be handled are not. That of a closed pipe is at its default in children anyway.
-        if number != SignalKind::pipe().as_raw_value() {
+        if number != SignalKind::pipe().as_raw_value() && !OF_THE_BACKGROUND.contains(&number) {
             drop(signal(SignalKind::from_raw(number)));
         }
     }

@@ -9,6 +9,7 @@ use crate::auth::{Exec, Grant, User};
 use crate::environment::EnvironmentKey;
 use crate::inventory::{Inventory, Pod, Presence};
 use crate::relay::{Call, FIRST_WITHIN, Told};
+use crate::tls::{HangUp, connection};
 use futures::stream::BoxStream;
 use skpr_proto::error::usage;
 use skpr_proto::v1::{self, Dial, OpenSession, OpenedSession, SessionRequest, SessionResponse};
@@ -39,6 +40,7 @@ struct Prepared {
     grant: Grant<Exec>,
     chosen: Chosen,
     bytes: Streaming<SessionRequest>,
+    connection: HangUp,
     seat: Seat,
 }
 
@@ -48,6 +50,7 @@ async fn prepare(
     access: &mut Access,
 ) -> Result<Prepared, Failure> {
     let user = super::caller(shared, request.metadata(), access).await?;
+    let connection = connection(&request);
     let mut bytes = request.into_inner();
     let first = timeout(FIRST_WITHIN, bytes.message()).await;
     let Ok(Ok(Some(SessionRequest { open: Some(asked), .. }))) = first else {
@@ -61,12 +64,12 @@ async fn prepare(
     let chosen = choose(&inventory, grant.environment(), &asked)?;
     access.session(chosen.instance.to_string(), SSH);
     let seat = shared.session_seats.take(&user.name)?;
-    Ok(Prepared { user, grant, chosen, bytes, seat })
+    Ok(Prepared { user, grant, chosen, bytes, connection, seat })
 }
 
 impl Prepared {
     async fn join(self, shared: &Arc<Shared>, mut access: Access) -> Result<Opened, Status> {
-        let Prepared { user, grant, chosen, bytes, seat } = self;
+        let Prepared { user, grant, chosen, bytes, connection, seat } = self;
         let environment = grant.environment().clone();
         let key = match shared.host_keys.of(&environment) {
             Ok(key) => key,
@@ -114,7 +117,7 @@ impl Prepared {
             session: expected.id().to_owned(),
         };
         let (counts, stop) = (shared.metrics.sessions.clone(), shared.stopping.ending.clone());
-        let call = Call { access, seat, forbidden, told, counts, stop };
+        let call = Call { access, connection, seat, forbidden, told, counts, stop };
         let first = SessionResponse { opened: Some(first), ..SessionResponse::default() };
         Ok(expected.join(bytes, call, first).await?)
     }

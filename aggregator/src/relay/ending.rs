@@ -1,8 +1,7 @@
 //! How a session ends that does not come to its end, and who sees to it.
 //!
 //! The two directions end it themselves as long as they are asked for more. A side that takes nothing is not asked, so that
-//! [`watch`] does it then: it ends a session also when both directions are held up, by the agent's connection, which is the
-//! session's own.
+//! [`watch`] does it then: it ends a session also when both directions are held up, by the connections of the two sides.
 
 use super::joint::Way;
 use crate::aggregator::stopping;
@@ -16,6 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How long the agent may take to hear why before its connection ends.
 const TOLD_WITHIN: Duration = Duration::from_secs(1);
+/// How long after that a caller may take to read what was on its way before its connection ends, too.
+const READ_WITHIN: Duration = Duration::from_secs(20);
 
 /// What has ended a session.
 #[derive(Clone, Debug)]
@@ -81,14 +82,32 @@ impl Ending {
     }
 }
 
-/// Ends a session when the caller's right is gone or the aggregator stops, and ends what a session that has ended still
-/// holds at the agent.
+/// The connections of the two sides.
+pub(super) struct Sides {
+    pub(super) agent: HangUp,
+    pub(super) caller: HangUp,
+}
+
+/// Whatever becomes of the watch, no session goes on without one.
+struct Watched(Ending);
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if !self.0.0.over.is_cancelled() {
+            self.0.end(Why::Failed(Failure::new(ErrorKind::Failed, "the session is not watched any more")));
+        }
+    }
+}
+
+/// Ends a session when the caller's right is gone or the aggregator stops, and takes back what a session that has ended still
+/// holds at either side.
 pub(super) async fn watch(
     ending: Ending,
     forbidden: BoxFuture<'static, Failure>,
     stop: CancellationToken,
-    agent: HangUp,
+    sides: Sides,
 ) {
+    let _watched = Watched(ending.clone());
     let over = ending.0.over.clone();
     tokio::select! {
         () = over.cancelled() => return,
@@ -96,8 +115,11 @@ pub(super) async fn watch(
         () = stop.cancelled() => drop(ending.end(Why::Failed(stopping()))),
         failure = forbidden => drop(ending.end(Why::Failed(failure))),
     }
-    if timeout(TOLD_WITHIN, over.cancelled()).await.is_err() {
-        agent.hang_up();
+    for (side, patience) in [(sides.agent, TOLD_WITHIN), (sides.caller, READ_WITHIN)] {
+        if timeout(patience, over.cancelled()).await.is_ok() {
+            return;
+        }
+        side.hang_up();
     }
 }
 
@@ -113,28 +135,30 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_right_that_is_taken_away_is_told_as_that_and_not_as_an_agent_that_has_gone() {
-        let (ending, agent) = (Ending::default(), HangUp::default());
-        watch(ending.clone(), ready(taken_away()).boxed(), CancellationToken::new(), agent.clone()).await;
+        let (ending, agent, caller) = (Ending::default(), HangUp::default(), HangUp::default());
+        let sides = Sides { agent: agent.clone(), caller: caller.clone() };
+        watch(ending.clone(), ready(taken_away()).boxed(), CancellationToken::new(), sides).await;
         // What follows from it, is no reason any more.
         ending.end(Why::Agent);
         assert_eq!(ending.ended().await.failure().kind, ErrorKind::NotAllowed);
         assert_eq!(ending.to_note().unwrap().message, "not any more");
         // Nobody has let go of the session meanwhile.
-        assert!(agent.is_hung_up());
+        assert!(agent.is_hung_up() && caller.is_hung_up());
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_lets_go_of_a_session_is_not_hung_up_on() {
         for begin in [|ending: &Ending| drop(ending.end(Why::Client)), |_: &Ending| {}] {
-            let (ending, agent) = (Ending::default(), HangUp::default());
+            let (ending, agent, caller) = (Ending::default(), HangUp::default(), HangUp::default());
+            let sides = Sides { agent: agent.clone(), caller: caller.clone() };
             begin(&ending);
-            let watching = watch(ending.clone(), pending().boxed(), CancellationToken::new(), agent.clone());
+            let watching = watch(ending.clone(), pending().boxed(), CancellationToken::new(), sides);
             let over = async {
                 tokio::time::sleep(TOLD_WITHIN / 2).await;
                 ending.over();
             };
             tokio::join!(watching, over);
-            assert!(!agent.is_hung_up());
+            assert!(!agent.is_hung_up() && !caller.is_hung_up());
             assert_eq!(ending.to_note(), None);
         }
     }

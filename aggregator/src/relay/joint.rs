@@ -4,6 +4,7 @@ use super::ending::{Ending, Why};
 use super::told::{Begun, Told};
 use crate::api::Seat;
 use crate::audit::Access;
+use crate::tls::HangUp;
 use crate::web::Sessions;
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -40,6 +41,7 @@ impl Way {
 /// A caller's call, as far as a session needs it.
 pub(crate) struct Call {
     pub(crate) access: Access,
+    pub(crate) connection: HangUp,
     /// Given back when the session ends.
     pub(crate) seat: Seat,
     /// Resolves when the caller's right is gone.

@@ -203,6 +203,10 @@ impl Connection {
     }
 }
 
+fn aborted<T>() -> Poll<io::Result<T>> {
+    Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()))
+}
+
 impl Connected for Connection {
     type ConnectInfo = Peer;
 
@@ -217,9 +221,9 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        // Whoever serves the connection reads all the time.
+        // Whoever serves the connection waits to read, or to write.
         if self.hung_up.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            return aborted();
         }
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
@@ -231,6 +235,9 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if self.hung_up.as_mut().poll(context).is_ready() {
+            return aborted();
+        }
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
@@ -239,6 +246,9 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if self.hung_up.as_mut().poll(context).is_ready() {
+            return aborted();
+        }
         Pin::new(&mut self.stream).poll_write_vectored(context, slices)
     }
 
@@ -247,6 +257,9 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.hung_up.as_mut().poll(context).is_ready() {
+            return aborted();
+        }
         Pin::new(&mut self.stream).poll_flush(context)
     }
 

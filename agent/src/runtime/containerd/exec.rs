@@ -25,8 +25,8 @@ use tonic::{Code, Status};
 
 /// What is killed has ended by then, or its container hangs.
 const AFTER_KILL: Duration = Duration::from_secs(2);
-/// How often, because each time takes a shell.
-const KILLS: usize = 5;
+/// How long it is tried to kill what a process has started: a few times, because each takes a shell of the container.
+const KILLED_WITHIN: Duration = Duration::from_secs(3);
 /// A shell that sends a signal takes some 60 ms to start.
 const SIGNALLED_WITHIN: Duration = Duration::from_secs(3);
 /// Signals that wait while one is sent; a client that sends more has sent enough.
@@ -271,11 +271,16 @@ impl Exec {
             }
         }
         // What forks faster than it is listed is listed again.
-        for _ in 0..KILLS {
-            self.signal_all(&others, Signal::KILL).await;
-            if self.emptied(&others, Instant::now() + 2 * LOOK_EVERY).await {
-                break;
+        let killed = async {
+            loop {
+                self.signal_all(&others, Signal::KILL).await;
+                if self.emptied(&others, Instant::now() + 2 * LOOK_EVERY).await {
+                    return;
+                }
             }
+        };
+        if timeout(KILLED_WITHIN, killed).await.is_err() {
+            tracing::warn!(container = %self.found.id, "what a process has started may not have ended by KILL");
         }
         let known = timeout(AFTER_KILL, self.exit()).await;
         known.unwrap_or_else(|_| Err(io::Error::other("a process that was killed has not ended")))

@@ -28,6 +28,7 @@ const ENVIRONMENT: [&str; 2] = ["skpr.io/project", "skpr.io/environment"];
 /// A container that runs and may be entered.
 #[derive(Clone, Debug)]
 pub(super) struct Found {
+    pub(super) pod: PodUid,
     pub(super) id: String,
     /// The number of its first process.
     pub(super) pid: u32,
@@ -45,7 +46,7 @@ pub(super) async fn find(
     let containers = api.containers_of(pod).await?;
     for (id, process) in permitted(&containers, pod, name, denied)? {
         if let Some(pid) = api.runs(&id).await? {
-            return Ok(Found { id, pid, process });
+            return Ok(Found { pod: pod.clone(), id, pid, process });
         }
     }
     Err(StartError::Gone)

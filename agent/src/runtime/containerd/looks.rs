@@ -1,52 +1,61 @@
-//! How many looks into one container's files may be under way: a look that a hung file system keeps holds a thread for as
-//! long as that hangs, and there are [512](tokio::runtime::Builder::max_blocking_threads) for all containers of a node.
+//! How many looks into one pod's files may be under way: a look that a hung file system keeps holds a thread for as long as
+//! that hangs, and there are [512](tokio::runtime::Builder::max_blocking_threads) for all pods of a node.
 
+use skpr_proto::PodUid;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// At once, in one container: enough for the ten programs that one connection starts, twice over, as a look is microseconds.
-const OF_ONE: usize = 20;
-/// Of all containers together.
+/// At once, in one pod. One takes microseconds, and more wait for it.
+const OF_ONE: usize = 16;
+/// Of all pods together.
 const OF_ALL: usize = 256;
 
-/// The looks that are under way, by container. Clones share them.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Looks(Arc<Mutex<HashMap<String, usize>>>);
+/// The looks that are under way, by pod. Clones share them.
+#[derive(Clone, Debug)]
+pub(super) struct Looks {
+    pods: Arc<Mutex<HashMap<PodUid, Arc<Semaphore>>>>,
+    all: Arc<Semaphore>,
+}
 
 /// One of them; over when it is dropped.
 #[derive(Debug)]
 pub(super) struct Look {
     looks: Looks,
-    container: String,
+    pod: PodUid,
+    /// Always there until it is dropped.
+    own: Option<OwnedSemaphorePermit>,
+    _all: OwnedSemaphorePermit,
+}
+
+impl Default for Looks {
+    fn default() -> Looks {
+        Looks { pods: Arc::default(), all: Arc::new(Semaphore::new(OF_ALL)) }
+    }
 }
 
 impl Looks {
-    /// One more; none when too many have not come back.
-    pub(super) fn begin(&self, container: &str) -> Option<Look> {
-        let mut all = self.lock();
-        let total: usize = all.values().sum();
-        let own = all.entry(container.to_owned()).or_default();
-        if *own >= OF_ONE || total >= OF_ALL {
-            return None;
-        }
-        *own += 1;
-        drop(all);
-        Some(Look { looks: self.clone(), container: container.to_owned() })
+    /// One more, as soon as there are not too many; none while those do not come back.
+    pub(super) async fn begin(&self, pod: &PodUid) -> Option<Look> {
+        let own =
+            Arc::clone(self.lock().entry(pod.clone()).or_insert_with(|| Arc::new(Semaphore::new(OF_ONE))));
+        let own = own.acquire_owned().await.ok()?;
+        let all = Arc::clone(&self.all).acquire_owned().await.ok()?;
+        Some(Look { looks: self.clone(), pod: pod.clone(), own: Some(own), _all: all })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<PodUid, Arc<Semaphore>>> {
+        self.pods.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Drop for Look {
     fn drop(&mut self) {
-        let mut all = self.looks.lock();
-        if let Some(own) = all.get_mut(&self.container) {
-            *own -= 1;
-            if *own == 0 {
-                all.remove(&self.container);
-            }
+        let mut pods = self.looks.lock();
+        drop(self.own.take());
+        // Who has one, or waits for one, holds it, too.
+        if pods.get(&self.pod).is_some_and(|own| Arc::strong_count(own) == 1) {
+            pods.remove(&self.pod);
         }
     }
 }
@@ -54,20 +63,29 @@ impl Drop for Look {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures::FutureExt as _;
 
-    #[test]
-    fn a_container_whose_files_hang_takes_no_thread_from_others() {
+    /// One that is to be had at once.
+    fn begin(looks: &Looks, pod: &str) -> Option<Look> {
+        // tokio has whoever asks that often wait for others.
+        tokio::task::unconstrained(looks.begin(&PodUid::parse(pod).unwrap())).now_or_never().flatten()
+    }
+
+    #[tokio::test]
+    async fn a_pod_whose_files_hang_takes_no_thread_from_others() {
         let looks = Looks::default();
-        let hung: Vec<Look> = (0..).map_while(|_| looks.begin("hung")).collect();
+        let mut hung: Vec<Look> = std::iter::from_fn(|| begin(&looks, "hung")).collect();
         assert_eq!(hung.len(), OF_ONE);
-        let fine = looks.begin("fine").unwrap();
-        drop(hung);
-        assert!(looks.begin("hung").is_some());
-        drop(fine);
+        let fine = begin(&looks, "fine").unwrap();
+        hung.pop();
+        assert!(begin(&looks, "hung").is_some());
+        drop((fine, hung));
         assert!(looks.lock().is_empty());
-        let all: Vec<Look> = (0..100).flat_map(|name| looks.begin(&format!("{}", name / 2))).collect();
-        assert_eq!(all.len(), 100);
-        let more: Vec<Look> = (0..1000).filter_map(|name| looks.begin(&format!("more-{name}"))).collect();
-        assert_eq!(all.len() + more.len(), OF_ALL);
+        let all: Vec<Look> =
+            (0..OF_ALL).filter_map(|number| begin(&looks, &format!("u{}", number / 2))).collect();
+        assert_eq!(all.len(), OF_ALL);
+        assert!(begin(&looks, "one-more").is_none());
+        drop(all);
+        assert_eq!(looks.all.available_permits(), OF_ALL);
     }
 }
