@@ -56,8 +56,11 @@ fn a_shell_in_a_terminal_does_what_terminals_do() -> Result<()> {
     window.line("clear; printf 'first line\\nlast line\\n' >/tmp/text; vi /tmp/text")?;
     window.shows("last line")?;
     window.shows("/tmp/text")?;
+    // Each is waited for, so that what is seen after the Escape is not what was there before the insertion.
     window.keys(&["i"])?;
+    window.shows("I /tmp/text")?;
     window.line("typed here")?;
+    window.shows("typed here")?;
     window.keys(&["Escape"])?;
     // Whatever comes too soon after it is taken for a part of it.
     window.shows("- /tmp/text")?;
