@@ -169,7 +169,7 @@ fn install(cluster: &Cluster) -> Result<Release> {
     let nodes = cluster.kubectl(&["get", "nodes", "-o", addresses])?;
     let nodes: Vec<&str> = nodes.split_whitespace().collect();
     let namespace = cluster.namespace("bench-skpr")?;
-    let values = [
+    let mut values = vec![
         "image.pullPolicy=Never".to_owned(),
         "service.type=NodePort".to_owned(),
         "persistence.size=1Gi".to_owned(),
@@ -179,6 +179,7 @@ fn install(cluster: &Cluster) -> Result<Release> {
         format!("agent.statePath=/var/lib/skpr-agent/{}", namespace.name()),
         format!("sessions.pipesPath=/run/skpr-test/{}", namespace.name()),
     ];
+    values.extend(std::env::var("BENCH_VALUES").iter().flat_map(|more| more.split(' ')).map(str::to_owned));
     namespace.install("skpr", &root().join("charts/skpr"), &values, INSTALL_TIMEOUT)
 }
 
