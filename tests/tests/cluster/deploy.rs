@@ -232,6 +232,7 @@ fn a_deploy_outlasts_the_api_server_being_away_for_a_minute() {
 
     let finished = deploy.wait(TIMEOUT).unwrap();
     assert_eq!(finished.status.code(), Some(0), "{finished:?}");
+    // Nodes that were not heard from for so long count as not ready, and their pods get no new connections for a while.
     eventually("the aggregator answers", TIMEOUT, || user.skpr(&["list"])?.success().map(Some)).unwrap();
     ended(user, release(2, "v2", "succeeded"));
     client.answered_by("v2").unwrap();
