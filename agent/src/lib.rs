@@ -27,6 +27,7 @@ pub use config::{Address, Config};
 pub use descriptors::raise_file_limit;
 pub use health::{check as check_health, check_sessions};
 pub use sessions::program::{Settings as SessionsSettings, run as run_sessions};
+pub use sessions::{Incoming, serve_session};
 pub use worker::{WorkerArgs, run as run_worker};
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 mod connect;
 pub(crate) mod containerd;
 mod leader;
+mod outside;
 mod process;
 mod pty;
 mod shell;
@@ -16,6 +17,7 @@ mod user;
 
 pub use connect::{Connected, To};
 pub use leader::Exit;
+pub use outside::{Outside, Started};
 pub(crate) use process::waiting;
 pub use process::{Input, Process, StartError};
 pub use pty::{Size, Terminal};
@@ -34,10 +36,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 /// What is said to processes that nobody is there for any more, and how long they are given after each; then they are killed.
-const ASKING: [(Signal, Duration); 2] =
+pub const ASKING: [(Signal, Duration); 2] =
     [(Signal::HUP, Duration::from_secs(5)), (Signal::TERM, Duration::from_secs(5))];
 /// How often it is looked whether they have ended.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+pub const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// How a process comes into an instance of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,11 +62,12 @@ pub type Instances = BTreeMap<PodUid, Arc<Instance>>;
 #[derive(Clone, Debug)]
 pub struct Runtime(Kind);
 
-/// What runs there: processes of this machine, or containers.
+/// What runs there: processes of this machine, containers, or what somebody else starts.
 #[derive(Clone, Debug)]
 enum Kind {
     Local { instances: watch::Receiver<Instances>, spawner: Spawner },
     Containers(Containers),
+    Outside(Arc<dyn Outside>),
 }
 
 /// What is to run.
@@ -109,6 +112,11 @@ impl Runtime {
         Runtime(Kind::Containers(Containers { containerd, name }))
     }
 
+    /// Of the one instance that this is about, whatever it is called.
+    pub fn outside(outside: Arc<dyn Outside>) -> Runtime {
+        Runtime(Kind::Outside(outside))
+    }
+
     /// Starts a process in an instance.
     pub async fn start(&self, uid: &PodUid, start: Start) -> Result<Process, StartError> {
         match &self.0 {
@@ -117,6 +125,7 @@ impl Runtime {
                 process::start(&instance, start, spawner).await
             }
             Kind::Containers(containers) => containers.start(uid, start).await,
+            Kind::Outside(outside) => Ok(outside.start(start).await?.into()),
         }
     }
 
@@ -128,6 +137,8 @@ impl Runtime {
                 connect::connect(&*instance.ok_or(io::ErrorKind::NotFound)?, to).await
             }
             Kind::Containers(containers) => containers.connect(uid, to).await,
+            // Whoever starts processes there leads to no ports.
+            Kind::Outside(_) => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
@@ -140,6 +151,7 @@ impl Runtime {
                 drop(instances.wait_for(|instances| !instances.contains_key(uid)).await);
             }
             Kind::Containers(containers) => containers.gone(uid).await,
+            Kind::Outside(outside) => outside.gone().await,
         }
     }
 }

@@ -20,6 +20,7 @@ use crate::runtime::{Exit, User};
 use crate::ssh::spill::Space;
 use crate::ssh::{self, Ended, Session};
 use beside::Beside;
+pub use relayed::Incoming;
 use relayed::Relayed;
 use skpr_proto::v1;
 use std::pin::{Pin, pin};
@@ -142,7 +143,7 @@ async fn serve(config: &Config, here: Here, dial: v1::Dial) -> Result<(), NotSer
     let connection = Connection::open(config).await?;
     let (ours, relayed) = Relayed::accept(&connection, dial.session).await?;
     tracing::debug!(instance = %target.instance, "a session begins");
-    let mut serving: Served = match (serving, beside) {
+    let serving: Served = match (serving, beside) {
         (Serving::Here { runtime, .. }, _) => {
             let Target { instance, host_key, .. } = target;
             let session = Session { host_key, instance, runtime, space, record };
@@ -151,9 +152,23 @@ async fn serve(config: &Config, here: Here, dial: v1::Dial) -> Result<(), NotSer
         (Serving::Beside(_), Some(beside)) => Box::pin(beside.pass(ours)),
         (Serving::Beside(_), None) => return Ok(()),
     };
+    let exit = to_its_end(serving, relayed).await;
+    tracing::debug!(?exit, "a session has ended");
+    Ok(())
+}
+
+/// Serves a session of which the other end is in this program: what comes from its client, and what goes there.
+pub async fn serve_session(from: Incoming, to: mpsc::Sender<v1::SessionData>, session: Session) {
+    let (ours, relayed) = Relayed::of(from, to);
+    let serving = Box::pin(async move { ssh::serve(ours, session).await.map(Into::into) });
+    let exit = to_its_end(serving, relayed).await;
+    tracing::debug!(?exit, "a session has ended");
+}
+
+async fn to_its_end(mut serving: Served, relayed: Relayed) -> Option<v1::Exit> {
     let (tell, exit) = oneshot::channel();
     let mut passing = pin!(relayed.pass(exit));
-    let exit = tokio::select! {
+    tokio::select! {
         exit = &mut serving => {
             tell.send(exit.clone()).ok();
             // Whatever is not said by then, nobody listens to.
@@ -162,9 +177,7 @@ async fn serve(config: &Config, here: Here, dial: v1::Dial) -> Result<(), NotSer
         }
         // The caller has gone: what the session has started still has to be ended.
         () = &mut passing => serving.await,
-    };
-    tracing::debug!(?exit, "a session has ended");
-    Ok(())
+    }
 }
 
 impl From<Ended> for v1::Exit {

@@ -6,7 +6,7 @@
 mod control;
 mod nodes;
 
-pub(crate) use nodes::Nodes;
+pub(crate) use nodes::{Nodes, Reach};
 
 use crate::aggregator::{Shared, stopping};
 use crate::audit::Sparing;

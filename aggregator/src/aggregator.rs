@@ -13,6 +13,7 @@ use crate::audit::{Audit, Sparing};
 use crate::auth::{self, AgentAccount, Auth, Reviews, TokenFile};
 use crate::config;
 use crate::event;
+use crate::fallback::{self, Fallback};
 use crate::gate::Gate;
 use crate::health;
 use crate::host_key::{self, HostKeys};
@@ -75,6 +76,8 @@ pub struct Parts {
     pub events: event::Queue,
     pub auth: Auth,
     pub host_keys: HostKeys,
+    /// Serves sessions where no agent does.
+    pub fallback: Option<(Fallback, fallback::Server)>,
     pub tls: Tls,
     pub listener: TcpListener,
     pub http_listener: Option<TcpListener>,
@@ -98,6 +101,7 @@ pub(crate) struct Shared {
     pub(crate) nodes: Nodes,
     pub(crate) relay: Arc<Relay>,
     pub(crate) host_keys: HostKeys,
+    pub(crate) fallback: Option<Fallback>,
     /// Where events go that the aggregator itself has to tell of.
     pub(crate) tell: event::Sender,
     /// Carries out the calls that change something.
@@ -147,6 +151,10 @@ pub async fn serve(config: config::Serve, stop: CancellationToken) -> anyhow::Re
         name: config.host_keys_secret,
     };
     let host_keys = HostKeys::load_or_create(&keys).await.context("prepare the host keys")?;
+    let fallback = match config.fallback {
+        Some(options) => Some(Fallback::prepare(options, inventory.clone()).await?),
+        None => None,
+    };
     let place =
         CaPlace::Secret { client: client.clone(), namespace: config.namespace, name: config.ca_secret };
     let events = event::queue();
@@ -168,6 +176,7 @@ pub async fn serve(config: config::Serve, stop: CancellationToken) -> anyhow::Re
         events,
         auth: Auth::Kubernetes(Box::new(reviews)),
         host_keys,
+        fallback,
         tls,
         listener: listen(config.listen).await?,
         http_listener: Some(listen(config.http_listen).await?),
@@ -247,6 +256,7 @@ pub async fn prepare_local(
         events,
         auth,
         host_keys,
+        fallback: None,
         tls,
         listener,
         http_listener,
@@ -279,6 +289,7 @@ pub async fn run(parts: Parts, stop: CancellationToken) -> anyhow::Result<()> {
 async fn run_with(parts: Parts, audit: Audit, stop: CancellationToken) -> anyhow::Result<()> {
     let (lasting, carrier) = api::lasting();
     let (tell, events) = parts.events;
+    let (fallback, sessions) = parts.fallback.unzip();
     let shared = Arc::new(Shared {
         metrics: Metrics::new(),
         store: parts.store,
@@ -294,6 +305,7 @@ async fn run_with(parts: Parts, audit: Audit, stop: CancellationToken) -> anyhow
         nodes: Nodes::default(),
         relay: Arc::default(),
         host_keys: parts.host_keys,
+        fallback,
         tell,
         lasting,
         gate: Gate::default(),
@@ -334,6 +346,9 @@ async fn run_with(parts: Parts, audit: Audit, stop: CancellationToken) -> anyhow
     tasks.spawn(async { ("server", server.await.context("serve")) });
 
     tasks.spawn(infallible("changes", carrier.run(ending.clone())));
+    if let Some(sessions) = sessions {
+        tasks.spawn(infallible("sessions", sessions.run(ending.clone())));
+    }
     let writer = event::Writer::new(shared.store.clone(), shared.metrics.events.clone())?;
     tasks.spawn(infallible("events", writer.run(events, ending.clone())));
     tasks.spawn(infallible("usage", shared.usage.clone().prune(ending)));

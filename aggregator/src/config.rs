@@ -6,6 +6,7 @@
 mod args;
 mod units;
 
+use crate::fallback;
 use crate::platform::kubernetes;
 use crate::platform::local::RunInstance;
 use crate::store;
@@ -44,6 +45,8 @@ pub struct Serve {
     pub host_keys_secret: String,
     pub agent_service_account: String,
     pub kubernetes: kubernetes::Options,
+    /// How sessions are served where no agent does; none where they are not.
+    pub fallback: Option<fallback::Options>,
     pub store: store::Options,
     pub usage: usage::Options,
     pub tls: Tls,
@@ -152,9 +155,11 @@ impl Problems {
         }
         let common = self.common(&args.common, names);
         let kubernetes = self.kubernetes(&args, namespace.as_ref());
+        let fallback = self.fallback(&args);
         let common = common?;
         Some(Serve {
             kubernetes: kubernetes?,
+            fallback: fallback?,
             data: args.common.data,
             listen: listen?,
             http_listen: http_listen?,
@@ -168,6 +173,16 @@ impl Problems {
             tls: common.tls,
             stop: common.stop,
         })
+    }
+
+    /// None when it is wrong; `Some(None)` when it is not asked for.
+    fn fallback(&mut self, args: &ServeArgs) -> Option<Option<fallback::Options>> {
+        let named = args.deny_namespaces.iter();
+        let parsed: Vec<Option<Label>> =
+            named.map(|name| self.ok("deny-namespace", name, Label::parse("namespace", name))).collect();
+        let denied = parsed.into_iter().collect::<Option<_>>()?;
+        let directory = args.common.data.join("sessions");
+        Some(args.pods_exec.then_some(fallback::Options { denied, directory }))
     }
 
     fn kubernetes(&mut self, args: &ServeArgs, namespace: Option<&Label>) -> Option<kubernetes::Options> {
@@ -331,6 +346,22 @@ mod tests {
             assert!(serve.tls.names.iter().any(|known| known == name), "{name}");
         }
         assert_eq!(serve.store.directory, PathBuf::from("/d/store"));
+    }
+
+    #[test]
+    fn pods_are_entered_only_when_that_is_asked_for_and_never_where_it_is_denied() {
+        let fallback = |more: &str| match parse(&format!("skpr-aggregator serve --data /d {more}")) {
+            Ok(Config::Serve(serve)) => serve.fallback,
+            other => panic!("{other:?}"),
+        };
+        assert!(fallback("").is_none());
+        assert!(fallback("--deny-namespace kube-system").is_none());
+        let options = fallback("--pods-exec --deny-namespace kube-system --deny-namespace=skpr").unwrap();
+        assert_eq!(options.denied.iter().map(Label::as_str).collect::<Vec<_>>(), ["kube-system", "skpr"]);
+        assert_eq!(options.directory, PathBuf::from("/d/sessions"));
+        let InvalidArgs(problems) =
+            parse("skpr-aggregator serve --data /d --pods-exec --deny-namespace UP").unwrap_err();
+        assert!(problems.join(" ").contains("--deny-namespace `UP`"), "{problems:?}");
     }
 
     #[test]

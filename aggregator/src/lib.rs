@@ -14,6 +14,7 @@ pub mod config;
 mod domains;
 pub mod environment;
 pub mod event;
+pub mod fallback;
 mod gate;
 mod health;
 pub mod host_key;

@@ -89,8 +89,9 @@ async fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<ExitCode> {
     anyhow::bail!("aborted by a second signal")
 }
 
-/// Whoever calls Kubernetes says what has failed, once; the client would say it again for each attempt of each call.
-const QUIET: &str = "kube_client::client::builder=off";
+/// Whoever calls Kubernetes says what has failed, once; the client would say it again for each attempt of each call. It and
+/// what is below it would also show, at other levels, what users run and what they type.
+const QUIET: &str = "kube_client::client::builder=off,tungstenite=info";
 
 fn start_log(format: LogFormat) {
     let wanted = std::env::var("SKPR_LOG").unwrap_or_else(|_| "info".to_owned());

@@ -15,15 +15,16 @@ pub(crate) use told::Told;
 use crate::auth::random;
 use crate::tls::HangUp;
 use ending::{Ending, Sides};
-use futures::stream::BoxStream;
+use futures::stream::{BoxStream, StreamExt as _};
 use joint::{Joint, Piece, Way};
 use skpr_proto::v1::{SessionData, SessionRequest, SessionResponse};
 use skpr_proto::{ErrorKind, Failure, NodeName};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
 use tonic::{Status, Streaming};
 
@@ -31,6 +32,8 @@ use tonic::{Status, Streaming};
 const ACCEPT_WITHIN: Duration = Duration::from_secs(10);
 /// How long the first message of a call may take.
 pub(crate) const FIRST_WITHIN: Duration = Duration::from_secs(10);
+/// Messages to the caller that wait where no agent's connection is between: one, while the next is filled.
+const WAITING: usize = 1;
 
 type ToAgent = BoxStream<'static, Result<SessionData, Status>>;
 type ToCaller = BoxStream<'static, Result<SessionResponse, Status>>;
@@ -45,6 +48,23 @@ pub(crate) struct Relay {
 struct Waiting {
     node: NodeName,
     accepted: oneshot::Sender<Accepted>,
+}
+
+/// What a session is called: unlike any other, and nothing that could be guessed.
+pub(crate) fn new_id() -> Result<String, Failure> {
+    let bytes = random::<16>().map_err(|error| {
+        tracing::error!(error = format!("{error:#}"), "a session gets no name");
+        Failure::new(ErrorKind::Failed, "the aggregator cannot make a session")
+    })?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Where a session is served that is served by the aggregator itself.
+pub(crate) struct Here {
+    /// What the caller sends.
+    pub(crate) from: ToAgent,
+    /// What goes to the caller; a caller who does not read makes it wait.
+    pub(crate) to: mpsc::Sender<SessionData>,
 }
 
 /// An agent that has come for its session.
@@ -62,17 +82,36 @@ pub(crate) struct Expected {
 }
 
 impl Relay {
+    /// Joins a caller with what serves the session in this program, where no agent does: what that sends, after `first`.
+    pub(crate) fn join_here(
+        &self,
+        caller: Streaming<SessionRequest>,
+        call: Call,
+        first: SessionResponse,
+    ) -> (Here, ToCaller) {
+        let (to, answers) = mpsc::channel(WAITING);
+        // There is no connection to hang up: what serves it ends with either of its two streams.
+        let joint = self.joint(call, HangUp::default());
+        let from = joint::pass(Arc::clone(&joint), Way::ToAgent, caller.boxed(), None);
+        let answers = ReceiverStream::new(answers).map(Ok).boxed();
+        (Here { from, to }, joint::pass(joint, Way::ToCaller, answers, Some(first)))
+    }
+
+    /// A session that has begun, and is watched from here on.
+    fn joint(&self, call: Call, agent: HangUp) -> Arc<Joint> {
+        let Call { access, connection: caller, seat, forbidden, told, counts, stop } = call;
+        let ending = Ending::default();
+        self.watching.spawn(ending::watch(ending.clone(), forbidden, stop, Sides { agent, caller }));
+        Arc::new(Joint::new(access, told, counts, seat, ending))
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Waiting>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A session for which the agent of this node, and no other, may come once.
     pub(crate) fn expect(self: &Arc<Self>, node: &NodeName) -> Result<Expected, Failure> {
-        let bytes = random::<16>().map_err(|error| {
-            tracing::error!(error = format!("{error:#}"), "a session gets no name");
-            Failure::new(ErrorKind::Failed, "the aggregator cannot make a session")
-        })?;
-        let id: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let id = new_id()?;
         let (sender, accepted) = oneshot::channel();
         self.lock().insert(id.clone(), Waiting { node: node.clone(), accepted: sender });
         Ok(Expected { relay: Arc::clone(self), id, accepted })
@@ -124,12 +163,9 @@ impl Expected {
             call.access.refused(&late());
             return Err(late());
         };
-        let Call { access, connection: caller_s, seat, forbidden, told, counts, stop } = call;
-        let (ending, sides) = (Ending::default(), Sides { agent: connection, caller: caller_s });
-        self.relay.watching.spawn(ending::watch(ending.clone(), forbidden, stop, sides));
-        let joint = Arc::new(Joint::new(access, told, counts, seat, ending));
-        let to_agent = joint::pass(Arc::clone(&joint), Way::ToAgent, caller, None);
-        let to_caller = joint::pass(joint, Way::ToCaller, bytes, Some(first));
+        let joint = self.relay.joint(call, connection);
+        let to_agent = joint::pass(Arc::clone(&joint), Way::ToAgent, caller.boxed(), None);
+        let to_caller = joint::pass(joint, Way::ToCaller, bytes.boxed(), Some(first));
         answer.send(to_agent).map_err(|_| late())?;
         Ok(to_caller)
     }

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 /// Each set of values that changes which objects are made.
-const VARIANTS: [&[&str]; 11] = [
+const VARIANTS: [&[&str]; 12] = [
     &["sessions.enabled=false"],
+    &["sessions.enabled=false", "sessions.podsExec=true"],
     &["sessions.denyNamespaces={secrets}", "sessions.containerdSocket=/run/k3s/containerd/containerd.sock"],
     RECORDED,
     &["sessions.enabled=false", "sessions.record=true"],
@@ -110,6 +111,7 @@ fn wrong_values_are_refused() {
         "monitoring.dashboard.enabled=perhaps",
         "metricsApi.enabled=maybe",
         "sessions.enabled=maybe",
+        "sessions.podsExec=maybe",
         "sessions.denyNamespaces={Secrets}",
         "sessions.containerdSocket=containerd.sock",
         "sessions.record=maybe",
@@ -119,6 +121,8 @@ fn wrong_values_are_refused() {
     ] {
         assert!(!helm(&["template", "skpr"], &[wrong]).status.success(), "{wrong}");
     }
+    let both = helm(&["template", "skpr"], &["sessions.podsExec=true", "sessions.record=true"]);
+    assert!(!both.status.success(), "a session that nobody records");
 }
 
 #[test]
@@ -241,6 +245,24 @@ fn what_starts_processes_is_apart_from_what_is_on_the_network() {
 
 #[test]
 #[ignore = "needs helm: make test-kubernetes"]
+fn the_aggregator_enters_pods_only_when_that_is_asked_for() {
+    let arguments = |values: &[&str]| -> Vec<String> {
+        let objects = objects(values);
+        let (_, pod) = objects.iter().filter_map(pod).find(|(name, _)| *name == "skpr-aggregator").unwrap();
+        let all = pod["containers"][0]["args"].as_array().unwrap().iter();
+        let all = all.map(|argument| argument.as_str().unwrap().to_owned());
+        all.filter(|it| it == "--pods-exec" || it.starts_with("--deny-namespace")).collect()
+    };
+    for values in [&[][..], &["sessions.enabled=false"], &["sessions.podsExec=false"]] {
+        assert!(arguments(values).is_empty(), "{values:?}");
+    }
+    // What is denied to an agent is denied to the aggregator.
+    let asked = arguments(&["sessions.podsExec=true", "sessions.denyNamespaces={secrets}"]);
+    assert_eq!(asked, ["--pods-exec", "--deny-namespace=secrets", "--deny-namespace=skpr"]);
+}
+
+#[test]
+#[ignore = "needs helm: make test-kubernetes"]
 fn an_uninstall_leaves_environments_unless_asked_otherwise() {
     let definition = |values: &[&str]| {
         let objects = objects(values);
@@ -311,8 +333,13 @@ fn the_aggregator_may_write_what_environments_are_made_into_and_nothing_more() {
         for resource in ["deployments", "services", "persistentvolumeclaims", "ingresses", "environments"] {
             assert!(writes(resource), "{resource}");
         }
-        for resource in ["pods", "secrets", "configmaps", "nodes", "roles", "*", "pods/exec", "leases"] {
+        for resource in ["pods", "secrets", "configmaps", "nodes", "roles", "*", "leases"] {
             assert!(!writes(resource), "{values:?}: {resource}");
+        }
+        let enters = values.contains(&"sessions.podsExec=true");
+        assert_eq!(verbs("pods/exec"), if enters { &["get", "create"][..] } else { &[] }, "{values:?}");
+        for resource in ["pods/attach", "pods/portforward", "pods/ephemeralcontainers"] {
+            assert!(verbs(resource).is_empty(), "{values:?}: {resource}");
         }
         let makes = !values.contains(&"environments.createNamespaces=false");
         assert_eq!(writes("namespaces"), makes, "{values:?}");

@@ -15,6 +15,7 @@ mod cluster {
     pub(crate) mod autoscale;
     pub(crate) mod deploy;
     pub(crate) mod exactly_once;
+    pub(crate) mod fallback;
     pub(crate) mod files;
     pub(crate) mod follow;
     pub(crate) mod kills;

@@ -3,7 +3,7 @@
 use super::containerd::{Closer, Exec};
 use super::leader::Leader;
 use super::shell::Place;
-use super::{Exit, Instance, Size, Spawner, Start, User, pty, shell, user};
+use super::{Exit, Instance, Size, Spawner, Start, Started, User, outside, pty, shell, user};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::ioctl_fionread;
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -41,6 +41,20 @@ pub struct Process {
 pub(super) enum Held {
     Local { leader: Box<Leader>, terminal: Option<Arc<OwnedFd>> },
     Container(Box<Exec>),
+    Outside(outside::Held),
+}
+
+impl From<Started> for Process {
+    fn from(started: Started) -> Process {
+        let Started { input, output, errors, exit, size, signals, over, tasks } = started;
+        Process {
+            held: Held::Outside(outside::Held { tasks, exit, size, signals, over }),
+            input: Some(Input::of(input, None)),
+            output: Some(output),
+            errors,
+            shell: None,
+        }
+    }
 }
 
 /// What a process reads.
@@ -91,6 +105,9 @@ pub enum StartError {
     NotAs { own: u32, asked: User },
     #[error("there is no user `{0}` here")]
     NoUser(User),
+    /// Not by whoever starts processes there; what works instead.
+    #[error("{what}")]
+    Unserved { what: &'static str, instead: &'static str },
     #[error("the command is longer than what can be passed to a program")]
     TooLong,
     #[error("there is no program `{0}`")]
@@ -113,6 +130,7 @@ impl StartError {
         match self {
             StartError::NotFound(_) | StartError::NoShell | StartError::NoFiles => 127,
             StartError::NotRunnable(_)
+            | StartError::Unserved { .. }
             | StartError::TooLong
             | StartError::NoFilesAs(_)
             | StartError::OneUser { .. }
@@ -125,6 +143,22 @@ impl StartError {
             | StartError::NotText
             | StartError::Failed(_) => 255,
         }
+    }
+
+    /// What a shell would exit with and say of what an OCI runtime says, which has no other way to tell than its text.
+    /// None where that says something else.
+    pub fn of_runtime(said: &str, program: &str) -> Option<StartError> {
+        let program: String = program.chars().take(200).flat_map(char::escape_debug).collect();
+        let said = said.to_ascii_lowercase();
+        let says = |texts: &[&str]| texts.iter().any(|text| said.contains(text));
+        if says(&["chdir to cwd"]) {
+            return Some(StartError::Failed(io::Error::other("its directory cannot be entered")));
+        }
+        if says(&["executable file not found", "no such file or directory"]) {
+            return Some(StartError::NotFound(program));
+        }
+        let unfit = says(&["permission denied", "is a directory", "exec format error"]);
+        unfit.then_some(StartError::NotRunnable(program))
     }
 
     /// What may work instead.
@@ -141,6 +175,7 @@ impl StartError {
             StartError::NoFilesAs(_) | StartError::OneUser { .. } | StartError::NotAs { .. } => {
                 Some("leave the user out, or say `skpr`, for the instance's own")
             }
+            StartError::Unserved { instead, .. } => Some(instead),
             StartError::Empty
             | StartError::NoFiles
             | StartError::NotFound(_)
@@ -254,6 +289,7 @@ impl Process {
         match &self.held {
             Held::Local { leader, .. } => leader.ended().await,
             Held::Container(exec) => exec.ended().await,
+            Held::Outside(held) => held.ended().await,
         }
     }
 
@@ -262,6 +298,7 @@ impl Process {
         match &mut self.held {
             Held::Local { leader, .. } => leader.exit().await,
             Held::Container(exec) => exec.exit().await,
+            Held::Outside(held) => held.exit().await,
         }
     }
 
@@ -276,6 +313,7 @@ impl Process {
                 leader.end().await
             }
             Held::Container(exec) => exec.end().await,
+            Held::Outside(held) => held.end().await,
         }
     }
 
@@ -283,13 +321,15 @@ impl Process {
         match &self.held {
             Held::Local { terminal, .. } => terminal.is_some(),
             Held::Container(exec) => exec.has_terminal(),
+            Held::Outside(held) => held.size.is_some(),
         }
     }
 
     /// How much of what it has written may be on its way to where it is read, at most.
     pub(crate) fn on_the_way(&self) -> u64 {
         match &self.held {
-            Held::Local { .. } => 0,
+            // Its end is told when all of that has come.
+            Held::Local { .. } | Held::Outside(_) => 0,
             Held::Container(_) => ON_THE_WAY,
         }
     }
@@ -305,6 +345,11 @@ impl Process {
             Held::Local { terminal: None, .. } => {}
             Held::Container(exec) if exec.has_terminal() => exec.resize(size),
             Held::Container(_) => {}
+            Held::Outside(held) => {
+                if let Some(to) = &held.size {
+                    to.send_replace(size);
+                }
+            }
         }
     }
 
@@ -316,6 +361,7 @@ impl Process {
                 leader.signal(foreground, signal);
             }
             Held::Container(exec) => exec.signal(signal),
+            Held::Outside(held) => held.signal(signal),
         }
     }
 }

@@ -41,12 +41,12 @@ impl Size {
         Size { columns: side(columns, USUAL.columns), rows: side(rows, USUAL.rows) }
     }
 
-    pub(crate) fn columns(self) -> u32 {
-        self.columns.into()
+    pub fn columns(self) -> u16 {
+        self.columns
     }
 
-    pub(crate) fn rows(self) -> u32 {
-        self.rows.into()
+    pub fn rows(self) -> u16 {
+        self.rows
     }
 
     /// Tells the terminal, and thereby its programs.

@@ -1,4 +1,4 @@
-//! The agent's end of the relay, as a stream of bytes.
+//! One end of the relay, as a stream of bytes.
 //!
 //! What is held here is bounded: a pipe of [`PIPE`] each way, and two messages. Beyond that a side that does not read makes
 //! the other wait, through the connection's windows.
@@ -6,6 +6,8 @@
 use crate::link::connect::Connection;
 use crate::link::failure::LinkError;
 use bytes::{Bytes, BytesMut};
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
 use skpr_proto::MAX_PIECE;
 use skpr_proto::v1::{Exit, SessionData};
 use std::time::Duration;
@@ -13,7 +15,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, ReadHalf, W
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
+use tonic::Status;
 
 /// What the two sides may be apart. Larger than a message, so that none is cut into pieces.
 const PIPE: usize = 128 << 10;
@@ -26,10 +28,13 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// Bytes between a session and the aggregator.
 pub(super) struct Relayed {
-    from: Streaming<SessionData>,
+    from: Incoming,
     to: mpsc::Sender<SessionData>,
     theirs: DuplexStream,
 }
+
+/// What comes from the other end.
+pub type Incoming = BoxStream<'static, Result<SessionData, Status>>;
 
 impl Relayed {
     /// Comes for a session; the stream of its bytes is returned beside what [passes](Relayed::pass) them.
@@ -47,8 +52,13 @@ impl Relayed {
             .map_err(|_| LinkError::TimedOut { what: "coming for a session", limit: ANSWER_TIMEOUT })?
             .map_err(LinkError::call("Accept"))?
             .into_inner();
+        Ok(Relayed::of(from.boxed(), to))
+    }
+
+    /// With an other end that is in this program.
+    pub(super) fn of(from: Incoming, to: mpsc::Sender<SessionData>) -> (DuplexStream, Relayed) {
         let (ours, theirs) = duplex(PIPE);
-        Ok((ours, Relayed { from, to, theirs }))
+        (ours, Relayed { from, to, theirs })
     }
 
     /// Passes bytes both ways until the session has said all, or the aggregator has gone. `exit` tells how it ended.
@@ -65,15 +75,15 @@ impl Relayed {
             }
         }
         // What the other side still has to say is its goodbye.
-        while let Ok(Ok(Some(_))) = timeout(LINGER, from.message()).await {}
+        while let Ok(Some(Ok(_))) = timeout(LINGER, from.next()).await {}
     }
 }
 
 /// From the aggregator to the session; whether it came to its end.
-async fn down(from: &mut Streaming<SessionData>, mut write: WriteHalf<DuplexStream>) -> bool {
+async fn down(from: &mut Incoming, mut write: WriteHalf<DuplexStream>) -> bool {
     loop {
-        match from.message().await {
-            Ok(Some(message)) => {
+        match from.next().await {
+            Some(Ok(message)) => {
                 if !message.data.is_empty() && write.write_all(&message.data).await.is_err() {
                     return true;
                 }
@@ -82,8 +92,8 @@ async fn down(from: &mut Streaming<SessionData>, mut write: WriteHalf<DuplexStre
                     return true;
                 }
             }
-            Ok(None) => return false,
-            Err(status) => {
+            None => return false,
+            Some(Err(status)) => {
                 tracing::debug!(code = ?status.code(), message = status.message(), "the relay ended");
                 return false;
             }

@@ -53,7 +53,11 @@ pub(super) async fn serve(forward: Forward, channels: &Channels) {
         Ok(stream) => stream,
         Err(error) => {
             tracing::debug!(%error, "a client's forward leads nowhere");
-            return reply.reject(ChannelOpenFailure::ConnectFailed).await;
+            let why = match error.kind() {
+                io::ErrorKind::Unsupported => ChannelOpenFailure::AdministrativelyProhibited,
+                _ => ChannelOpenFailure::ConnectFailed,
+            };
+            return reply.reject(why).await;
         }
     };
     reply.accept().await;

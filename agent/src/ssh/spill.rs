@@ -53,7 +53,7 @@ struct Inner {
 pub enum Full {
     #[error("more than {} MiB were sent that the process has not read", limit >> 20)]
     Channel { limit: u64 },
-    #[error("what processes have not read fills the space that this node has for it")]
+    #[error("what processes have not read fills the space that there is for it")]
     Node,
     #[error("what the process has not read cannot be kept: {0}")]
     Disk(#[from] io::Error),

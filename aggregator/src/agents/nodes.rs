@@ -24,6 +24,16 @@ struct Place {
     dials: Option<mpsc::Sender<Dial>>,
 }
 
+/// How the agent of a node stands to sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// It serves them.
+    Serves,
+    /// It is there, and starts nothing.
+    CannotServe,
+    Away,
+}
+
 /// Held by the stream that speaks for a node.
 pub(super) struct Seated {
     nodes: Nodes,
@@ -45,6 +55,16 @@ impl Nodes {
         Seated { nodes: self.clone(), node: node.clone(), replaced, dials }
     }
 
+    /// Whether the agent of a node serves sessions.
+    pub(crate) fn reach(&self, node: &NodeName) -> Reach {
+        let nodes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match nodes.get(node) {
+            Some(place) if place.dials.is_some() => Reach::Serves,
+            Some(_) => Reach::CannotServe,
+            None => Reach::Away,
+        }
+    }
+
     /// Asks the agent of a node for a session.
     pub(crate) fn dial(&self, node: &NodeName, dial: Dial) -> Result<(), Failure> {
         let nodes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -54,8 +74,10 @@ impl Nodes {
         };
         let Some(dials) = &place.dials else {
             let message = format!("the agent of node `{node}` cannot run anything in instances");
-            return Err(Failure::new(ErrorKind::Failed, message)
-                .with_hint("the chart's value `sessions.enabled` turns it on, on nodes with containerd"));
+            return Err(Failure::new(ErrorKind::Failed, message).with_hint(
+                "the chart's value `sessions.enabled` turns it on, on nodes with containerd, and \
+                 `sessions.podsExec` on the others",
+            ));
         };
         dials.try_send(dial).map_err(|_| {
             let message = format!("the agent of node `{node}` is busy");
@@ -111,10 +133,13 @@ mod tests {
         let node = NodeName::parse("n1").unwrap();
         let dial = || Dial { session: "s".into(), ..Dial::default() };
         assert_eq!(nodes.dial(&node, dial()).unwrap_err().kind, ErrorKind::Unavailable);
+        assert_eq!(nodes.reach(&node), Reach::Away);
         let cannot = nodes.sit(&node, false);
         assert_eq!(nodes.dial(&node, dial()).unwrap_err().kind, ErrorKind::Failed);
+        assert_eq!(nodes.reach(&node), Reach::CannotServe);
         let mut can = nodes.sit(&node, true);
         drop(cannot);
+        assert_eq!(nodes.reach(&node), Reach::Serves);
         for _ in 0..DIALS {
             nodes.dial(&node, dial()).unwrap();
         }

@@ -1,19 +1,25 @@
 //! `Open`: a session with one instance. A disconnect ends it.
+//!
+//! The agent of the instance's node serves it. Only where that does not, and the installation allows it, does the
+//! aggregator: what the caller, the audit and the events see is the same.
 
 use super::reading::forbidden;
 use super::seats::Seat;
 use super::target::{Target, heard};
+use crate::agents::Reach;
 use crate::aggregator::Shared;
 use crate::audit::Access;
 use crate::auth::{Exec, Grant, User};
 use crate::environment::EnvironmentKey;
+use crate::fallback;
+use crate::host_key::HostKey;
 use crate::inventory::{Inventory, Pod, Presence};
-use crate::relay::{Call, FIRST_WITHIN, Told};
+use crate::relay::{Call, Expected, FIRST_WITHIN, Told, new_id};
 use crate::tls::{HangUp, connection};
 use futures::stream::BoxStream;
 use skpr_proto::error::usage;
 use skpr_proto::v1::{self, Dial, OpenSession, OpenedSession, SessionRequest, SessionResponse};
-use skpr_proto::{ErrorKind, Failure, Label, NodeName, PodUid};
+use skpr_proto::{EnvironmentName, ErrorKind, Failure, Label, NodeName, PodUid};
 use std::sync::Arc;
 use tokio::time::timeout;
 use tonic::{Request, Status, Streaming};
@@ -79,24 +85,18 @@ impl Prepared {
                 return Err(access.failed(failure));
             }
         };
-        let dialled = shared.relay.expect(&chosen.node).and_then(|expected| {
-            let dial = Dial {
-                session: expected.id().to_owned(),
-                purpose: SSH.to_owned(),
-                target: chosen.uid.as_str().to_owned(),
-                container: chosen.container.as_str().to_owned(),
-                host_key: key.seed().to_vec().into(),
-                project: environment.name.project.as_str().to_owned(),
-                environment: environment.name.environment.as_str().to_owned(),
-                instance: chosen.instance.to_string(),
-            };
-            shared.nodes.dial(&chosen.node, dial).map(|()| expected)
-        });
-        let expected = match dialled {
-            Ok(expected) => expected,
+        let served = match instead(shared.nodes.reach(&chosen.node), shared.fallback.as_ref()) {
+            Some(fallback) => fallback.take().and_then(|place| {
+                let id = new_id()?;
+                Ok(By::Aggregator { fallback, place, id })
+            }),
+            None => dial(shared, &environment.name, &chosen, &key).map(By::Agent),
+        };
+        let served = match served {
+            Ok(served) => served,
             Err(failure) => return Err(access.failed(failure)),
         };
-        access.session_is(expected.id().to_owned());
+        access.session_is(served.id().to_owned());
         let first = OpenedSession {
             environment: Some(v1::Environment {
                 namespace: Some(environment.namespace.to_string()),
@@ -111,16 +111,72 @@ impl Prepared {
         let forbidden = forbidden(Arc::clone(shared), grant);
         let told = Told {
             to: shared.tell.clone(),
-            environment,
+            environment: environment.clone(),
             instance: chosen.instance.to_string(),
             by: user.name.clone(),
-            session: expected.id().to_owned(),
+            session: served.id().to_owned(),
         };
         let (counts, stop) = (shared.metrics.sessions.clone(), shared.stopping.ending.clone());
         let call = Call { access, connection, seat, forbidden, told, counts, stop };
         let first = SessionResponse { opened: Some(first), ..SessionResponse::default() };
-        Ok(expected.join(bytes, call, first).await?)
+        match served {
+            By::Agent(expected) => Ok(expected.join(bytes, call, first).await?),
+            By::Aggregator { fallback, place, .. } => {
+                let Chosen { uid, instance, container, .. } = chosen;
+                let instance = fallback::Instance { uid, environment, name: instance, container };
+                let (here, to_caller) = shared.relay.join_here(bytes, call, first);
+                fallback.serve(instance, &key, here, place).await;
+                Ok(to_caller)
+            }
+        }
     }
+}
+
+/// Who serves a session.
+enum By<'a> {
+    Agent(Expected),
+    Aggregator { fallback: &'a fallback::Fallback, place: fallback::Place, id: String },
+}
+
+impl By<'_> {
+    /// What the session is called.
+    fn id(&self) -> &str {
+        match self {
+            By::Agent(expected) => expected.id(),
+            By::Aggregator { id, .. } => id,
+        }
+    }
+}
+
+/// What serves a session instead of an agent: nothing where the agent does. Without it, the agent is asked all the same
+/// and says why not.
+fn instead<T>(agent: Reach, fallback: Option<T>) -> Option<T> {
+    match agent {
+        Reach::Serves => None,
+        Reach::CannotServe | Reach::Away => fallback,
+    }
+}
+
+/// Asks the node's agent.
+fn dial(
+    shared: &Shared,
+    name: &EnvironmentName,
+    chosen: &Chosen,
+    key: &HostKey,
+) -> Result<Expected, Failure> {
+    let expected = shared.relay.expect(&chosen.node)?;
+    let dial = Dial {
+        session: expected.id().to_owned(),
+        purpose: SSH.to_owned(),
+        target: chosen.uid.as_str().to_owned(),
+        container: chosen.container.as_str().to_owned(),
+        host_key: key.seed().to_vec().into(),
+        project: name.project.as_str().to_owned(),
+        environment: name.environment.as_str().to_owned(),
+        instance: chosen.instance.to_string(),
+    };
+    shared.nodes.dial(&chosen.node, dial)?;
+    Ok(expected)
 }
 
 /// The instance that a session is with.
@@ -195,6 +251,16 @@ mod tests {
             production: false,
             presence: Presence::Present,
             detail: Detail { created: Some(created), ..Detail::default() },
+        }
+    }
+
+    #[test]
+    fn an_agent_that_can_serve_is_preferred_and_without_a_fallback_is_asked_in_any_case() {
+        for (agent, expected) in
+            [(Reach::Serves, None), (Reach::CannotServe, Some("here")), (Reach::Away, Some("here"))]
+        {
+            assert_eq!(instead(agent, Some("here")), expected, "{agent:?}");
+            assert_eq!(instead(agent, None::<&str>), None, "{agent:?}");
         }
     }
 

@@ -126,6 +126,12 @@ pub(super) struct ServeArgs {
     /// Serve metrics.k8s.io, which `kubectl top` and autoscalers read: while nobody else does, in any case, or not.
     #[arg(long, value_enum, default_value = "auto")]
     pub(super) metrics_api: MetricsApiMode,
+    /// Serve sessions by `pods/exec` in pods of nodes whose agent serves none. Takes the right to `get` and `create` it.
+    #[arg(long)]
+    pub(super) pods_exec: bool,
+    /// A namespace in whose pods nothing is started that way; may be given more than once.
+    #[arg(long = "deny-namespace")]
+    pub(super) deny_namespaces: Vec<String>,
     /// The Lease, in the aggregator's namespace, whose holder looks after environments.
     #[arg(long, default_value = "skpr-controller")]
     pub(super) lease: String,

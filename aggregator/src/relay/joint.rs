@@ -8,12 +8,12 @@ use crate::tls::HangUp;
 use crate::web::Sessions;
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use futures::stream::{self, BoxStream, StreamExt as _};
+use futures::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 use skpr_proto::v1::Exit;
 use skpr_proto::{ErrorKind, Failure};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 /// A part of a direction's bytes.
 pub(super) struct Piece {
@@ -123,7 +123,7 @@ impl Drop for Joint {
 struct Passing<M> {
     joint: Arc<Joint>,
     way: Way,
-    from: Streaming<M>,
+    from: BoxStream<'static, Result<M, Status>>,
     /// Its end was passed on.
     ended: bool,
     /// There is nothing more to read, not even an end of the connection.
@@ -134,7 +134,7 @@ struct Passing<M> {
 pub(super) fn pass<M, N>(
     joint: Arc<Joint>,
     way: Way,
-    from: Streaming<M>,
+    from: BoxStream<'static, Result<M, Status>>,
     first: Option<N>,
 ) -> BoxStream<'static, Result<N, Status>>
 where
@@ -168,7 +168,7 @@ impl<M: Into<Piece> + Send + 'static> Passing<M> {
             let message = tokio::select! {
                 why = joint.ending.ended() => return Err(why),
                 () = joint.ended(other).cancelled(), if self.ended => return Ok(None),
-                message = self.from.message(), if !self.drained => message,
+                message = self.from.try_next(), if !self.drained => message,
             };
             match message {
                 Ok(Some(message)) if !self.ended => {

@@ -104,6 +104,11 @@ fn refusal(error: &russh::Error, host: &str, port: u16) -> String {
         russh::Error::ChannelOpenFailure(ChannelOpenFailure::ResourceShortage) => {
             "the instance's agent has as many connections open as it can".to_owned()
         }
+        russh::Error::ChannelOpenFailure(ChannelOpenFailure::AdministrativelyProhibited) => {
+            "ports of this instance are not forwarded, because no agent serves it; what speaks to them can be run \
+             in it: skpr exec ENV -- PROGRAM"
+                .to_owned()
+        }
         russh::Error::ChannelOpenFailure(_) => "the instance's agent does not pass it on".to_owned(),
         other => format!("it broke: {other}"),
     };

@@ -47,13 +47,24 @@ pub(crate) struct Site {
 
 impl Site {
     pub(crate) fn start() -> Result<Site> {
-        let skpr = Skpr::install(&["sessions.enabled=true"])?;
-        let sites = skpr.cluster.namespace("sites")?;
-        instance(&sites, "dev", SITE_IMAGE, r#"[sh, -c, "while :; do sleep 1; done"]"#, USUAL)?;
-        let user = editor(&skpr, &sites)?;
-        let site = Site { skpr, sites, user };
+        let site = Site::install(&["sessions.enabled=true"])?;
         site.reaches("dev", &["true"])?;
         Ok(site)
+    }
+
+    /// With these values, and whether or not anything can be run there.
+    pub(crate) fn install(values: &[&str]) -> Result<Site> {
+        let skpr = Skpr::install(values)?;
+        let sites = skpr.cluster.namespace("sites")?;
+        let user = editor(&skpr, &sites)?;
+        let site = Site { skpr, sites, user };
+        site.start_dev()?;
+        Ok(site)
+    }
+
+    /// Makes the instance.
+    pub(crate) fn start_dev(&self) -> Result<()> {
+        instance(&self.sites, "dev", SITE_IMAGE, r#"[sh, -c, "while :; do sleep 1; done"]"#, USUAL)
     }
 
     /// The configuration of `ssh` as `skpr ssh-config --install` has made it.
@@ -71,7 +82,7 @@ impl Site {
     }
 
     /// The processes of `dev`, a line each.
-    fn processes(&self) -> Result<String> {
+    pub(crate) fn processes(&self) -> Result<String> {
         const LIST: &str = "for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline; echo; done 2>/dev/null; true";
         Ok(exec(&self.user, "dev", &["sh", "-c", LIST])?.success()?.stdout)
     }
@@ -163,7 +174,7 @@ pub(crate) fn text(bytes: &[u8]) -> String {
 }
 
 /// What is tried with an installation that is there, by its name.
-type Scenario = (&'static str, fn(&Site) -> Result<()>);
+pub(crate) type Scenario = (&'static str, fn(&Site) -> Result<()>);
 
 /// Scenarios by the names of their functions.
 macro_rules! scenarios {
@@ -171,6 +182,7 @@ macro_rules! scenarios {
         &[$((stringify!($scenario), $scenario as fn(&Site) -> Result<()>)),*]
     };
 }
+pub(crate) use scenarios;
 
 /// Runs these one after the other with one installation, and says which it is.
 pub(crate) fn all(site: &Site, scenarios: &[Scenario]) -> Result<()> {
@@ -300,7 +312,7 @@ fn a_process_may_what_the_container_may_and_nothing_more(site: &Site) -> Result<
     Ok(())
 }
 
-fn an_image_without_a_shell_says_so_and_runs_what_it_has(site: &Site) -> Result<()> {
+pub(crate) fn an_image_without_a_shell_says_so_and_runs_what_it_has(site: &Site) -> Result<()> {
     load_bare_image(&site.skpr.cluster)?;
     instance(&site.sites, "bare", BARE_IMAGE, "[/bin/busybox, sleep, '86400']", USUAL)?;
     site.reaches("bare", &["/bin/busybox", "true"])?;
@@ -312,7 +324,7 @@ fn an_image_without_a_shell_says_so_and_runs_what_it_has(site: &Site) -> Result<
     Ok(())
 }
 
-fn who_has_not_both_rights_is_told_the_same_as_of_what_is_not_there(site: &Site) -> Result<()> {
+pub(crate) fn who_has_not_both_rights_is_told_the_same_as_of_what_is_not_there(site: &Site) -> Result<()> {
     site.sites.kubectl(&["create", "serviceaccount", "nobody"])?;
     site.sites.apply(LIMITED)?;
     for account in ["nobody", "half"] {
@@ -327,7 +339,7 @@ fn who_has_not_both_rights_is_told_the_same_as_of_what_is_not_there(site: &Site)
     Ok(())
 }
 
-fn a_namespace_that_is_denied_is_not_entered_by_whoever_may(site: &Site) -> Result<()> {
+pub(crate) fn a_namespace_that_is_denied_is_not_entered_by_whoever_may(site: &Site) -> Result<()> {
     site.sites.kubectl(&["delete", "pod/dev-1", "--ignore-not-found"])?;
     let command = r#"[sh, -c, "while :; do sleep 1; done"]"#;
     instance(&site.sites, "dev", SITE_IMAGE, command, USUAL)?;

@@ -113,7 +113,7 @@ impl Api {
 
     pub(super) async fn resize(&self, name: &Name, size: super::super::Size) -> Result<(), Status> {
         let Name { container, exec } = name.clone();
-        let (width, height) = (size.columns(), size.rows());
+        let (width, height) = (size.columns().into(), size.rows().into());
         let message = ResizePtyRequest { container_id: container, exec_id: exec, width, height };
         within(ANSWER_WITHIN, self.tasks().resize_pty(request(message))).await.map(drop)
     }

@@ -205,26 +205,13 @@ async fn send(api: &Api, name: &Name, signal: Signal) {
     }
 }
 
-/// What a shell would exit with and say of what runc says. It has no other way to tell than its text.
+/// What a shell would exit with and say of what runc says.
 fn not_started(status: &Status, process: &Value) -> StartError {
     let program = process.pointer("/args/0").and_then(Value::as_str).unwrap_or_default();
-    let program: String = program.chars().take(200).flat_map(char::escape_debug).collect();
-    let said = status.message();
-    if said.contains("chdir to cwd") {
-        return StartError::Failed(io::Error::other("its directory cannot be entered"));
-    }
-    let missing = ["executable file not found", "no such file or directory"];
-    if missing.iter().any(|text| said.contains(text)) {
-        return StartError::NotFound(program);
-    }
-    let unfit = ["permission denied", "is a directory", "exec format error"];
-    if unfit.iter().any(|text| said.contains(text)) {
-        return StartError::NotRunnable(program);
-    }
-    match status.code() {
+    StartError::of_runtime(status.message(), program).unwrap_or_else(|| match status.code() {
         Code::NotFound | Code::FailedPrecondition => StartError::Gone,
         _ => StartError::from(status.clone()),
-    }
+    })
 }
 
 impl Exec {

@@ -2,6 +2,7 @@
 
 use super::agents::connect;
 use super::*;
+use crate::fallback::fake::{Fake, Ways};
 use bytes::Bytes;
 use skpr_proto::v1::control::Control as Kind;
 use skpr_proto::v1::sessions_client::SessionsClient;
@@ -271,6 +272,34 @@ async fn where_no_agent_is_or_none_can_the_caller_is_told_at_once() {
     world.publish(&[]);
     let status = Caller::open(&world, world.token("admin.token"), "dev").await.err().unwrap();
     assert_eq!(status.code(), Code::NotFound, "{status:?}");
+}
+
+/// What it serves is looked at in `fallback`; here, that it does, and that nobody sees a difference.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_no_agent_serves_sessions_the_aggregator_does_if_it_may() {
+    let data = tempfile::tempdir().unwrap();
+    let options = fallback::Options { denied: Default::default(), directory: data.path().to_owned() };
+    let kubernetes = Fake::start(Ways::default()).await;
+    let world = World::start_changed(tempfile::tempdir().unwrap(), AT_ONCE, |parts| {
+        let inventory = parts.inventory.clone();
+        parts.fallback = Some(Fallback::new(kubernetes.client.clone(), options, inventory));
+    })
+    .await;
+    world.publish(&[("u1", "web-1", "local")]);
+    let mut caller = Caller::open(&world, world.token("admin.token"), "dev").await.unwrap();
+    let opened = soon(caller.from.message()).await.unwrap().unwrap().opened.unwrap();
+    assert!(opened.instance == "web-1" && opened.host_key.starts_with("ssh-ed25519 "), "{opened:?}");
+    caller.say(b"SSH-2.0-test\r\n", false).await;
+    let said = soon(caller.from.message()).await.unwrap().unwrap().data;
+    assert!(said.starts_with(b"SSH-2.0-"), "{said:?}");
+    // One that says no more has ended its session.
+    caller.say(b"", true).await;
+    while soon(caller.from.message()).await.unwrap().is_some_and(|message| !message.end) {}
+    // An agent that can is preferred, whatever there is besides.
+    let (_caller, _accepted, _agent) = session(&world).await;
+    let lines = world.end().await;
+    let line = lines.iter().find(|line| line["audit"] == "Sessions.Open" && line["ended"] == "completed");
+    assert_eq!((&line.unwrap()["instance"], &line.unwrap()["purpose"]), (&"web-1".into(), &"ssh".into()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
