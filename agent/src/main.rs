@@ -13,6 +13,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+/// How many tasks have their turn before sockets are asked for news: a key press waits for that many pieces of another's
+/// bulk at each program on its way. The default is 61.
+const TURNS: u32 = 8;
 /// From the first signal to the end of the process, whatever hangs.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
@@ -83,7 +86,7 @@ fn serve<R: Future<Output = anyhow::Result<()>>>(
     run: impl FnOnce(CancellationToken) -> R,
 ) -> anyhow::Result<()> {
     raise_file_limit();
-    let runtime = threads.enable_all().build().context("start the runtime")?;
+    let runtime = threads.enable_all().event_interval(TURNS).build().context("start the runtime")?;
     let result = runtime.block_on(until_stopped(run));
     runtime.shutdown_background();
     result

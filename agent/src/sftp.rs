@@ -107,8 +107,17 @@ pub fn serve_stdio() -> io::Result<()> {
     serve(BufReader::with_capacity(INPUT, input), output)
 }
 
-/// Serves one client until it says no more.
-fn serve(mut input: impl Read, mut output: impl Write) -> io::Result<()> {
+/// Serves one client until it says no more, or has gone.
+fn serve(input: impl Read, output: impl Write) -> io::Result<()> {
+    match exchange(input, output) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof) => {
+            Ok(())
+        }
+        done => done,
+    }
+}
+
+fn exchange(mut input: impl Read, mut output: impl Write) -> io::Result<()> {
     let mut handles = Handles::default();
     let mut packet = Vec::new();
     while packet::read(&mut input, &mut packet, LONGEST_PACKET)? {

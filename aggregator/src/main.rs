@@ -7,12 +7,16 @@ use skpr_proto::Failure;
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
+use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 /// The exit code for arguments that make no sense, as the CLI's.
 const USAGE: u8 = 2;
+/// How many tasks have their turn before sockets are asked for news: a key press waits for that many pieces of another's
+/// bulk. The default is 61.
+const TURNS: u32 = 8;
 /// Some programs send a signal twice at once: to the process and to its group. That is one wish.
 const SAME_SIGNAL: Duration = Duration::from_millis(500);
 
@@ -22,7 +26,10 @@ fn main() -> ExitCode {
     match args.validate() {
         // A program of its user's, who has their own umask and ends it by any signal.
         Ok(Config::ServeFiles) => ended(commands::serve_files().map(|()| ExitCode::SUCCESS)),
-        Ok(config) => work(config),
+        Ok(config) => match Builder::new_multi_thread().enable_all().event_interval(TURNS).build() {
+            Ok(runtime) => runtime.block_on(work(config)),
+            Err(error) => ended(Err(anyhow::Error::new(error).context("start the runtime"))),
+        },
         Err(invalid) => {
             for problem in &invalid.0 {
                 tracing::error!("{problem}");
@@ -32,7 +39,6 @@ fn main() -> ExitCode {
     }
 }
 
-#[tokio::main]
 async fn work(config: Config) -> ExitCode {
     // Records and tokens are nobody else's business, whatever the directory they are in allows.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));

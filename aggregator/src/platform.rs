@@ -60,7 +60,7 @@ pub struct Delete {
 /// What only skpr's own environments can have done to them was asked of another.
 pub(crate) fn unmanaged(name: &EnvironmentName) -> Failure {
     Failure::new(ErrorKind::Failed, format!("`{name}` was not deployed through skpr"))
-        .with_hint(format!("skpr deploy {}", name.environment))
+        .with_hint(format!("skpr deploy {name}"))
 }
 
 /// A deletion is under way, and ends by itself.

@@ -135,13 +135,13 @@ impl StartError {
             | StartError::NoFilesAs(_)
             | StartError::OneUser { .. }
             | StartError::NotAs { .. }
-            | StartError::NoUser(_) => 126,
-            StartError::Gone
+            | StartError::NoUser(_)
             | StartError::Empty
             | StartError::Denied(_)
             | StartError::NotAnInstance
-            | StartError::NotText
-            | StartError::Failed(_) => 255,
+            | StartError::NotText => 126,
+            // As of a connection that broke: nobody knows what became of it.
+            StartError::Gone | StartError::Failed(_) => 255,
         }
     }
 

@@ -152,15 +152,19 @@ async fn stock_ssh_runs_what_it_is_told_in_the_container() {
 async fn a_pod_of_the_system_is_not_entered_whatever_the_aggregator_says() {
     let mut unlabelled = pod("sites", "u1", &["php"]);
     unlabelled[0].labels.retain(|key, _| !key.starts_with("skpr.io/"));
-    for (containers, said) in [
-        (pod("kube-system", "u1", &["php"]), "processes of namespace `kube-system` are not for sessions"),
-        (unlabelled, "this pod is no instance of an environment"),
-        (vec![], "the instance is not there any more"),
+    for (containers, code, said) in [
+        (
+            pod("kube-system", "u1", &["php"]),
+            126,
+            "processes of namespace `kube-system` are not for sessions",
+        ),
+        (unlabelled, 126, "this pod is no instance of an environment"),
+        (vec![], 255, "the instance is not there any more"),
     ] {
         let pod = Pod::start(Fake::start(containers)).await;
         let done = pod.run(&["true"]).await;
         let heard = String::from_utf8_lossy(&done.stderr).into_owned();
-        assert!(done.status.code() == Some(255) && heard.contains(said), "{said}: {heard}");
+        assert!(done.status.code() == Some(code) && heard.contains(said), "{said}: {heard}");
         pod.is_empty().await;
     }
 }

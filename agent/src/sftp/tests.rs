@@ -167,13 +167,11 @@ fn a_client_that_does_not_keep_to_the_protocol_is_left() {
     let hello = [&5_u32.to_be_bytes()[..], &[kind::INIT, 0, 0, 0, 3]].concat();
     serve(&*hello, &mut output).unwrap();
     assert_eq!(output[4..9], [kind::VERSION, 0, 0, 0, 3]);
-    for bad in [
-        &[0, 0][..],
-        &[0, 0, 0, 0],
-        &[0, 0, 0, 1, kind::STAT],
-        &[0, 0, 0, 9, kind::STAT],
-        &[0xff, 0xff, 0xff, 0xff, 0],
-    ] {
+    for bad in [&[0, 0, 0, 0][..], &[0, 0, 0, 1, kind::STAT], &[0xff, 0xff, 0xff, 0xff, 0]] {
         assert!(serve(bad, &mut Vec::new()).is_err(), "{bad:?}");
+    }
+    // One that goes in the middle of a request has hung up, which is not ours to complain of.
+    for cut in [&[0, 0][..], &[0, 0, 0, 9, kind::STAT]] {
+        serve(cut, &mut Vec::new()).unwrap();
     }
 }

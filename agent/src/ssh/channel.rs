@@ -31,7 +31,7 @@ const TELL_EVERY: u64 = ssh::MOST_UNTAKEN / 16;
 const END_OF_TYPING: [u8; 1] = [4];
 
 /// What a person is told before anything else whose terminal is recorded.
-const RECORDED: &str = "skpr: this session is recorded\r\n";
+const RECORDED: &str = "skpr: this session is recorded\n";
 
 /// What the channels of one connection share.
 pub(super) struct Channels {
@@ -112,7 +112,7 @@ impl Channels {
 
     fn refusals(&self) -> Vec<String> {
         let refused = std::mem::take(&mut *self.refused.lock().unwrap_or_else(PoisonError::into_inner));
-        refused.into_iter().map(|what| format!("skpr: {what}\r\n")).collect()
+        refused.into_iter().map(|what| format!("skpr: {what}\n")).collect()
     }
 }
 
@@ -129,13 +129,23 @@ pub(super) async fn serve(ready: Ready, channels: &Channels) {
     let Ready { channel, handle, place: _place } = ready;
     let (read, write) = channel.split();
     let (filler, drain) = spill::pair(&channels.session.space);
-    let write = Arc::new(write);
-    let (size, recording, tell_taken, taken) = (None, None, false, None);
-    let mut serving = Serving { channels, read, write, handle, filler, size, recording, tell_taken, taken };
+    let mut serving = Serving {
+        channels,
+        read,
+        write: Arc::new(write),
+        handle,
+        filler,
+        terminal: false,
+        size: None,
+        recording: None,
+        tell_taken: false,
+        taken: None,
+    };
     let start = match serving.asked().await {
         Ok(start) => start,
         Err(interrupted) => return serving.interrupted(interrupted).await,
     };
+    serving.terminal = start.terminal.is_some();
     // Files are nothing to look at, whether or not there is a terminal.
     let seen = start.terminal.clone().filter(|_| start.command != Command::Files);
     let recorded = channels.session.record.as_ref().zip(seen);
@@ -171,6 +181,8 @@ struct Serving<'a> {
     write: Arc<ChannelWriteHalf<Msg>>,
     handle: Handle,
     filler: Filler,
+    /// The client shows it on a terminal.
+    terminal: bool,
     /// The terminal's, when it changed after it was asked for.
     size: Option<Size>,
     /// Of what its terminal shows.
@@ -186,14 +198,20 @@ impl Serving<'_> {
         match why {
             Interrupted::Gone => {}
             Interrupted::Full(why) => {
-                drop(self.farewell(format!("skpr: {why}\r\n"), Exit::Code(u8::MAX)).await);
+                drop(self.farewell(&format!("skpr: {why}\n"), Exit::Code(u8::MAX)).await);
             }
         }
     }
 
+    /// What is said beside a process's own output, as what shows it needs it: a terminal that a program has in its hands does
+    /// not go back to the first column by itself.
+    fn lines(&self, said: &str) -> String {
+        if self.terminal { said.replace('\n', "\r\n") } else { said.to_owned() }
+    }
+
     /// Tells the client something.
-    async fn say(&mut self, line: &'static str) -> Result<(), Interrupted> {
-        let write = Arc::clone(&self.write);
+    async fn say(&mut self, line: &str) -> Result<(), Interrupted> {
+        let (write, line) = (Arc::clone(&self.write), self.lines(line));
         // Whether it hears it, shows in what it does next.
         self.meanwhile(async move { drop(write.extended_data_bytes(ssh::STDERR, line).await) }, None).await
     }
@@ -267,7 +285,7 @@ impl Serving<'_> {
             let taken = Taken::new(self.tell_taken.then(|| Arc::clone(&self.write)), TELL_EVERY);
             input.spawn(feed(drain, stdin, process.has_terminal(), taken, lost.clone()));
         }
-        let refusals = self.channels.refusals();
+        let refusals: Vec<String> = self.channels.refusals().iter().map(|line| self.lines(line)).collect();
         let write = Arc::clone(&self.write);
         let said = async move {
             for line in refusals {
@@ -288,8 +306,8 @@ impl Serving<'_> {
         let over = async {
             tokio::select! {
                 () = process.ended() => None,
-                () = lost.cancelled() => Some("skpr: what was sent could not be kept, and some of it is lost\r\n"),
-                () = session.runtime.gone(&session.instance) => Some("skpr: the instance has ended\r\n"),
+                () = lost.cancelled() => Some("skpr: what was sent could not be kept, and some of it is lost\n"),
+                () = session.runtime.gone(&session.instance) => Some("skpr: the instance has ended\n"),
             }
         };
         let over = self.meanwhile(over, Some(&process)).await;
@@ -322,7 +340,7 @@ impl Serving<'_> {
         let outputs = async { while outputs.join_next().await.is_some() {} };
         self.meanwhile(outputs, None).await?;
         drop((kept, self.recording.take()));
-        self.farewell(why.to_owned(), exit).await
+        self.farewell(why, exit).await
     }
 
     /// Ends a process while what the client sends is still taken in.
@@ -335,15 +353,15 @@ impl Serving<'_> {
     }
 
     async fn not_started(&mut self, error: &StartError) -> Result<(), Interrupted> {
-        let hint = error.hint().map(|hint| format!("hint: {hint}\r\n")).unwrap_or_default();
+        let hint = error.hint().map(|hint| format!("hint: {hint}\n")).unwrap_or_default();
         let exit = Exit::Code(error.exit_code());
         *self.channels.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(exit);
-        self.farewell(format!("skpr: {error}\r\n{hint}"), exit).await
+        self.farewell(&format!("skpr: {error}\n{hint}"), exit).await
     }
 
     /// Tells the client how it ended, in the order in which it has to be told.
-    async fn farewell(&mut self, why: String, exit: Exit) -> Result<(), Interrupted> {
-        let (write, handle) = (Arc::clone(&self.write), self.handle.clone());
+    async fn farewell(&mut self, why: &str, exit: Exit) -> Result<(), Interrupted> {
+        let (write, handle, why) = (Arc::clone(&self.write), self.handle.clone(), self.lines(why));
         let told = async move {
             if !why.is_empty() {
                 write.extended_data_bytes(ssh::STDERR, why).await?;

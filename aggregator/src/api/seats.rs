@@ -1,4 +1,4 @@
-//! How many streams of logs, events and releases one user may have open: so that nobody's dozens of slow searches make everybody wait.
+//! How many streams of logs, events and releases, and how many sessions, one user may have open: so that nobody's dozens of slow searches make everybody wait.
 
 use skpr_proto::{ErrorKind, Failure};
 use std::collections::HashMap;
@@ -8,9 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// after seconds, and eight read at once: a whole house of these delays another user's first line by some seconds.
 const SEATS: usize = 32;
 
-/// Streams open now, by user. Clones are handles to the same.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Seats(Arc<Mutex<HashMap<String, usize>>>);
+/// What is open now of one kind, by user. Clones are handles to the same.
+#[derive(Clone, Debug)]
+pub(crate) struct Seats {
+    kind: &'static str,
+    taken: Arc<Mutex<HashMap<String, usize>>>,
+}
 
 /// One stream of one user.
 #[derive(Debug)]
@@ -20,11 +23,16 @@ pub(crate) struct Seat {
 }
 
 impl Seats {
+    /// `kind`: what they are called, many of them.
+    pub(crate) fn of(kind: &'static str) -> Seats {
+        Seats { kind, taken: Arc::default() }
+    }
+
     pub(crate) fn take(&self, user: &str) -> Result<Seat, Failure> {
-        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let count = taken.entry(user.to_owned()).or_default();
         if *count >= SEATS {
-            let message = format!("`{user}` has {SEATS} streams open already");
+            let message = format!("`{user}` has {SEATS} {} open already", self.kind);
             return Err(
                 Failure::new(ErrorKind::Unavailable, message).with_hint("end some of them, then try again")
             );
@@ -36,7 +44,7 @@ impl Seats {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let mut taken = self.seats.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = self.seats.taken.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = taken.get_mut(&self.user) {
             *count -= 1;
             if *count == 0 {
@@ -52,7 +60,7 @@ mod tests {
 
     #[test]
     fn one_users_streams_are_counted_and_given_back() {
-        let seats = Seats::default();
+        let seats = Seats::of("streams");
         let mut mine: Vec<Seat> = (0..SEATS).map(|_| seats.take("dana").unwrap()).collect();
         let refused = seats.take("dana").unwrap_err();
         assert_eq!(refused.kind, ErrorKind::Unavailable);
@@ -60,6 +68,6 @@ mod tests {
         mine.pop();
         seats.take("dana").unwrap();
         drop(mine);
-        assert!(seats.0.lock().unwrap().is_empty());
+        assert!(seats.taken.lock().unwrap().is_empty());
     }
 }

@@ -193,15 +193,19 @@ struct Chosen {
 
 /// The one that is asked for, else the newest that is ready. One that was asked to end is nobody's choice.
 fn choose(inventory: &Inventory, key: &EnvironmentKey, asked: &OpenSession) -> Result<Chosen, Failure> {
-    let present =
-        |pod: &Pod| pod.environment == *key && pod.presence == Presence::Present && !pod.detail.leaving;
+    let present = |pod: &Pod| pod.environment == *key && pod.presence == Presence::Present;
     let all = inventory.pods.iter().map(|(uid, pod)| (uid, &**pod));
-    let pods: Vec<(&PodUid, &Pod)> = all.filter(|(_, pod)| present(pod)).collect();
+    let (leaving, pods): (Vec<_>, Vec<_>) =
+        all.filter(|(_, pod)| present(pod)).partition(|(_, pod)| pod.detail.leaving);
     let name = &key.name;
     let hint = format!("skpr info {name}");
     let (uid, pod) = match &asked.instance {
         Some(wanted) => pods.iter().find(|(_, pod)| *pod.instance == **wanted).ok_or_else(|| {
             let wanted: String = wanted.chars().take(100).flat_map(char::escape_debug).collect();
+            if leaving.iter().any(|(_, pod)| *pod.instance == *wanted) {
+                let message = format!("the instance `{wanted}` of `{name}` is being ended");
+                return Failure::new(ErrorKind::Unavailable, message).with_hint(hint);
+            }
             Failure::new(ErrorKind::NotFound, format!("`{name}` has no instance `{wanted}`")).with_hint(hint)
         })?,
         None => {
@@ -288,7 +292,10 @@ mod tests {
         for named in ["older", "starting"] {
             assert_eq!(&*choose(Some(named)).unwrap().instance, named);
         }
-        for missing in ["leaving", "foreign", "\u{1b}"] {
+        let failure = choose(Some("leaving")).unwrap_err();
+        assert_eq!(failure.kind, ErrorKind::Unavailable);
+        assert!(failure.message.contains("is being ended"), "{failure:?}");
+        for missing in ["gone", "foreign", "\u{1b}"] {
             let failure = choose(Some(missing)).unwrap_err();
             assert_eq!(failure.kind, ErrorKind::NotFound, "{missing}");
             assert!(!failure.message.contains('\u{1b}'));

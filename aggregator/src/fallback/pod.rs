@@ -72,7 +72,7 @@ impl Pod {
             Command::Program(words) => words.first().map(|word| word.to_string_lossy().into_owned()),
             Command::Shell | Command::Line(_) | Command::Files | Command::TooLong => None,
         };
-        process::run(self.clone(), opened.as_it_is(program.unwrap_or_default()), streams)
+        process::run(self.clone(), opened.unheard(program.unwrap_or_default()), streams)
     }
 
     /// Whether it is still the instance that it was.

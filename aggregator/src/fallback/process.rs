@@ -85,7 +85,7 @@ impl Opened {
     }
 
     /// Of a program that runs already.
-    pub(super) fn as_it_is(self, program: String) -> Begun {
+    pub(super) fn unheard(self, program: String) -> Begun {
         Begun { to: self.to, from: self.from, by: By::Nothing { program }, said: vec![] }
     }
 

@@ -159,7 +159,8 @@ mod tests {
         for (reason, expected) in [
             (ChannelOpenFailure::ConnectFailed, "nothing takes connections at port 80 of db there"),
             (ChannelOpenFailure::ResourceShortage, "as many connections open as it can"),
-            (ChannelOpenFailure::AdministrativelyProhibited, "does not pass it on"),
+            (ChannelOpenFailure::AdministrativelyProhibited, "because no agent serves it"),
+            (ChannelOpenFailure::UnknownChannelType, "does not pass it on"),
         ] {
             let said = refusal(&russh::Error::ChannelOpenFailure(reason.clone()), "db", 80);
             assert!(said.contains(expected) && !said.contains(&format!("{reason:?}")), "{said}");

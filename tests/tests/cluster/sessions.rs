@@ -347,7 +347,7 @@ pub(crate) fn a_namespace_that_is_denied_is_not_entered_by_whoever_may(site: &Si
     site.skpr.upgrade(&[&format!("sessions.denyNamespaces={{{}}}", site.sites.name())])?;
     let expected = format!("processes of namespace `{}` are not for sessions", site.sites.name());
     eventually("the agents have heard", TIMEOUT, || {
-        let refused = exec(&site.user, "dev", &["true"])?.exit(255)?;
+        let refused = exec(&site.user, "dev", &["true"])?.exit(126)?;
         ensure!(refused.stderr.contains(&expected), "{}", refused.stderr);
         Ok(Some(()))
     })

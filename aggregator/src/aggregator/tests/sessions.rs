@@ -38,7 +38,9 @@ struct Agent {
 
 impl Agent {
     async fn of(world: &World) -> Agent {
-        let (messages, control) = connect(world, "local").await;
+        let (messages, mut control) = connect(world, "local").await;
+        // It is told what is its node's when it has been given its place, and not before.
+        while !matches!(soon(control.message()).await.unwrap().unwrap().control, Some(Kind::Claims(_))) {}
         Agent { _messages: messages, control }
     }
 

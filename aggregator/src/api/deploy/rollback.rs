@@ -72,5 +72,5 @@ fn nothing(name: &EnvironmentName, releases: &[Release], version: Option<&str>) 
         Some(version) => format!("no release of `{name}` has succeeded with `{version}`: {has}"),
         None => format!("`{name}` has no earlier release to go back to: {has}"),
     };
-    Failure::new(ErrorKind::NotFound, message).with_hint(format!("skpr releases {}", name.environment))
+    Failure::new(ErrorKind::NotFound, message).with_hint(format!("skpr releases {name}"))
 }

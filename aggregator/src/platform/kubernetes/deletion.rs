@@ -177,10 +177,8 @@ fn can_be_told(name: &EnvironmentName, object: &Environment, volumes: bool) -> R
             let sentence = format!(
                 "`{name}` is locked: its deletionPolicy is `{policy:?}`, and what is made of it still follows `{followed:?}`"
             );
-            Err(Failure::new(ErrorKind::Locked, sentence).with_hint(format!(
-                "try again in a moment; skpr info {} says what keeps it",
-                name.environment
-            )))
+            Err(Failure::new(ErrorKind::Locked, sentence)
+                .with_hint(format!("try again in a moment; skpr info {name} says what keeps it")))
         }
     }
 }
@@ -215,7 +213,7 @@ fn kept(key: &EnvironmentKey, claim: &str, reason: &str) -> Failure {
         key.name
     );
     Failure::new(ErrorKind::Failed, sentence)
-        .with_hint(format!("skpr delete {} without --volumes leaves it", key.name.environment))
+        .with_hint(format!("skpr delete {} without --volumes leaves it", key.name))
 }
 
 #[cfg(test)]
