@@ -1,0 +1,240 @@
+//! Where files are: directories by descriptor, entered one component at a time and never through a link.
+//!
+//! A path of a tree is resolved from the descriptor of the tree's root, so whatever somebody swaps meanwhile, nothing
+//! outside of it is reached. Only the path that a transfer starts at may hold links, and for a worker these are resolved inside of
+//! its own root.
+
+use crate::name::{Name, TreePath};
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, Stat, fstat, openat, openat2, statat};
+use rustix::io::Errno;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+/// How many directories above the last one are held open; below, they are opened anew each time.
+const MOST_HELD: usize = 48;
+/// How often a path is tried that is being renamed while it is looked up.
+const MOST_TRIES: usize = 128;
+/// Bytes of the names of one directory: some three million files.
+const MOST_NAME_BYTES: usize = 48 << 20;
+
+pub(crate) const DIRECTORY: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// What the start path of a transfer is resolved in.
+#[derive(Debug)]
+pub enum Base {
+    /// The user's own file system, as the user sees it.
+    Own,
+    /// This directory, which nothing leads out of.
+    Within(OwnedFd),
+}
+
+impl Base {
+    pub(crate) fn open(&self, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+        let flags = flags | OFlags::CLOEXEC;
+        match self {
+            Base::Own => openat(CWD, if path.is_empty() { b"." } else { path }, flags, Mode::empty()),
+            Base::Within(root) => {
+                let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+                let path = if path.is_empty() { b"." } else { path };
+                for _ in 0..MOST_TRIES {
+                    match openat2(root, path, flags, Mode::empty(), resolve) {
+                        Err(Errno::AGAIN | Errno::INTR) => {}
+                        result => return result,
+                    }
+                }
+                Err(Errno::AGAIN)
+            }
+        }
+    }
+}
+
+/// The directories of a tree.
+#[derive(Debug)]
+pub(crate) struct Places {
+    root: OwnedFd,
+    held: Vec<(Vec<u8>, OwnedFd)>,
+    /// The last one beyond those that are held.
+    deep: Option<OwnedFd>,
+}
+
+impl Places {
+    pub(crate) fn new(root: OwnedFd) -> Places {
+        Places { root, held: vec![], deep: None }
+    }
+
+    /// A second view of the same tree.
+    pub(crate) fn again(&self) -> Result<Places, Errno> {
+        Ok(Places::new(openat(&self.root, ".", DIRECTORY, Mode::empty())?))
+    }
+
+    /// A directory of the tree.
+    pub(crate) fn open(&mut self, path: &TreePath) -> Result<BorrowedFd<'_>, Errno> {
+        let same =
+            self.held.iter().zip(path.components()).take_while(|((held, _), wanted)| held == wanted).count();
+        self.held.truncate(same);
+        self.deep = None;
+        for component in path.components().skip(same) {
+            let parent =
+                self.deep.as_ref().or(self.held.last().map(|(_, directory)| directory)).unwrap_or(&self.root);
+            let directory = openat(parent, component, DIRECTORY, Mode::empty())?;
+            if self.held.len() < MOST_HELD {
+                self.held.push((component.to_vec(), directory));
+            } else {
+                self.deep = Some(directory);
+            }
+        }
+        Ok(self.last())
+    }
+
+    fn last(&self) -> BorrowedFd<'_> {
+        let held = self.held.last().map(|(_, directory)| directory);
+        self.deep.as_ref().or(held).unwrap_or(&self.root).as_fd()
+    }
+
+    /// Lets go of a directory that is to be renamed or removed.
+    pub(crate) fn forget(&mut self) {
+        self.held.clear();
+        self.deep = None;
+    }
+
+    pub(crate) fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+}
+
+/// The entry itself, also where it is a link.
+pub(crate) fn stat(directory: BorrowedFd<'_>, name: &Name) -> Result<Option<Stat>, Errno> {
+    match statat(directory, name.as_bytes(), AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Some(stat)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// A file to read from. What is no regular file is refused before a byte of it is read; opening it never blocks.
+pub(crate) fn open_file(directory: BorrowedFd<'_>, name: &Name) -> Result<(OwnedFd, Stat), Errno> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = openat(directory, name.as_bytes(), flags, Mode::empty())?;
+    let stat = fstat(&file)?;
+    if crate::entry::Kind::of(stat.st_mode) != Some(crate::entry::Kind::File) {
+        return Err(Errno::INVAL);
+    }
+    Ok((file, stat))
+}
+
+/// The names in a directory, sorted, in as few bytes as they need.
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    bytes: Vec<u8>,
+    places: Vec<(u32, u8)>,
+}
+
+impl Names {
+    pub(crate) fn read(directory: BorrowedFd<'_>) -> Result<Names, Errno> {
+        let mut names = Names::default();
+        for entry in Dir::read_from(directory)? {
+            let entry = entry?;
+            let name = entry.file_name().to_bytes();
+            if !matches!(name, b"." | b"..") {
+                names.push(name)?;
+            }
+        }
+        let Names { bytes, places } = &mut names;
+        places.sort_unstable_by(|one, other| at(bytes, *one).cmp(at(bytes, *other)));
+        Ok(names)
+    }
+
+    fn push(&mut self, name: &[u8]) -> Result<(), Errno> {
+        let start = u32::try_from(self.bytes.len()).map_err(|_| Errno::OVERFLOW)?;
+        let length = u8::try_from(name.len()).map_err(|_| Errno::NAMETOOLONG)?;
+        if self.bytes.len() + name.len() > MOST_NAME_BYTES {
+            return Err(Errno::OVERFLOW);
+        }
+        self.bytes.extend_from_slice(name);
+        self.places.push((start, length));
+        Ok(())
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    pub(crate) fn get(&self, index: usize) -> Option<Name> {
+        Name::new(at(&self.bytes, *self.places.get(index)?)).ok()
+    }
+}
+
+fn at(bytes: &[u8], (start, length): (u32, u8)) -> &[u8] {
+    bytes.get(start as usize..start as usize + usize::from(length)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    fn path(text: &str) -> TreePath {
+        TreePath::new(text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn case_14_no_link_leads_anywhere() {
+        let outside = tempfile::tempdir().unwrap();
+        let inside = tempfile::tempdir().unwrap();
+        fs::create_dir_all(inside.path().join("a/b")).unwrap();
+        for (name, target) in [
+            ("absolute", outside.path().to_str().unwrap()),
+            ("up", "../../../../../../../../etc"),
+            ("within", "a"),
+            ("magic", "/proc/self/root"),
+        ] {
+            symlink(target, inside.path().join(name)).unwrap();
+        }
+        let root = Base::Own.open(inside.path().as_os_str().as_encoded_bytes(), DIRECTORY).unwrap();
+        let mut places = Places::new(root);
+        places.open(&path("a/b")).unwrap();
+        for name in ["absolute", "up", "within", "magic", "within/b"] {
+            assert!(matches!(places.open(&path(name)), Err(Errno::LOOP | Errno::NOTDIR)), "{name}");
+        }
+    }
+
+    #[test]
+    fn case_14_a_start_path_stays_in_the_root_it_is_resolved_in() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("etc/inside")).unwrap();
+        symlink("/etc", root.path().join("absolute")).unwrap();
+        symlink("../../../../etc", root.path().join("up")).unwrap();
+        symlink("loop", root.path().join("loop")).unwrap();
+        let base =
+            Base::Within(Base::Own.open(root.path().as_os_str().as_encoded_bytes(), DIRECTORY).unwrap());
+        for start in ["absolute/inside", "up/inside", "/etc/inside", "../../etc/inside", "//etc/./inside/"] {
+            base.open(start.as_bytes(), OFlags::DIRECTORY).unwrap();
+        }
+        assert_eq!(base.open(b"loop", OFlags::DIRECTORY).unwrap_err(), Errno::LOOP);
+    }
+
+    #[test]
+    fn case_20_a_pipe_is_neither_read_nor_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Base::Own.open(directory.path().as_os_str().as_encoded_bytes(), DIRECTORY).unwrap();
+        rustix::fs::mkfifoat(&root, "pipe", Mode::RWXU).unwrap();
+        assert_eq!(open_file(root.as_fd(), &Name::new(b"pipe").unwrap()).unwrap_err(), Errno::INVAL);
+    }
+
+    #[test]
+    fn case_9_any_depth_is_reached_with_few_descriptors() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = Base::Own.open(directory.path().as_os_str().as_encoded_bytes(), DIRECTORY).unwrap();
+        let mut places = Places::new(root);
+        let mut deep = TreePath::root();
+        for _ in 0..400 {
+            let parent = places.open(&deep).unwrap();
+            rustix::fs::mkdirat(parent, "d", Mode::RWXU).unwrap();
+            deep = deep.join(&Name::new(b"d").unwrap()).unwrap();
+        }
+        assert_eq!(deep.as_bytes().len(), 799);
+        places.open(&deep).unwrap();
+        assert!(places.held.len() <= MOST_HELD);
+    }
+}
