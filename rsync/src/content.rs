@@ -22,6 +22,7 @@ impl fmt::Debug for ContentHash {
 }
 
 /// Content as it comes in, from its beginning.
+#[derive(Clone)]
 pub(crate) struct ContentHasher {
     data: blake3::Hasher,
     holes: blake3::Hasher,

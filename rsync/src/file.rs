@@ -40,7 +40,7 @@ impl Content {
 
     /// Up to there only.
     pub(crate) fn until(mut self, end: u64) -> Content {
-        self.end = self.end.min(end);
+        self.end = end.min(self.size);
         self
     }
 

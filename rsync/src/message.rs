@@ -20,6 +20,11 @@ pub(crate) const MOST_MESSAGE: usize = 256 << 10;
 pub(crate) const MOST_CHUNK: usize = 64 << 10;
 /// Of a problem's or an error's words.
 pub(crate) const LONGEST_TEXT: usize = 1000;
+/// Files that the receiver may have asked for and not got yet. On a line with 100 ms to the other end and back that is 80,000
+/// small files a second.
+pub(crate) const MOST_IN_FLIGHT: usize = 8192;
+/// Entries that may be told beyond those that the receiver has dealt with; each message of them counts as one more.
+pub(crate) const MOST_TOLD: u64 = 8192;
 /// Gaps of one file that are looked at again.
 pub(crate) const MOST_GAPS: usize = 4096;
 /// And the bytes of the base in them.
@@ -33,6 +38,15 @@ pub(crate) type Number = u32;
 pub(crate) struct Gap {
     pub(crate) from: u64,
     pub(crate) length: u64,
+}
+
+/// Of a directory that is in no list.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Attributes {
+    pub(crate) mode: u32,
+    pub(crate) modified: Time,
+    pub(crate) user: u32,
+    pub(crate) group: u32,
 }
 
 /// What either end may say at any time.
@@ -52,10 +66,11 @@ pub(crate) enum Either {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ToReceiver {
     Either(Either),
-    /// What the start path is, and whether its content is meant and not itself.
+    /// What the start path is, and whether its content is meant and not itself; then the attributes of the root count.
     Source {
         kind: Kind,
         content: bool,
+        root: Attributes,
     },
     /// The entries that follow are in this directory.
     Directory(TreePath),
@@ -151,7 +166,7 @@ pub(crate) enum ToSender {
 }
 
 impl Either {
-    fn encode(&self, out: &mut Vec<u8>) {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Either::Alive => out.push(0),
             Either::Problem(problem) => {
@@ -177,7 +192,13 @@ impl ToReceiver {
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         match self {
             ToReceiver::Either(either) => either.encode(out),
-            ToReceiver::Source { kind, content } => out.extend([16, *kind as u8, u8::from(*content)]),
+            ToReceiver::Source { kind, content, root } => {
+                out.extend([16, *kind as u8, u8::from(*content)]);
+                put_number(out, u64::from(root.mode));
+                root.modified.put(out);
+                put_number(out, u64::from(root.user));
+                put_number(out, u64::from(root.group));
+            }
             ToReceiver::Directory(path) => {
                 out.push(17);
                 out.extend_from_slice(path.as_bytes());

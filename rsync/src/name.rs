@@ -43,6 +43,11 @@ impl Name {
         &self.0
     }
 
+    /// A name for a file of the engine's own: letters, digits and dots behind one of its beginnings.
+    pub(crate) fn ours(start: &[u8], rest: &str) -> Name {
+        Name([start, rest.as_bytes()].concat().into())
+    }
+
     /// Whether the engine gives such names to files of its own.
     pub(crate) fn is_ours(&self) -> bool {
         self.0.starts_with(TEMPORARY) || self.0.starts_with(PARTIAL)

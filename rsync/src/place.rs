@@ -5,7 +5,9 @@
 //! its own root.
 
 use crate::name::{Name, TreePath};
-use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, Stat, fstat, openat, openat2, statat};
+use rustix::fs::{
+    AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, Stat, fstat, openat, openat2, statat, unlinkat,
+};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -120,6 +122,11 @@ pub(crate) fn open_file(directory: BorrowedFd<'_>, name: &Name) -> Result<(Owned
         return Err(Errno::INVAL);
     }
     Ok((file, stat))
+}
+
+/// Removes a file of the engine's own, if it is there. What stays is put away by the next transfer.
+pub(crate) fn discard(directory: BorrowedFd<'_>, name: &Name) {
+    let _removed = unlinkat(directory, name.as_bytes(), AtFlags::empty()).is_ok();
 }
 
 /// The names in a directory, sorted, in as few bytes as they need.

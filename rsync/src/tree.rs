@@ -21,6 +21,8 @@ use std::os::fd::BorrowedFd;
 const RECENT: i64 = 2;
 /// Files of several names that are remembered; beyond, each name is a file of its own.
 const MOST_LEADERS: usize = 1 << 20;
+/// Unfinished files that are remembered.
+const MOST_LEFTOVERS: usize = 10_000;
 /// File systems that are views of the kernel: some of their files never end, and none is anybody's data.
 const KERNEL_VIEWS: [u32; 13] = [
     0x9fa0,      // proc
@@ -55,6 +57,8 @@ pub(crate) struct Tree {
     pub(crate) chmod: Chmod,
     pub(crate) compared: Compared,
     pub(crate) one_file_system: bool,
+    /// Where the engine's own files were left by transfers that did not end; some of them, if there are many.
+    pub(crate) leftovers: Vec<(TreePath, Name)>,
     leaders: HashMap<(u64, u64), TreePath>,
     device: Option<u64>,
 }
@@ -69,6 +73,7 @@ impl Tree {
             chmod: Chmod::default(),
             compared: Compared::default(),
             one_file_system: false,
+            leftovers: vec![],
             leaders: HashMap::new(),
             device: None,
         }
@@ -136,22 +141,12 @@ impl Tree {
         Ok(())
     }
 
-    /// Where an entry really lies: the one entry of the root may be shown under another name.
-    pub(crate) fn real(&self, path: &TreePath) -> TreePath {
-        let Some(Only { real, shown }) = self.only.as_ref().filter(|only| only.real != only.shown) else {
-            return path.clone();
-        };
-        match path.as_bytes().strip_prefix(shown.as_bytes()) {
-            Some(rest) if matches!(rest.first(), None | Some(b'/')) => {
-                TreePath::new(&[real.as_bytes(), rest].concat()).unwrap_or_else(|_| path.clone())
-            }
-            _ => path.clone(),
-        }
-    }
-
     /// One entry, if there is one that takes part.
     pub(crate) fn entry(&mut self, directory: &TreePath, name: &Name) -> Result<Option<Entry>, Problem> {
         if name.is_ours() {
+            if self.leftovers.len() < MOST_LEFTOVERS {
+                self.leftovers.push((directory.clone(), name.clone()));
+            }
             return Ok(None);
         }
         let path = directory.join(name).map_err(|_| Problem::says(directory, "a path in it is too long"))?;

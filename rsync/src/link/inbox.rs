@@ -23,6 +23,8 @@ pub(crate) struct Inbox {
     pub(super) plain: Vec<u8>,
     read: usize,
     compressed: bool,
+    /// What the first message has to be.
+    hello: Option<fn(&[u8]) -> Result<(), Error>>,
 }
 
 /// When a whole packet came last, and how many bytes all had; for others to see.
@@ -57,13 +59,32 @@ impl Inbox {
     pub(crate) fn new(reader: Box<dyn Read + Send>) -> Result<Inbox, Error> {
         let mut decoder = Decoder::new().map_err(Error::Link)?;
         decoder.set_parameter(DParameter::WindowLogMax(WINDOW)).map_err(Error::Link)?;
-        Ok(Inbox { reader, decoder, packet: vec![], used: 0, plain: vec![], read: 0, compressed: true })
+        Ok(Inbox {
+            reader,
+            decoder,
+            packet: vec![],
+            used: 0,
+            plain: vec![],
+            read: 0,
+            compressed: true,
+            hello: None,
+        })
+    }
+
+    /// The first message is a greeting, and is checked by this.
+    pub(crate) fn with_hello(mut self, check: fn(&[u8]) -> Result<(), Error>) -> Inbox {
+        self.hello = Some(check);
+        self
     }
 
     /// The next message; none once the connection has ended between two packets.
     pub(crate) fn next(&mut self, pulse: &Pulse) -> Result<Option<Vec<u8>>, Error> {
         loop {
             if let Some(message) = self.take()? {
+                if let Some(check) = self.hello.take() {
+                    check(&message)?;
+                    continue;
+                }
                 return Ok(Some(message));
             }
             if self.used < self.packet.len() {

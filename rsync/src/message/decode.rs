@@ -1,6 +1,9 @@
 //! Messages as they come from a peer: well formed and within their bounds, or refused.
 
-use super::{Either, Failure, Gap, LONGEST_TEXT, MOST_DATA, MOST_GAP_BYTES, MOST_GAPS, ToReceiver, ToSender};
+use super::{
+    Attributes, Either, Failure, Gap, LONGEST_TEXT, MOST_DATA, MOST_GAP_BYTES, MOST_GAPS, ToReceiver,
+    ToSender,
+};
 use crate::Error;
 use crate::change::Change;
 use crate::content::ContentHash;
@@ -64,7 +67,13 @@ impl ToReceiver {
         }
         let cursor = &mut cursor;
         let message = match tag {
-            16 => ToReceiver::Source { kind: Kind::from_number(cursor.byte()?)?, content: cursor.flag()? },
+            16 => {
+                let (kind, content) = (Kind::from_number(cursor.byte()?)?, cursor.flag()?);
+                let mode = cursor.at_most(0o7777, "a mode out of range")? as u32;
+                let modified = Time::read(cursor)?;
+                let (user, group) = (number(cursor)?, number(cursor)?);
+                ToReceiver::Source { kind, content, root: Attributes { mode, modified, user, group } }
+            }
             17 => ToReceiver::Directory(TreePath::new(cursor.rest())?),
             18 => ToReceiver::Entries { last: cursor.flag()?, bytes: cursor.rest().to_vec() },
             19 => ToReceiver::Told { complete: cursor.flag()?, totals: Totals::decode(cursor)? },
@@ -165,7 +174,11 @@ mod tests {
             ToReceiver::Either(Either::Alive),
             ToReceiver::Either(Either::Problem(Problem::says(&path, "text"))),
             ToReceiver::Either(Either::Abort { code: Code::FileIo, text: b"full".to_vec() }),
-            ToReceiver::Source { kind: Kind::Directory, content: true },
+            ToReceiver::Source {
+                kind: Kind::Directory,
+                content: true,
+                root: Attributes { mode: 0o755, ..Attributes::default() },
+            },
             ToReceiver::Directory(path),
             ToReceiver::Entries { last: true, bytes: vec![1, 2] },
             ToReceiver::Told { complete: true, totals: Totals { files: 1, ..Totals::default() } },

@@ -1,0 +1,292 @@
+//! The receiver: says what it has, compares what it is told, asks for content, and puts it into place.
+//!
+//! Three threads. One reads what the sender says. One goes through the entries, and at the end does what has to wait for
+//! all of them: hard links, deletions, the times of directories. One writes files. Whatever the sender says, only paths below the
+//! destination are touched, and none through a link.
+
+mod apply;
+mod compare;
+mod destination;
+mod entries;
+mod finish;
+mod flights;
+mod place_entry;
+mod remove;
+mod temporary;
+
+use crate::digest::{self, Digester, MOST_DIGEST_BYTES};
+use crate::entry::Kind;
+use crate::error::{Error, Problem};
+use crate::filter::Side;
+use crate::link::{Inbox, Packing};
+use crate::message::{Attributes, Either, MOST_CHUNK, MOST_TOLD, ToReceiver, ToSender};
+use crate::options::Options;
+use crate::session::{Session, lock};
+use crate::stats::{Received, Totals};
+use crate::tree::{Only, Tree, Walk};
+pub(crate) use destination::Destination;
+use entries::{Entries, Told};
+use flights::Flights;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Condvar, Mutex};
+
+/// Messages about files that may wait for the disk: 4 MiB, beyond which the sender has to wait.
+const MOST_WAITING: usize = 32;
+/// Bytes of entries that may wait; more than the longest that may be told at a time are likely to have.
+const MOST_ENTRY_BYTES: usize = 48 << 20;
+
+/// What all parts of the receiver know.
+pub(crate) struct Setting<'a> {
+    pub(crate) session: &'a Session<'a>,
+    pub(crate) options: &'a Options,
+    pub(crate) compared: crate::entry::Compared,
+    /// The bits that new files do not get unless told to.
+    pub(crate) umask: u32,
+    pub(crate) flights: Flights,
+    pub(crate) received: Mutex<Received>,
+}
+
+impl Setting<'_> {
+    pub(crate) fn say(&self, message: &ToSender) -> Result<(), Error> {
+        let mut bytes = vec![];
+        message.encode(&mut bytes);
+        self.session.outbox.send(&bytes, Packing::Compress)
+    }
+
+    /// A problem at this end, which the other wants to know of as well.
+    pub(crate) fn problem(&self, problem: Problem) -> Result<(), Error> {
+        self.session.problem(&problem);
+        self.say(&ToSender::Either(Either::Problem(problem)))
+    }
+
+    pub(crate) fn count(&self, count: impl FnOnce(&mut Received)) {
+        count(&mut lock(&self.received));
+    }
+}
+
+/// Takes what the sender has, until all is in its place.
+pub(crate) fn receive(
+    session: &Session<'_>,
+    destination: Destination,
+    options: &Options,
+    key: [u8; 32],
+    inbox: Inbox,
+    close: &(dyn Fn() + Send + Sync),
+) -> Result<(Received, Totals), Error> {
+    let root = rustix::process::geteuid().is_root();
+    let umask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o22));
+    rustix::process::umask(umask);
+    let setting = Setting {
+        session,
+        options,
+        compared: crate::send::compared(options, root, root),
+        umask: umask.as_raw_mode(),
+        flights: Flights::default(),
+        received: Mutex::new(Received::default()),
+    };
+    let (lists, reading) = (Lists::default(), AtomicBool::new(true));
+    std::thread::scope(|scope| {
+        let watch = scope.spawn(|| session.watch(close, &reading)).thread().clone();
+        let (setting, lists, reading) = (&setting, &lists, &reading);
+        let (files, waiting) = sync_channel(MOST_WAITING);
+        scope.spawn(move || {
+            session.guard(|| read(session, lists, files, inbox));
+            reading.store(false, Ordering::Release);
+            watch.unpark();
+            lists.changed.notify_all();
+        });
+        session.guard(|| run(scope, setting, lists, waiting, destination, root, &key))
+    })
+    .map_or_else(|| Err(session.failure().unwrap_or(Error::Stopped)), Ok)
+}
+
+fn run<'scope>(
+    scope: &'scope std::thread::Scope<'scope, '_>,
+    setting: &'scope Setting<'_>,
+    lists: &'scope Lists,
+    waiting: Receiver<ToReceiver>,
+    destination: Destination,
+    root: bool,
+    key: &[u8; 32],
+) -> Result<(Received, Totals), Error> {
+    let session = setting.session;
+    let mut source = None;
+    let only = destination.only.clone();
+    let place = destination.resolve(setting.options, || {
+        let (kind, content, attributes) = lists.source(session)?;
+        source = Some((content, attributes));
+        Ok((kind, content))
+    })?;
+    setting.say(&ToSender::Begin { shown: place.shown.clone(), owner: root, group: root })?;
+    let mut leftovers = vec![];
+    if let Some(places) = place.places.as_ref().filter(|_| !place.fresh && place.shown.is_none()) {
+        let places =
+            places.again().map_err(|source| Error::Start { doing: "open", path: ".".to_owned(), source })?;
+        let mut tree = Tree::new(places, Side::Receiver, setting.options.filters.clone());
+        tree.only = only.clone().map(|name| Only { real: name.clone(), shown: name });
+        tree.compared = setting.compared;
+        tree.one_file_system = setting.options.one_file_system;
+        tell_digests(setting, &mut tree, key)?;
+        leftovers = tree.leftovers;
+    }
+    setting.say(&ToSender::DigestsEnd)?;
+    session.outbox.flush()?;
+    let (content, attributes) = match source {
+        Some(source) => source,
+        None => lists.source(session).map(|(_, content, attributes)| (content, attributes))?,
+    };
+    let seconds = place.places.as_ref().map(|places| places.again()).transpose();
+    let seconds = seconds.map_err(|source| Error::Start { doing: "open", path: ".".to_owned(), source })?;
+    scope.spawn(move || session.guard(|| apply::apply(setting, seconds, waiting)));
+    let mut entries = Entries::new(setting, place, only);
+    entries.clean(leftovers)?;
+    if content {
+        entries.root(attributes)?;
+    }
+    let (complete, totals) = loop {
+        match lists.next(session)? {
+            Told::Directory(directory) => entries.directory(directory)?,
+            Told::Entries { last, bytes } => entries.entries(&bytes, last)?,
+            Told::All { complete, totals } => break (complete, totals),
+        }
+    };
+    let received = finish::finish(entries, complete)?;
+    setting.say(&ToSender::Finished(received))?;
+    session.outbox.flush()?;
+    session.finish();
+    Ok((received, totals))
+}
+
+/// Of each directory that is here, the digest of its entries.
+fn tell_digests(setting: &Setting<'_>, tree: &mut Tree, key: &[u8; 32]) -> Result<(), Error> {
+    let (mut walk, mut bytes, mut told) = (Walk::default(), vec![], 0);
+    while let Some(directory) = walk.next() {
+        let mut digester = Digester::new(key);
+        let (mut directories, mut problems) = (vec![], vec![]);
+        tree.visit(&directory, &mut problems, |_, entry| {
+            digester.add(&entry);
+            if entry.kind == Kind::Directory {
+                directories.push(entry.name);
+            }
+            if setting.session.is_over() { Err(Error::Stopped) } else { Ok(()) }
+        })?;
+        // What cannot be read is different, and found again when it is told.
+        if problems.is_empty() || directory.is_root() {
+            digest::put(&mut bytes, &directory, digester.finish());
+        }
+        if bytes.len() >= MOST_CHUNK {
+            told += bytes.len();
+            if told > MOST_DIGEST_BYTES - MOST_CHUNK * 2 {
+                return Ok(());
+            }
+            setting.say(&ToSender::Digests(std::mem::take(&mut bytes)))?;
+        }
+        walk.enter(directory, directories);
+    }
+    if bytes.is_empty() { Ok(()) } else { setting.say(&ToSender::Digests(bytes)) }
+}
+
+/// What the sender tells of entries, from the thread that reads to the one that compares.
+#[derive(Default)]
+pub(crate) struct Lists {
+    inner: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    source: Option<(Kind, bool, Attributes)>,
+    told: VecDeque<Told>,
+    bytes: usize,
+}
+
+impl Lists {
+    fn source(&self, session: &Session<'_>) -> Result<(Kind, bool, Attributes), Error> {
+        let mut inner = lock(&self.inner);
+        loop {
+            match inner.source {
+                Some(source) => return Ok(source),
+                None => {
+                    drop(inner);
+                    session.outbox.flush()?;
+                    inner = session.wait(&self.changed, lock(&self.inner))?;
+                }
+            }
+        }
+    }
+
+    fn put(&self, told: Told) -> Result<(), Error> {
+        let mut inner = lock(&self.inner);
+        inner.bytes += told.size();
+        inner.told.push_back(told);
+        if inner.told.len() as u64 > 2 * MOST_TOLD + 2 || inner.bytes > MOST_ENTRY_BYTES {
+            return Err(Error::Protocol("more entries at a time than allowed"));
+        }
+        drop(inner);
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// The next message; the outbox is flushed before there is any waiting.
+    fn next(&self, session: &Session<'_>) -> Result<Told, Error> {
+        let mut inner = lock(&self.inner);
+        if inner.told.is_empty() {
+            drop(inner);
+            session.outbox.flush()?;
+            inner = lock(&self.inner);
+        }
+        loop {
+            if let Some(told) = inner.told.pop_front() {
+                inner.bytes -= told.size();
+                return Ok(told);
+            }
+            inner = session.wait(&self.changed, inner)?;
+        }
+    }
+}
+
+fn read(
+    session: &Session<'_>,
+    lists: &Lists,
+    files: SyncSender<ToReceiver>,
+    mut inbox: Inbox,
+) -> Result<(), Error> {
+    let mut told_all = false;
+    while let Some(message) = inbox.next(&session.pulse)? {
+        if session.is_over() {
+            return Ok(());
+        }
+        match ToReceiver::decode(&message)? {
+            ToReceiver::Either(Either::Alive) => {}
+            ToReceiver::Either(Either::Problem(problem)) => session.problem(&problem),
+            ToReceiver::Either(Either::Abort { code, text }) => {
+                return Err(Error::Peer { code, text: crate::escape(&text) });
+            }
+            ToReceiver::Source { kind, content, root } => {
+                if lock(&lists.inner).source.replace((kind, content, root)).is_some() {
+                    return Err(Error::Protocol("a second source"));
+                }
+                lists.changed.notify_all();
+            }
+            ToReceiver::Directory(_) | ToReceiver::Entries { .. } | ToReceiver::Told { .. } if told_all => {
+                return Err(Error::Protocol("entries behind their end"));
+            }
+            ToReceiver::Directory(path) => lists.put(Told::Directory(path))?,
+            ToReceiver::Entries { last, bytes } => lists.put(Told::Entries { last, bytes })?,
+            ToReceiver::Told { complete, totals } => {
+                told_all = true;
+                lists.put(Told::All { complete, totals })?;
+            }
+            file => {
+                // The other end is gone only when the session is over.
+                if files.send(file).is_err() {
+                    return if session.is_over() { Ok(()) } else { Err(Error::Stopped) };
+                }
+            }
+        }
+    }
+    // The receiver is the one that says when it is over.
+    if session.is_over() { Ok(()) } else { Err(Error::Ended) }
+}

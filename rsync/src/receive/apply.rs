@@ -1,0 +1,249 @@
+//! The receiver's third thread: builds files out of what the sender says and what is there, checks each by its hash, and only
+//! then gives it its attributes and its name.
+
+mod build;
+mod sums;
+
+use super::Setting;
+use super::flights::{BaseFile, Flight};
+use crate::change::{Change, How};
+use crate::error::{Error, Problem, ends_all};
+use crate::message::{Failure, Number, ToReceiver, ToSender};
+use crate::name::TreePath;
+use crate::place::Places;
+use crate::signature::Shape;
+use build::{Build, Outcome};
+use rustix::io::Errno;
+use std::sync::mpsc::{Receiver, TryRecvError};
+pub(super) use sums::send_sums;
+
+/// How often a file is asked for again that changed meanwhile or turned out wrong.
+const MOST_TRIES: u8 = 2;
+
+struct Apply<'a> {
+    setting: &'a Setting<'a>,
+    places: Places,
+    build: Option<Build>,
+}
+
+pub(super) fn apply(
+    setting: &Setting<'_>,
+    places: Option<Places>,
+    messages: Receiver<ToReceiver>,
+) -> Result<(), Error> {
+    let Some(places) = places else { return Ok(()) };
+    let mut apply = Apply { setting, places, build: None };
+    let result = loop {
+        let message = match messages.try_recv() {
+            Ok(message) => message,
+            // What this thread has to say goes out before it waits.
+            Err(TryRecvError::Empty) => {
+                setting.session.outbox.flush()?;
+                match messages.recv() {
+                    Ok(message) => message,
+                    Err(_) => break Ok(()),
+                }
+            }
+            Err(TryRecvError::Disconnected) => break Ok(()),
+        };
+        if setting.session.is_over() {
+            break Ok(());
+        }
+        if let Err(error) = apply.message(message) {
+            break Err(error);
+        }
+    };
+    if let Some(build) = apply.build.take() {
+        build.give_up(setting.options.partial);
+    }
+    result
+}
+
+impl Apply<'_> {
+    fn message(&mut self, message: ToReceiver) -> Result<(), Error> {
+        match message {
+            ToReceiver::File { number, size, modified } => {
+                self.between()?;
+                let flight = self.setting.flights.get(number)?;
+                self.build =
+                    Some(Build::begin(self.setting, &mut self.places, number, flight, size, modified));
+                Ok(())
+            }
+            ToReceiver::Copy { from, length } => self.within(|build| build.copy(from, length)),
+            ToReceiver::Data(bytes) => self.within(|build| build.data(&bytes)),
+            ToReceiver::Zero(length) => self.within(|build| build.zeros(length)),
+            ToReceiver::End(hash) => {
+                let build = self.build.take().ok_or(Error::Protocol("the end of no file"))?;
+                let (number, flight) = (build.number, build.flight.clone());
+                match build.end(self.setting, &mut self.places, hash)? {
+                    Outcome::Placed => self.placed(number, flight),
+                    Outcome::Wrong => self.again(number, flight, "what arrived is not what was sent"),
+                    Outcome::Failed(doing, errno) => self.failed(number, &flight.path, doing, errno),
+                }
+            }
+            ToReceiver::Failed { number, why } => {
+                if let Some(build) = self.build.take_if(|build| build.number == number) {
+                    build.give_up(false);
+                }
+                self.between()?;
+                let flight = self.setting.flights.get(number)?;
+                match why {
+                    Failure::Changed => self.again(number, flight, "it changed while it was read"),
+                    Failure::Vanished | Failure::Denied | Failure::Unreadable => {
+                        self.setting.flights.land(number);
+                        let problem = match why {
+                            Failure::Vanished => {
+                                Problem::vanished(&flight.path, "it vanished before it was sent")
+                            }
+                            _ => Problem::says(&flight.path, "the sender cannot read it"),
+                        };
+                        // The sender has told it at its end.
+                        self.setting.session.problem(&problem);
+                        Ok(())
+                    }
+                    Failure::Forgotten => self.given_up(number, &flight.path, "it could not be sent again"),
+                }
+            }
+            ToReceiver::Same(number) => {
+                self.between()?;
+                let flight = self.setting.flights.get(number)?;
+                self.same(number, flight)
+            }
+            ToReceiver::AskSums(number) => {
+                let flight = self.setting.flights.get(number)?;
+                self.ask_sums(number, &flight)
+            }
+            ToReceiver::AskGaps { number, gaps } => {
+                let flight = self.setting.flights.get(number)?;
+                let base = flight.base.as_ref().ok_or(Error::Protocol("gaps in a base that there is not"))?;
+                sums::send_gap_sums(self.setting, &mut self.places, &flight.directory, base, number, &gaps)
+            }
+            ToReceiver::Either(_)
+            | ToReceiver::Source { .. }
+            | ToReceiver::Directory(_)
+            | ToReceiver::Entries { .. }
+            | ToReceiver::Told { .. } => Ok(()),
+        }
+    }
+
+    /// No file may be open now.
+    fn between(&self) -> Result<(), Error> {
+        if self.build.is_some() { Err(Error::Protocol("a file inside another")) } else { Ok(()) }
+    }
+
+    fn within(&mut self, part: impl FnOnce(&mut Build) -> Result<(), Error>) -> Result<(), Error> {
+        part(self.build.as_mut().ok_or(Error::Protocol("content of no file"))?)
+    }
+
+    fn placed(&mut self, number: Number, flight: Flight) -> Result<(), Error> {
+        self.setting.flights.land(number);
+        let (path, kind, differs) = (flight.path, flight.entry.kind, flight.differs);
+        super::entries::tell(
+            self.setting,
+            Change { path, kind, how: How::Transferred, differs, target: vec![] },
+        )
+    }
+
+    /// The base has the content already.
+    fn same(&mut self, number: Number, flight: Flight) -> Result<(), Error> {
+        let Some(base) = flight.base.as_ref().filter(|base| base.size == flight.entry.size) else {
+            return Err(Error::Protocol("a file that cannot be the same"));
+        };
+        if base.name != flight.entry.name {
+            // It is what an interrupted transfer has left: copied once more, so that nothing is special about it.
+            let size = base.size;
+            let modified = flight.entry.modified;
+            let mut build =
+                Build::begin(self.setting, &mut self.places, number, flight.clone(), size, modified);
+            build.copy(0, size)?;
+            return match build.end_unchecked(self.setting, &mut self.places)? {
+                Outcome::Placed => self.placed(number, flight),
+                Outcome::Wrong => self.again(number, flight, "what was there has changed"),
+                Outcome::Failed(doing, errno) => self.failed(number, &flight.path, doing, errno),
+            };
+        }
+        self.setting.flights.land(number);
+        if !flight.differs.any() || self.setting.options.dry_run {
+            return Ok(());
+        }
+        let adjusted = self
+            .places
+            .open(&flight.directory)
+            .and_then(|open| super::place_entry::adjust(self.setting, open, &flight.entry, flight.differs));
+        if let Err(errno) = adjusted {
+            return self.setting.problem(Problem::call(&flight.path, "set its attributes", errno));
+        }
+        let (path, kind, differs) = (flight.path, flight.entry.kind, flight.differs);
+        super::entries::tell(
+            self.setting,
+            Change { path, kind, how: How::Attributes, differs, target: vec![] },
+        )
+    }
+
+    /// The base is not the beginning of the file; its blocks may still be in it.
+    fn ask_sums(&mut self, number: Number, flight: &Flight) -> Result<(), Error> {
+        if self.setting.options.dry_run {
+            // The base differs, which is all that is wanted.
+            self.setting.count(|received| {
+                received.transferred += 1;
+                received.transferred_size += flight.entry.size;
+            });
+            let mut flight = flight.clone();
+            flight.differs.content = true;
+            return self.placed(number, flight);
+        }
+        let base = flight.base.clone().ok_or(Error::Protocol("sums of a base that there is not"))?;
+        let Some(shape) = Shape::of_file(base.size) else {
+            return self.again(number, flight.clone(), "it is too large");
+        };
+        self.setting.flights.update(number, |flight| flight.tries += 1);
+        if flight.tries > MOST_TRIES {
+            return Err(Error::Protocol("sums are asked for over and over"));
+        }
+        send_sums(self.setting, &mut self.places, &flight.directory, &base, number, shape)
+    }
+
+    /// Asks for all of a file, a second and a third time.
+    fn again(&mut self, number: Number, flight: Flight, why: &str) -> Result<(), Error> {
+        if flight.tries >= MOST_TRIES {
+            return self.given_up(number, &flight.path, why);
+        }
+        self.setting.flights.update(number, |flight| {
+            flight.tries += 1;
+            flight.base = None;
+        });
+        self.setting.say(&ToSender::WantWhole(number))
+    }
+
+    fn given_up(&mut self, number: Number, path: &TreePath, why: &str) -> Result<(), Error> {
+        self.setting.flights.land(number);
+        self.setting.problem(Problem::vanished(path, why))
+    }
+
+    /// A file that cannot be written. Where no other could be either, all ends.
+    fn failed(
+        &mut self,
+        number: Number,
+        path: &TreePath,
+        doing: &'static str,
+        errno: Errno,
+    ) -> Result<(), Error> {
+        if ends_all(errno) {
+            return Err(Error::FileIo { doing, path: path.to_string(), source: errno });
+        }
+        self.setting.flights.land(number);
+        let problem = match errno {
+            Errno::EXIST => Problem::says(
+                path,
+                "another name stands for the same file here: the file system does not tell them apart",
+            ),
+            errno => Problem::call(path, doing, errno),
+        };
+        self.setting.problem(problem)
+    }
+}
+
+/// Whether a base is still the file that was described.
+pub(super) fn is_same_base(base: &BaseFile, stat: &rustix::fs::Stat) -> bool {
+    crate::file::Identity::of(stat) == base.identity
+}

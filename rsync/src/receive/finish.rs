@@ -1,0 +1,134 @@
+//! What has to wait for all files: hard links, then deletions, then the times and modes of directories, deepest first.
+
+use super::compare;
+use super::entries::{Entries, tell};
+use super::remove::remove;
+use super::temporary::temporary_name;
+use crate::change::{Change, Differs, How};
+use crate::entry::{Entry, Kind};
+use crate::error::{Code, Error, Problem};
+use crate::message::Either;
+use crate::message::ToSender;
+use crate::name::{Name, TreePath};
+use crate::options::Delete;
+use crate::place::{self, Places};
+use crate::session::lock;
+use crate::stats::Received;
+use rustix::fs::{AtFlags, Stat, linkat, renameat};
+use rustix::io::Errno;
+
+pub(super) fn finish(mut entries: Entries<'_>, complete: bool) -> Result<Received, Error> {
+    let setting = entries.setting;
+    setting.flights.empty(setting.session)?;
+    let links = std::mem::take(&mut entries.links);
+    for (directory, entry) in links {
+        link(&mut entries, &directory, entry)?;
+    }
+    delete(&mut entries, complete)?;
+    if let Some(places) = &mut entries.places {
+        let directories = std::mem::take(&mut entries.directories);
+        for (path, last) in directories.into_iter().rev() {
+            let finished = places
+                .open(&path)
+                .and_then(|open| super::place_entry::finish_directory(open, last.mode, last.modified));
+            match finished {
+                // It was deleted, or something else has taken its place.
+                Ok(()) | Err(Errno::NOENT | Errno::NOTDIR) => {}
+                Err(errno) => setting.problem(Problem::call(&path, "set its attributes", errno))?,
+            }
+        }
+    }
+    let mut received = *lock(&setting.received);
+    received.code = setting.session.code() as u8;
+    Ok(received)
+}
+
+/// Deletes what the sender does not have, if it is sure what that is.
+fn delete(entries: &mut Entries<'_>, complete: bool) -> Result<(), Error> {
+    let setting = entries.setting;
+    let extras = std::mem::take(&mut entries.extras);
+    if extras.is_empty() || setting.options.delete == Delete::No {
+        return Ok(());
+    }
+    let refuse = |text: &str| setting.problem(Problem::says(&TreePath::root(), text));
+    if !complete {
+        return refuse("nothing is deleted, since not all of the source could be read");
+    }
+    if entries.root_told && entries.entries_of_root == 0 && setting.options.delete != Delete::EvenAll {
+        return refuse("nothing is deleted, since the source is empty");
+    }
+    let Some(places) = &mut entries.places else { return Ok(()) };
+    for (directory, name) in extras {
+        // A directory in the way of something else has gone already.
+        remove(setting, places, &directory, &name)?;
+    }
+    if setting.session.code() == Code::MaxDelete {
+        let problem = Problem {
+            code: Code::MaxDelete,
+            ..Problem::says(&TreePath::root(), "the rest is not deleted: --max-delete")
+        };
+        setting.session.problem(&problem);
+        setting.say(&ToSender::Either(Either::Problem(problem)))?;
+    }
+    Ok(())
+}
+
+/// Gives a file that is in its place one more name.
+fn link(entries: &mut Entries<'_>, directory: &TreePath, entry: Entry) -> Result<(), Error> {
+    let setting = entries.setting;
+    let (path, Some(leader)) = (directory.join(&entry.name)?, entry.leader.clone()) else { return Ok(()) };
+    let target = leader.as_bytes().to_vec();
+    let stat = match &mut entries.places {
+        Some(places) => places.open(directory).and_then(|open| place::stat(open, &entry.name)).ok().flatten(),
+        None => None,
+    };
+    let theirs = match &mut entries.places {
+        Some(places) => stat_of(places, &leader).ok().flatten(),
+        None => None,
+    };
+    if let (Some(ours), Some(theirs)) = (&stat, &theirs)
+        && ours.st_ino == theirs.st_ino
+        && ours.st_dev == theirs.st_dev
+    {
+        return Ok(());
+    }
+    let is_file = stat.as_ref().filter(|stat| Kind::of(stat.st_mode) == Some(Kind::File));
+    let differs = match is_file {
+        Some(stat) => compare::attributes(&entry, stat, setting.compared, false),
+        None => Differs { new: true, ..Differs::default() },
+    };
+    if !setting.options.dry_run
+        && let Some(places) = &mut entries.places
+        && let Err(errno) = make_link(places, &leader, directory, &entry.name)
+    {
+        return setting.problem(Problem::call(&path, "link it", errno));
+    }
+    if differs.new {
+        setting.count(|received| received.created_files += 1);
+    }
+    tell(setting, Change { path, kind: Kind::File, how: How::Linked, differs, target })
+}
+
+fn stat_of(places: &mut Places, path: &TreePath) -> Result<Option<Stat>, Errno> {
+    let (directory, name) = path.split().ok_or(Errno::INVAL)?;
+    place::stat(places.open(&directory)?, &name)
+}
+
+/// Under another name first, so that what it replaces is there until it is.
+fn make_link(places: &mut Places, leader: &TreePath, directory: &TreePath, name: &Name) -> Result<(), Errno> {
+    let (leader_directory, leader_name) = leader.split().ok_or(Errno::INVAL)?;
+    // A second view, since one holds only the way to one directory.
+    let mut others = places.again()?;
+    let from = others.open(&leader_directory)?;
+    let to = places.open(directory)?;
+    if place::stat(from, &leader_name)?.and_then(|stat| Kind::of(stat.st_mode)) != Some(Kind::File) {
+        return Err(Errno::NOENT);
+    }
+    let temporary = temporary_name(name);
+    linkat(from, leader_name.as_bytes(), to, temporary.as_bytes(), AtFlags::empty())?;
+    let placed = renameat(to, temporary.as_bytes(), to, name.as_bytes());
+    if placed.is_err() {
+        place::discard(to, &temporary);
+    }
+    placed
+}

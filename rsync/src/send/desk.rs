@@ -1,0 +1,319 @@
+//! What the sender's threads hand each other: what the receiver has said, and which file a number means.
+//!
+//! Everything here has a bound. A receiver that exceeds one does not keep to the protocol.
+
+use crate::content::ContentHash;
+use crate::digest::{Digests, DirectoryDigest};
+use crate::error::Error;
+use crate::message::{MOST_IN_FLIGHT, MOST_TOLD, Number, ToSender};
+use crate::name::{Name, TreePath};
+use crate::session::{Session, lock};
+use crate::signature::Shape;
+use crate::stats::Received;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Condvar, Mutex};
+
+/// Sums that may wait here; the receiver keeps them below a half of it on its own.
+const MOST_SUM_BYTES: u64 = 64 << 20;
+/// Answered files that may still be asked for again: the receiver has no more than this in flight, and each of
+/// them can be answered twice before the first answer is looked at.
+const MOST_ANSWERED: usize = 4 * MOST_IN_FLIGHT;
+
+/// How the receiver wants it.
+#[derive(Debug)]
+pub(super) struct Begin {
+    pub(super) shown: Option<Name>,
+    pub(super) owner: bool,
+    pub(super) group: bool,
+}
+
+/// Where a file is.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub(super) directory: TreePath,
+    pub(super) name: Name,
+}
+
+/// Something to answer.
+#[derive(Debug)]
+pub(super) enum Job {
+    Whole,
+    Rest { length: u64, hash: ContentHash },
+    Delta { shape: Shape, sums: Vec<u8> },
+    Gaps { sums: Vec<u8> },
+}
+
+/// A file that is asked for.
+#[derive(Debug)]
+struct Asked {
+    place: Place,
+    /// The sums that are coming in, and how many bytes they will have.
+    sums: Vec<u8>,
+    expects: u64,
+    shape: Option<Shape>,
+    /// The receiver was asked for sums, and may say of what.
+    awaits_shape: bool,
+    /// Not answered yet; or answered, and could be asked for again.
+    open: bool,
+}
+
+#[derive(Default)]
+struct Inner {
+    begin: Option<Begin>,
+    digests: Digests,
+    /// Entries told, and entries that the receiver has dealt with.
+    told: u64,
+    taken: u64,
+    /// The directories of those in between, with the number of their first entry here.
+    blocks: VecDeque<Block>,
+    jobs: VecDeque<(Number, Job)>,
+    asked: HashMap<Number, Asked>,
+    answered: VecDeque<Number>,
+    open: usize,
+    sum_bytes: u64,
+    finished: Option<Received>,
+}
+
+struct Block {
+    first: u64,
+    directory: TreePath,
+    names: Vec<Name>,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Desk {
+    inner: Mutex<Inner>,
+    changed: Condvar,
+}
+
+impl Desk {
+    pub(super) fn wake(&self) {
+        self.changed.notify_all();
+    }
+
+    pub(super) fn begin(&self, session: &Session<'_>) -> Result<Begin, Error> {
+        let mut inner = lock(&self.inner);
+        loop {
+            match inner.begin.take() {
+                Some(begin) => return Ok(begin),
+                None => inner = session.wait(&self.changed, inner)?,
+            }
+        }
+    }
+
+    pub(super) fn finish(&self, received: Received) {
+        lock(&self.inner).finished = Some(received);
+        self.wake();
+    }
+
+    pub(super) fn finished(&self, session: &Session<'_>) -> Result<Received, Error> {
+        let mut inner = lock(&self.inner);
+        loop {
+            match inner.finished {
+                Some(received) => return Ok(received),
+                None => inner = session.wait(&self.changed, inner)?,
+            }
+        }
+    }
+
+    /// Takes what the receiver says.
+    pub(super) fn put(&self, message: ToSender) -> Result<(), Error> {
+        let mut inner = lock(&self.inner);
+        match message {
+            ToSender::Begin { shown, owner, group } => inner.begin = Some(Begin { shown, owner, group }),
+            ToSender::Digests(bytes) => inner.digests.add(bytes)?,
+            ToSender::DigestsEnd => inner.digests.complete = true,
+            ToSender::Taken(count) => inner.take(u64::from(count))?,
+            ToSender::WantWhole(number) => inner.ask(number, Some(Job::Whole), None)?,
+            ToSender::WantRest { number, length, hash } => {
+                inner.ask(number, Some(Job::Rest { length, hash }), None)?
+            }
+            ToSender::WantDelta { number, shape } => inner.ask(number, None, Some(shape))?,
+            ToSender::Sums { number, bytes } => inner.sums(number, &bytes, false)?,
+            ToSender::GapSums { number, bytes } => inner.sums(number, &bytes, true)?,
+            ToSender::Either(_) | ToSender::Change(_) | ToSender::Finished(_) => {}
+        }
+        drop(inner);
+        self.wake();
+        Ok(())
+    }
+
+    /// The receiver's next directory, once it is known whether there is one.
+    pub(super) fn next_digest(
+        &self,
+        session: &Session<'_>,
+    ) -> Result<Option<(TreePath, DirectoryDigest)>, Error> {
+        let mut inner = lock(&self.inner);
+        loop {
+            if !inner.digests.is_empty() || inner.digests.complete {
+                return inner.digests.next();
+            }
+            inner = session.wait(&self.changed, inner)?;
+        }
+    }
+
+    /// Notes entries that are about to be told, once the receiver has room for them.
+    pub(super) fn tell(
+        &self,
+        session: &Session<'_>,
+        directory: &TreePath,
+        names: Vec<Name>,
+    ) -> Result<(), Error> {
+        let mut inner = lock(&self.inner);
+        // The message itself counts as well, so that empty directories do not pile up either.
+        let count = names.len() as u64 + 1;
+        if inner.told + count > inner.taken + MOST_TOLD {
+            drop(inner);
+            session.outbox.flush()?;
+            inner = lock(&self.inner);
+            while inner.told + count > inner.taken + MOST_TOLD {
+                inner = session.wait(&self.changed, inner)?;
+            }
+        }
+        let first = inner.told;
+        inner.told += count;
+        inner.blocks.push_back(Block { first, directory: directory.clone(), names });
+        Ok(())
+    }
+
+    /// The next file to answer for. The outbox is flushed before there is any waiting.
+    pub(super) fn job(&self, session: &Session<'_>) -> Result<(Number, Place, Job), Error> {
+        let mut inner = lock(&self.inner);
+        loop {
+            if let Some((number, job)) = inner.jobs.pop_front() {
+                if let Job::Delta { sums, .. } | Job::Gaps { sums } = &job {
+                    inner.sum_bytes = inner.sum_bytes.saturating_sub(sums.len() as u64);
+                }
+                if let Some(asked) = inner.asked.get(&number) {
+                    return Ok((number, asked.place.clone(), job));
+                }
+                continue;
+            }
+            drop(inner);
+            session.outbox.flush()?;
+            inner = lock(&self.inner);
+            while inner.jobs.is_empty() {
+                inner = session.wait(&self.changed, inner)?;
+            }
+        }
+    }
+
+    /// A file is answered; it is remembered for as long as the receiver may find the answer to be wrong.
+    pub(super) fn answered(&self, number: Number) {
+        let mut inner = lock(&self.inner);
+        if let Some(asked) = inner.asked.get_mut(&number)
+            && std::mem::replace(&mut asked.open, false)
+        {
+            inner.open -= 1;
+            inner.answered.push_back(number);
+        }
+        while inner.answered.len() > MOST_ANSWERED {
+            if let Some(number) = inner.answered.pop_front()
+                && inner.asked.get(&number).is_some_and(|asked| !asked.open)
+            {
+                inner.asked.remove(&number);
+            }
+        }
+    }
+
+    /// Whether sums of so many bytes may be asked for; if so, they will be.
+    pub(super) fn ask_sums(&self, number: Number, bytes: u64) -> bool {
+        let mut inner = lock(&self.inner);
+        let room = inner.sum_bytes + bytes <= MOST_SUM_BYTES / 2;
+        inner.asked.get_mut(&number).is_some_and(|asked| {
+            asked.awaits_shape = room;
+            room
+        })
+    }
+
+    /// From now on this many bytes of sums are expected for a file. False if there is no room for them.
+    pub(super) fn expect_sums(&self, number: Number, bytes: u64) -> bool {
+        let mut inner = lock(&self.inner);
+        if inner.sum_bytes + bytes > MOST_SUM_BYTES / 2 {
+            return false;
+        }
+        inner.asked.get_mut(&number).is_some_and(|asked| {
+            asked.expects = bytes;
+            asked.sums = vec![];
+            true
+        })
+    }
+}
+
+impl Inner {
+    fn take(&mut self, count: u64) -> Result<(), Error> {
+        self.taken += count;
+        if self.taken > self.told {
+            return Err(Error::Protocol("entries are taken that were not told"));
+        }
+        while self.blocks.front().is_some_and(|block| self.taken > block.first + block.names.len() as u64) {
+            self.blocks.pop_front();
+        }
+        Ok(())
+    }
+
+    /// The receiver asks for a file: one that was told and is not yet taken, or one that was answered before.
+    fn ask(&mut self, number: Number, job: Option<Job>, shape: Option<Shape>) -> Result<(), Error> {
+        if let Some(asked) = self.asked.get_mut(&number) {
+            let again = !std::mem::replace(&mut asked.open, true);
+            let awaited = std::mem::take(&mut asked.awaits_shape) && job.is_none();
+            if !again && !awaited {
+                return Err(Error::Protocol("a file that is asked for twice at a time"));
+            }
+            self.open += usize::from(again);
+        } else {
+            let place = self.place(number).ok_or(Error::Protocol("a file that was not told is asked for"))?;
+            self.asked.insert(
+                number,
+                Asked { place, sums: vec![], expects: 0, shape: None, awaits_shape: false, open: true },
+            );
+            self.open += 1;
+        }
+        if self.open > MOST_IN_FLIGHT {
+            return Err(Error::Protocol("too many files are asked for at a time"));
+        }
+        if let Some(job) = job {
+            self.jobs.push_back((number, job));
+        } else if let (Some(shape), Some(asked)) = (shape, self.asked.get_mut(&number)) {
+            asked.sums = vec![];
+            asked.expects = shape.size();
+            asked.shape = Some(shape);
+        }
+        Ok(())
+    }
+
+    fn place(&self, number: Number) -> Option<Place> {
+        let number = u64::from(number);
+        let after = self.blocks.partition_point(|block| block.first <= number);
+        let block = self.blocks.get(after.checked_sub(1)?)?;
+        let name = block.names.get(usize::try_from(number.checked_sub(block.first)?).ok()?)?;
+        Some(Place { directory: block.directory.clone(), name: name.clone() })
+    }
+
+    fn sums(&mut self, number: Number, bytes: &[u8], of_gaps: bool) -> Result<(), Error> {
+        let unexpected = Error::Protocol("sums that were not announced");
+        let Some(asked) = self.asked.get_mut(&number).filter(|asked| asked.open) else {
+            return Err(unexpected);
+        };
+        let length = asked.sums.len() as u64 + bytes.len() as u64;
+        if length > asked.expects || of_gaps == asked.shape.is_some() {
+            return Err(unexpected);
+        }
+        asked.sums.extend_from_slice(bytes);
+        self.sum_bytes += bytes.len() as u64;
+        if self.sum_bytes > MOST_SUM_BYTES {
+            return Err(Error::Protocol("too many sums at a time"));
+        }
+        if length == asked.expects {
+            let sums = std::mem::take(&mut asked.sums);
+            asked.expects = 0;
+            let job = match asked.shape.take() {
+                Some(shape) => Job::Delta { shape, sums },
+                None => Job::Gaps { sums },
+            };
+            self.jobs.push_back((number, job));
+        }
+        Ok(())
+    }
+}

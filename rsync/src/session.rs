@@ -1,0 +1,184 @@
+//! One end of a transfer as its threads see it: the outbox, who has failed, and what is told to whoever watches.
+//!
+//! The first failure ends all: it is kept, told to the other end, and every wait returns. A thread that only
+//! reads is let go by the end of the connection, which the pulse forces if the other end does not bring it about.
+
+use crate::change::Change;
+use crate::error::{Code, Error, Problem};
+use crate::link::{Link, Outbox, Packing, Pulse};
+use crate::message::Either;
+use crate::name::TreePath;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// After so much silence the other end is taken for dead; it says something at least every [`ALIVE`].
+const SILENCE: Duration = Duration::from_secs(60);
+const ALIVE: Duration = Duration::from_secs(10);
+/// How long a connection may stay open after a failure, so that the other end can read of it.
+const GRACE: Duration = Duration::from_secs(2);
+const TICK: Duration = Duration::from_millis(100);
+
+/// What a transfer tells while it goes on.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// An entry that has become what it should be, or would become so in a dry run.
+    Change(&'a Change),
+    /// One that has not.
+    Problem(&'a Problem),
+    /// Bytes of a file that have been dealt with.
+    Progress { path: &'a TreePath, done: u64, size: u64 },
+    /// Files and bytes that are known to be transferred so far.
+    Queued { files: u64, bytes: u64 },
+}
+
+/// Told of every event, by several threads.
+pub type Watcher<'a> = &'a (dyn Fn(Event<'_>) + Sync);
+
+/// See the module.
+pub(crate) struct Session<'a> {
+    pub(crate) outbox: Outbox,
+    pub(crate) watcher: Watcher<'a>,
+    pub(crate) pulse: Pulse,
+    silence: Duration,
+    failure: Mutex<Option<Error>>,
+    over: AtomicBool,
+    /// The worst problem so far, as an exit code.
+    code: Mutex<Code>,
+}
+
+impl<'a> Session<'a> {
+    pub(crate) fn new(outbox: Outbox, watcher: Watcher<'a>) -> Session<'a> {
+        Session {
+            outbox,
+            watcher,
+            pulse: Pulse::new(),
+            silence: SILENCE,
+            failure: Mutex::new(None),
+            over: AtomicBool::new(false),
+            code: Mutex::new(Code::Done),
+        }
+    }
+
+    /// With another patience than usual.
+    pub(crate) fn patient(mut self, silence: Option<Duration>) -> Session<'a> {
+        self.silence = silence.unwrap_or(SILENCE);
+        self
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+
+    /// Keeps the first failure, and tells the other end unless that one is the reason.
+    pub(crate) fn fail(&self, error: Error) {
+        if self.over.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let abort = Either::Abort { code: error.code(), text: error.line().into_bytes() };
+        let tell = !matches!(error, Error::Link(_) | Error::Ended | Error::Peer { .. } | Error::Timeout(_));
+        *lock(&self.failure) = Some(error);
+        if tell {
+            let mut message = vec![];
+            abort.encode(&mut message);
+            // If this cannot be sent, the other end sees the connection end.
+            drop(self.outbox.send(&message, Packing::Compress).and_then(|()| self.outbox.flush()));
+        }
+    }
+
+    /// Done, and nobody may fail any more.
+    pub(crate) fn finish(&self) {
+        self.over.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn failure(&self) -> Option<Error> {
+        lock(&self.failure).take()
+    }
+
+    /// Runs a part of the session; its failure is the session's.
+    pub(crate) fn guard<T>(&self, part: impl FnOnce() -> Result<T, Error>) -> Option<T> {
+        part().map_err(|error| self.fail(error)).ok()
+    }
+
+    /// A problem of one file, found at this end or told by the other.
+    pub(crate) fn problem(&self, problem: &Problem) {
+        self.note(problem.code);
+        (self.watcher)(Event::Problem(problem));
+    }
+
+    /// Something that is left out and said, without counting as a failure.
+    pub(crate) fn skip(&self, path: &TreePath, text: &str) -> Result<(), Error> {
+        (self.watcher)(Event::Problem(&Problem { code: Code::Done, ..Problem::says(path, text) }));
+        Ok(())
+    }
+
+    pub(crate) fn note(&self, code: Code) {
+        let mut worst = lock(&self.code);
+        // What is partial outweighs what has vanished; deletions that were stopped are told unless something else is.
+        let weight = |code: Code| match code {
+            Code::Done => 0,
+            Code::MaxDelete => 1,
+            Code::Vanished => 2,
+            _ => 3,
+        };
+        if weight(code) > weight(*worst) {
+            *worst = code;
+        }
+    }
+
+    pub(crate) fn code(&self) -> Code {
+        *lock(&self.code)
+    }
+
+    /// Keeps the connection alive and watches over the other end, until the session is over; then sees to it that
+    /// whoever still reads is let go.
+    pub(crate) fn watch(&self, close: &(dyn Fn() + Send + Sync), reading: &AtomicBool) {
+        let mut over_at = None;
+        while reading.load(Ordering::Acquire) {
+            // The reader wakes this thread when it ends.
+            std::thread::park_timeout(TICK);
+            if self.is_over() {
+                let since: &Instant = over_at.get_or_insert_with(Instant::now);
+                if since.elapsed() > GRACE {
+                    close();
+                    return;
+                }
+                continue;
+            }
+            if Duration::from_millis(self.pulse.silence()) > self.silence {
+                self.fail(Error::Timeout(self.silence.as_secs()));
+                close();
+                return;
+            }
+            let mut message = vec![];
+            Either::Alive.encode(&mut message);
+            if let Err(error) = self.outbox.keep_alive(&message, ALIVE.min(self.silence / 4)) {
+                self.fail(error);
+            }
+        }
+    }
+
+    /// Waits for a change, and is woken at least now and then to see that the session is over.
+    pub(crate) fn wait<'b, T>(
+        &self,
+        condvar: &Condvar,
+        guard: MutexGuard<'b, T>,
+    ) -> Result<MutexGuard<'b, T>, Error> {
+        if self.is_over() {
+            return Err(Error::Stopped);
+        }
+        Ok(condvar.wait_timeout(guard, TICK).unwrap_or_else(PoisonError::into_inner).0)
+    }
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The parts of a link.
+pub(crate) type Halves =
+    (Box<dyn std::io::Read + Send>, Box<dyn std::io::Write + Send>, Box<dyn Fn() + Send + Sync>);
+
+pub(crate) fn halves(link: Link) -> Halves {
+    (link.reader, link.writer, link.close)
+}

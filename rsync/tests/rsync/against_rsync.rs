@@ -1,0 +1,1 @@
+//! Stock rsync as the judge.

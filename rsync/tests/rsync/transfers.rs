@@ -1,0 +1,268 @@
+//! What users do: first copies, second ones, changes of all kinds, both ways.
+
+use crate::harness::{Way, age, archive, bytes, content, mode, noise, state, transfer, trees, write};
+use skpr_rsync::Code;
+use skpr_rsync::options::{Delete, Options};
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+/// Some of everything.
+fn fill(root: &Path) {
+    for directory in ["a/b/c", "d", "empty"] {
+        fs::create_dir_all(root.join(directory)).unwrap();
+    }
+    write(&root.join("a/one"), b"one");
+    write(&root.join("a/b/two"), &noise(1, 100_000));
+    write(&root.join("a/b/c/three"), &vec![0; 300_000]);
+    write(&root.join("d/nothing"), b"");
+    write(&root.join("d/name\n\x1b[2J"), b"x");
+    mode(&root.join("a/one"), 0o640);
+    mode(&root.join("d"), 0o711);
+    symlink("../a/one", root.join("d/link")).unwrap();
+    symlink("/nowhere", root.join("dangling")).unwrap();
+    for directory in ["a/b/c", "a/b", "a", "d", "empty", ""] {
+        age(&root.join(directory), 900_000_000);
+    }
+}
+
+#[test]
+fn a_tree_arrives_whole_and_a_second_time_nothing_happens() {
+    for way in [Way::Push, Way::Pull] {
+        let trees = trees();
+        fill(&trees.from);
+        let done = content(way, &trees.from, &trees.to, &archive());
+        assert_eq!(state(&trees.from), state(&trees.to), "{way:?}");
+        assert_eq!((done.summary.code, done.problems.as_slice()), (Code::Done, &[][..]));
+        assert_eq!(done.lines.len(), 13, "{:#?}", done.lines);
+        assert_eq!(done.summary.stats.received.created_files, 5);
+        let again = content(way, &trees.from, &trees.to, &archive());
+        assert_eq!(again.lines, [""; 0], "{way:?}");
+        let stats = again.summary.stats;
+        assert!(stats.sent_bytes + stats.received_bytes < 600, "{stats:?}");
+    }
+}
+
+#[test]
+fn each_kind_of_change_arrives() {
+    for way in [Way::Push, Way::Pull] {
+        let trees = trees();
+        fill(&trees.from);
+        content(way, &trees.from, &trees.to, &archive());
+        let mut two = noise(1, 100_000);
+        two[50_000] ^= 1;
+        write(&trees.from.join("a/b/two"), &two);
+        write(&trees.from.join("a/one"), b"one and more");
+        mode(&trees.from.join("d/nothing"), 0o600);
+        fs::remove_file(trees.from.join("dangling")).unwrap();
+        symlink("elsewhere", trees.from.join("dangling")).unwrap();
+        fs::remove_dir(trees.from.join("empty")).unwrap();
+        write(&trees.from.join("empty"), b"a file now");
+        fs::remove_file(trees.from.join("d/link")).unwrap();
+        fs::create_dir(trees.from.join("d/link")).unwrap();
+        write(&trees.to.join("extra"), b"goes");
+        fs::create_dir_all(trees.to.join("more/of/it")).unwrap();
+        let options = Options { delete: Delete::Yes, ..archive() };
+        let done = content(way, &trees.from, &trees.to, &options);
+        assert_eq!(state(&trees.from), state(&trees.to), "{way:?} {done:#?}");
+        assert_eq!(done.summary.code, Code::Done, "{done:#?}");
+        assert!(done.summary.stats.received.literal < 3000, "{:?}", done.summary.stats);
+    }
+}
+
+#[test]
+fn a_dry_run_tells_the_same_and_does_nothing() {
+    for way in [Way::Push, Way::Pull] {
+        let trees = trees();
+        fill(&trees.from);
+        write(&trees.to.join("extra"), b"goes");
+        fs::create_dir(trees.to.join("a")).unwrap();
+        write(&trees.to.join("a/one"), b"other");
+        let before = state(&trees.to);
+        let options = Options { delete: Delete::Yes, ..archive() };
+        let dry = content(way, &trees.from, &trees.to, &Options { dry_run: true, ..options.clone() });
+        assert_eq!(state(&trees.to), before);
+        let wet = content(way, &trees.from, &trees.to, &options);
+        assert_eq!(dry.lines, wet.lines);
+        // The destination itself may be missing as well.
+        let missing = trees.root.path().join("missing");
+        let dry = content(way, &trees.from, &missing, &Options { dry_run: true, ..options });
+        assert!(!missing.exists());
+        assert_eq!(dry.lines.len(), 13, "{:#?}", dry.lines);
+    }
+}
+
+#[test]
+fn slashes_and_names_mean_what_they_mean_to_rsync() {
+    for way in [Way::Push, Way::Pull] {
+        let trees = trees();
+        fill(&trees.from);
+        let from = bytes(&trees.from);
+        // Without a slash the directory itself.
+        transfer(way, &from, &bytes(&trees.to), &archive());
+        assert_eq!(state(&trees.from), state(&trees.to.join("from")));
+        // A file into a directory, to a new name, and over another file.
+        let file = [&from[..], b"/a/one"].concat();
+        transfer(way, &file, &bytes(&trees.to), &archive());
+        transfer(way, &file, &bytes(&trees.to.join("new")), &archive());
+        write(&trees.to.join("old"), b"old");
+        transfer(way, &file, &bytes(&trees.to.join("old")), &archive());
+        for name in ["one", "new", "old"] {
+            assert_eq!(fs::read(trees.to.join(name)).unwrap(), b"one", "{name}");
+        }
+        // Into a directory that is made, but not into two.
+        transfer(way, &from, &bytes(&trees.root.path().join("made")), &archive());
+        assert_eq!(state(&trees.from), state(&trees.root.path().join("made/from")));
+        let (client, server) =
+            crate::harness::both(way, &from, &bytes(&trees.root.path().join("x/y")), &archive());
+        assert_eq!(client.unwrap_err().code(), Code::Start);
+        assert_eq!(server.unwrap_err().code(), Code::Start);
+        let missing = [&from[..], b"/missing"].concat();
+        let (client, _) = crate::harness::both(way, &missing, &bytes(&trees.to), &archive());
+        assert_eq!(client.unwrap_err().code(), Code::Start);
+    }
+}
+
+#[test]
+fn excluded_files_neither_go_nor_are_deleted() {
+    for way in [Way::Push, Way::Pull] {
+        let trees = trees();
+        write(&trees.from.join("keep.log"), b"source");
+        write(&trees.from.join("file"), b"file");
+        fs::create_dir(trees.from.join("cache")).unwrap();
+        write(&trees.from.join("cache/x"), b"x");
+        write(&trees.to.join("mine.log"), b"mine");
+        write(&trees.to.join("other"), b"other");
+        let mut options = Options { delete: Delete::Yes, ..archive() };
+        options.filters.exclude(b"*.log").unwrap();
+        options.filters.exclude(b"/cache/").unwrap();
+        content(way, &trees.from, &trees.to, &options);
+        let names: Vec<String> = state(&trees.to).into_keys().collect();
+        assert_eq!(names, ["", "file", "mine.log"]);
+    }
+}
+
+#[test]
+fn names_of_one_file_stay_names_of_one_file() {
+    for way in [Way::Push, Way::Pull] {
+        let trees = trees();
+        fs::create_dir(trees.from.join("d")).unwrap();
+        write(&trees.from.join("a"), &noise(3, 5000));
+        fs::hard_link(trees.from.join("a"), trees.from.join("d/b")).unwrap();
+        fs::hard_link(trees.from.join("a"), trees.from.join("z")).unwrap();
+        let options = Options { hard_links: true, ..archive() };
+        content(way, &trees.from, &trees.to, &options);
+        assert_eq!(state(&trees.from), state(&trees.to));
+        assert_eq!(content(way, &trees.from, &trees.to, &options).lines, [""; 0]);
+        // One of them becomes a file of its own, and then one again.
+        fs::remove_file(trees.from.join("z")).unwrap();
+        write(&trees.from.join("z"), b"own");
+        content(way, &trees.from, &trees.to, &options);
+        assert_eq!(state(&trees.from), state(&trees.to));
+        fs::remove_file(trees.from.join("z")).unwrap();
+        fs::hard_link(trees.from.join("a"), trees.from.join("z")).unwrap();
+        let done = content(way, &trees.from, &trees.to, &options);
+        assert_eq!(state(&trees.from), state(&trees.to), "{done:?}");
+    }
+}
+
+#[test]
+fn a_change_within_the_second_is_seen() {
+    for way in [Way::Push, Way::Pull] {
+        let trees = trees();
+        fs::write(trees.from.join("file"), b"first").unwrap();
+        content(way, &trees.from, &trees.to, &archive());
+        let time = fs::metadata(trees.from.join("file")).unwrap().modified().unwrap();
+        fs::write(trees.from.join("file"), b"other").unwrap();
+        fs::File::open(trees.from.join("file")).unwrap().set_modified(time).unwrap();
+        content(way, &trees.from, &trees.to, &archive());
+        assert_eq!(fs::read(trees.to.join("file")).unwrap(), b"other");
+        assert_eq!(content(way, &trees.from, &trees.to, &archive()).lines, [""; 0]);
+    }
+}
+
+#[test]
+fn a_checksum_finds_what_size_and_time_hide() {
+    for way in [Way::Push, Way::Pull] {
+        let trees = trees();
+        write(&trees.from.join("file"), b"aaaa");
+        write(&trees.to.join("file"), b"bbbb");
+        age(&trees.from.join("file"), 1000);
+        age(&trees.to.join("file"), 1000);
+        let find = |name: &[u8]| fs::read(trees.to.join(std::str::from_utf8(name).unwrap())).unwrap();
+        content(way, &trees.from, &trees.to, &archive());
+        assert_eq!(find(b"file"), b"bbbb");
+        let done = content(way, &trees.from, &trees.to, &Options { checksum: true, ..archive() });
+        assert_eq!(find(b"file"), b"aaaa");
+        assert!(done.lines.contains(&">fc........ file".to_owned()), "{:?}", done.lines);
+    }
+}
+
+#[test]
+fn a_newer_file_stays_with_update() {
+    let trees = trees();
+    write(&trees.from.join("file"), b"old");
+    write(&trees.to.join("file"), b"newer");
+    content(Way::Push, &trees.from, &trees.to, &Options { update: true, ..archive() });
+    assert_eq!(fs::read(trees.to.join("file")).unwrap(), b"newer");
+}
+
+#[test]
+fn a_change_in_a_large_file_costs_little() {
+    for way in [Way::Push, Way::Pull] {
+        let trees = trees();
+        let mut data = noise(9, 16 << 20);
+        write(&trees.to.join("file"), &data);
+        for at in 0..20 {
+            data[at * 800_000 + 1234] ^= 0x55;
+        }
+        data.splice(9_000_000..9_000_000, noise(10, 1000));
+        write(&trees.from.join("file"), &data);
+        let done = content(way, &trees.from, &trees.to, &archive());
+        assert!(fs::read(trees.to.join("file")).unwrap() == data);
+        let stats = done.summary.stats;
+        assert!(stats.received.literal <= 21 * 1024 + 1000, "{stats:?}");
+        assert!(stats.sent_bytes + stats.received_bytes < 64 << 10, "{stats:?}");
+    }
+}
+
+#[test]
+fn an_appended_file_costs_what_was_appended() {
+    for way in [Way::Push, Way::Pull] {
+        let trees = trees();
+        let mut data = noise(11, 5 << 20);
+        write(&trees.to.join("log"), &data);
+        data.extend(noise(12, 1000));
+        write(&trees.from.join("log"), &data);
+        let stats = content(way, &trees.from, &trees.to, &archive()).summary.stats;
+        assert!(fs::read(trees.to.join("log")).unwrap() == data);
+        assert!(stats.sent_bytes + stats.received_bytes < 1700, "{stats:?}");
+        // What only has grown is searched for blocks.
+        data.rotate_right(700);
+        data.extend(noise(13, 10));
+        write(&trees.from.join("log"), &data);
+        let stats = content(way, &trees.from, &trees.to, &archive()).summary.stats;
+        assert!(fs::read(trees.to.join("log")).unwrap() == data);
+        assert!(stats.sent_bytes + stats.received_bytes < 64 << 10, "{stats:?}");
+    }
+}
+
+#[test]
+fn more_entries_than_are_told_at_a_time() {
+    for way in [Way::Push, Way::Pull] {
+        let trees = trees();
+        for directory in 0..30 {
+            let path = trees.from.join(format!("d{directory}"));
+            fs::create_dir(&path).unwrap();
+            for file in 0..700 {
+                fs::write(path.join(format!("file{file}")), format!("{directory} {file}")).unwrap();
+            }
+            for empty in 0..300 {
+                fs::create_dir(path.join(format!("empty{empty}"))).unwrap();
+            }
+        }
+        let done = content(way, &trees.from, &trees.to, &archive());
+        assert_eq!(done.summary.stats.received.created_files, 21_000);
+        assert_eq!(state(&trees.from), state(&trees.to));
+    }
+}
