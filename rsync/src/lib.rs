@@ -42,3 +42,6 @@ pub use name::{BadName, Name, TreePath, escape};
 pub use place::Base;
 pub use session::{Event, Watcher};
 pub use transfer::{Local, Policy, Summary, VERSION, pull, push, serve};
+
+#[cfg(test)]
+mod tests;

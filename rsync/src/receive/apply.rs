@@ -90,7 +90,6 @@ impl Apply<'_> {
                 match why {
                     Failure::Changed => self.again(number, flight, "it changed while it was read"),
                     Failure::Vanished | Failure::Denied | Failure::Unreadable => {
-                        self.setting.flights.land(number);
                         let problem = match why {
                             Failure::Vanished => {
                                 Problem::vanished(&flight.path, "it vanished before it was sent")
@@ -99,6 +98,7 @@ impl Apply<'_> {
                         };
                         // The sender has told it at its end.
                         self.setting.session.problem(&problem);
+                        self.setting.flights.land(number);
                         Ok(())
                     }
                     Failure::Forgotten => self.given_up(number, &flight.path, "it could not be sent again"),
@@ -136,12 +136,21 @@ impl Apply<'_> {
     }
 
     fn placed(&mut self, number: Number, flight: Flight) -> Result<(), Error> {
-        self.setting.flights.land(number);
         let (path, kind, differs) = (flight.path, flight.entry.kind, flight.differs);
-        super::entries::tell(
-            self.setting,
-            Change { path, kind, how: How::Transferred, differs, target: vec![] },
-        )
+        self.tell(number, Change { path, kind, how: How::Transferred, differs, target: vec![] })
+    }
+
+    /// Tells a change, and only then lets go of the file: once all are let go of, the end is told.
+    fn tell(&self, number: Number, change: Change) -> Result<(), Error> {
+        super::entries::tell(self.setting, change)?;
+        self.setting.flights.land(number);
+        Ok(())
+    }
+
+    fn land(&self, number: Number, problem: Problem) -> Result<(), Error> {
+        self.setting.problem(problem)?;
+        self.setting.flights.land(number);
+        Ok(())
     }
 
     /// The base has the content already.
@@ -162,8 +171,8 @@ impl Apply<'_> {
                 Outcome::Failed(doing, errno) => self.failed(number, &flight.path, doing, errno),
             };
         }
-        self.setting.flights.land(number);
         if !flight.differs.any() || self.setting.options.dry_run {
+            self.setting.flights.land(number);
             return Ok(());
         }
         let adjusted = self
@@ -171,13 +180,10 @@ impl Apply<'_> {
             .open(&flight.directory)
             .and_then(|open| super::place_entry::adjust(self.setting, open, &flight.entry, flight.differs));
         if let Err(errno) = adjusted {
-            return self.setting.problem(Problem::call(&flight.path, "set its attributes", errno));
+            return self.land(number, Problem::call(&flight.path, "set its attributes", errno));
         }
         let (path, kind, differs) = (flight.path, flight.entry.kind, flight.differs);
-        super::entries::tell(
-            self.setting,
-            Change { path, kind, how: How::Attributes, differs, target: vec![] },
-        )
+        self.tell(number, Change { path, kind, how: How::Attributes, differs, target: vec![] })
     }
 
     /// The base is not the beginning of the file; its blocks may still be in it.
@@ -216,8 +222,7 @@ impl Apply<'_> {
     }
 
     fn given_up(&mut self, number: Number, path: &TreePath, why: &str) -> Result<(), Error> {
-        self.setting.flights.land(number);
-        self.setting.problem(Problem::vanished(path, why))
+        self.land(number, Problem::vanished(path, why))
     }
 
     /// A file that cannot be written. Where no other could be either, all ends.
@@ -231,7 +236,6 @@ impl Apply<'_> {
         if ends_all(errno) {
             return Err(Error::FileIo { doing, path: path.to_string(), source: errno });
         }
-        self.setting.flights.land(number);
         let problem = match errno {
             Errno::EXIST => Problem::says(
                 path,
@@ -239,7 +243,7 @@ impl Apply<'_> {
             ),
             errno => Problem::call(path, doing, errno),
         };
-        self.setting.problem(problem)
+        self.land(number, problem)
     }
 }
 

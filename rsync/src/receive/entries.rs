@@ -6,7 +6,7 @@ use super::Setting;
 use super::compare;
 use super::destination::Resolved;
 use super::place_entry::{adjust, make, new_mode};
-use super::remove::{Removed, remove};
+use super::remove::{Removed, Why, remove};
 use super::temporary;
 use crate::change::{Change, Differs, How};
 use crate::entry::{Entry, EntryCodec, Kind, Time};
@@ -60,6 +60,14 @@ struct Current {
     missing: bool,
 }
 
+/// A further name of a file.
+pub(super) struct Further {
+    pub(super) directory: TreePath,
+    pub(super) number: Number,
+    pub(super) entry: Entry,
+    pub(super) leader: TreePath,
+}
+
 /// See the module.
 pub(super) struct Entries<'a> {
     pub(super) setting: &'a Setting<'a>,
@@ -75,8 +83,8 @@ pub(super) struct Entries<'a> {
     unmade: HashSet<TreePath>,
     pub(super) directories: BTreeMap<TreePath, Last>,
     pub(super) extras: Vec<(TreePath, Name)>,
-    /// Hard links, for when their files are in place: the new name's entry and directory.
-    pub(super) links: Vec<(TreePath, Entry)>,
+    /// Hard links, for when their files are in place.
+    pub(super) links: Vec<Further>,
     pub(super) entries_of_root: u64,
     pub(super) root_told: bool,
     queued: (u64, u64),
@@ -367,7 +375,7 @@ impl<'a> Entries<'a> {
                     .map(|()| false),
             };
         }
-        if remove(self.setting, places, &current.path, &entry.name)? == Removed::Stays {
+        if remove(self.setting, places, &current.path, &entry.name, Why::InTheWay)? == Removed::Stays {
             self.setting.problem(Problem::says(path, "a directory that cannot be deleted is in the way"))?;
             return Ok(false);
         }

@@ -1,11 +1,13 @@
 //! What has to wait for all files: hard links, then deletions, then the times and modes of directories, deepest first.
 
+use super::Setting;
 use super::compare;
-use super::entries::{Entries, tell};
-use super::remove::remove;
+use super::entries::{Entries, Further, tell};
+use super::flights::Flight;
+use super::remove::{Why, remove};
 use super::temporary::temporary_name;
 use crate::change::{Change, Differs, How};
-use crate::entry::{Entry, Kind};
+use crate::entry::Kind;
 use crate::error::{Code, Error, Problem};
 use crate::message::Either;
 use crate::message::ToSender;
@@ -16,14 +18,12 @@ use crate::session::lock;
 use crate::stats::Received;
 use rustix::fs::{AtFlags, Stat, linkat, renameat};
 use rustix::io::Errno;
+use std::collections::HashMap;
 
 pub(super) fn finish(mut entries: Entries<'_>, complete: bool) -> Result<Received, Error> {
     let setting = entries.setting;
     setting.flights.empty(setting.session)?;
-    let links = std::mem::take(&mut entries.links);
-    for (directory, entry) in links {
-        link(&mut entries, &directory, entry)?;
-    }
+    link_all(&mut entries)?;
     delete(&mut entries, complete)?;
     if let Some(places) = &mut entries.places {
         let directories = std::mem::take(&mut entries.directories);
@@ -60,7 +60,7 @@ fn delete(entries: &mut Entries<'_>, complete: bool) -> Result<(), Error> {
     let Some(places) = &mut entries.places else { return Ok(()) };
     for (directory, name) in extras {
         // A directory in the way of something else has gone already.
-        remove(setting, places, &directory, &name)?;
+        remove(setting, places, &directory, &name, Why::NotAtSource)?;
     }
     if setting.session.code() == Code::MaxDelete {
         let problem = Problem {
@@ -73,19 +73,60 @@ fn delete(entries: &mut Entries<'_>, complete: bool) -> Result<(), Error> {
     Ok(())
 }
 
-/// Gives a file that is in its place one more name.
-fn link(entries: &mut Entries<'_>, directory: &TreePath, entry: Entry) -> Result<(), Error> {
+/// Gives files that are in their place their further names. Where the first name has no file, the next one gets the
+/// content and takes its part.
+fn link_all(entries: &mut Entries<'_>) -> Result<(), Error> {
+    let mut instead: HashMap<TreePath, TreePath> = HashMap::new();
+    for further in std::mem::take(&mut entries.links) {
+        let leader = instead.get(&further.leader).unwrap_or(&further.leader).clone();
+        let theirs = entries.places.as_mut().and_then(|places| stat_of(places, &leader).ok().flatten());
+        let is_file = theirs.as_ref().is_some_and(|stat| Kind::of(stat.st_mode) == Some(Kind::File));
+        if is_file || entries.setting.options.dry_run {
+            link(entries, further, &leader, theirs)?;
+        } else {
+            instead.insert(further.leader.clone(), further.directory.join(&further.entry.name)?);
+            fetch(entries.setting, further)?;
+        }
+    }
+    Ok(())
+}
+
+fn fetch(setting: &Setting<'_>, further: Further) -> Result<(), Error> {
+    let Further { directory, number, entry, .. } = further;
+    let path = directory.join(&entry.name)?;
+    let differs = Differs { new: true, ..Differs::default() };
+    // Whatever has the name now is replaced.
+    let flight = Flight {
+        directory,
+        path,
+        entry,
+        differs,
+        mode: None,
+        replaces: true,
+        base: None,
+        tries: 0,
+        sum_bytes: 0,
+    };
+    setting.flights.add(setting.session, number, flight)?;
+    setting.say(&ToSender::WantWhole(number))?;
+    setting.flights.empty(setting.session)
+}
+
+/// Gives a file one more name.
+fn link(
+    entries: &mut Entries<'_>,
+    further: Further,
+    leader: &TreePath,
+    theirs: Option<Stat>,
+) -> Result<(), Error> {
     let setting = entries.setting;
-    let (path, Some(leader)) = (directory.join(&entry.name)?, entry.leader.clone()) else { return Ok(()) };
-    let target = leader.as_bytes().to_vec();
-    let stat = match &mut entries.places {
-        Some(places) => places.open(directory).and_then(|open| place::stat(open, &entry.name)).ok().flatten(),
-        None => None,
-    };
-    let theirs = match &mut entries.places {
-        Some(places) => stat_of(places, &leader).ok().flatten(),
-        None => None,
-    };
+    let Further { directory, entry, .. } = further;
+    let (path, target) = (directory.join(&entry.name)?, leader.as_bytes().to_vec());
+    let found = entries
+        .places
+        .as_mut()
+        .map(|places| places.open(&directory).and_then(|open| place::stat(open, &entry.name)));
+    let stat = found.and_then(Result::ok).flatten();
     if let (Some(ours), Some(theirs)) = (&stat, &theirs)
         && ours.st_ino == theirs.st_ino
         && ours.st_dev == theirs.st_dev
@@ -99,7 +140,7 @@ fn link(entries: &mut Entries<'_>, directory: &TreePath, entry: Entry) -> Result
     };
     if !setting.options.dry_run
         && let Some(places) = &mut entries.places
-        && let Err(errno) = make_link(places, &leader, directory, &entry.name)
+        && let Err(errno) = make_link(places, leader, &directory, &entry.name)
     {
         return setting.problem(Problem::call(&path, "link it", errno));
     }

@@ -11,6 +11,14 @@ use crate::session::lock;
 use rustix::fs::{AtFlags, unlinkat};
 use rustix::io::Errno;
 
+/// Why something is removed. As with rsync, what makes way for something of its name is not told, counted or limited;
+/// what is in it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    NotAtSource,
+    InTheWay,
+}
+
 /// Whether something is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Removed {
@@ -25,6 +33,7 @@ pub(super) fn remove(
     places: &mut Places,
     directory: &TreePath,
     name: &Name,
+    why: Why,
 ) -> Result<Removed, Error> {
     let Ok(path) = directory.join(name) else { return Ok(Removed::Stays) };
     let failed = |doing: &str, errno: Errno| {
@@ -51,7 +60,8 @@ pub(super) fn remove(
     } else {
         AtFlags::empty()
     };
-    if setting.options.max_delete.is_some_and(|most| lock(&setting.received).deleted >= most) {
+    let told = why == Why::NotAtSource;
+    if told && setting.options.max_delete.is_some_and(|most| lock(&setting.received).deleted >= most) {
         setting.session.note(Code::MaxDelete);
         return Ok(Removed::Stays);
     }
@@ -64,6 +74,9 @@ pub(super) fn remove(
             Ok(()) | Err(Errno::NOENT) => {}
             Err(errno) => return failed("delete it", errno),
         }
+    }
+    if !told {
+        return Ok(Removed::Gone);
     }
     setting.count(|received| received.deleted += 1);
     super::entries::tell(
@@ -84,7 +97,7 @@ fn empty(setting: &Setting<'_>, places: &mut Places, path: &TreePath) -> Result<
     };
     let mut all = Removed::Gone;
     for name in (0..names.len()).filter_map(|at| names.get(at)) {
-        if remove(setting, places, path, &name)? == Removed::Stays {
+        if remove(setting, places, path, &name, Why::NotAtSource)? == Removed::Stays {
             all = Removed::Stays;
         }
     }

@@ -19,6 +19,9 @@ const MOST_SUM_BYTES: u64 = 64 << 20;
 /// them can be answered twice before the first answer is looked at.
 const MOST_ANSWERED: usize = 4 * MOST_IN_FLIGHT;
 
+/// Names of files that have others, which may be asked for at any time.
+const MOST_FOLLOWERS: usize = 1 << 18;
+
 /// How the receiver wants it.
 #[derive(Debug)]
 pub(super) struct Begin {
@@ -66,6 +69,8 @@ struct Inner {
     taken: u64,
     /// The directories of those in between, with the number of their first entry here.
     blocks: VecDeque<Block>,
+    /// Further names of files, whose content is asked for only when it turns out that the first name is not there.
+    followers: HashMap<Number, Place>,
     jobs: VecDeque<(Number, Job)>,
     asked: HashMap<Number, Asked>,
     answered: VecDeque<Number>,
@@ -159,6 +164,7 @@ impl Desk {
         session: &Session<'_>,
         directory: &TreePath,
         names: Vec<Name>,
+        followers: Vec<usize>,
     ) -> Result<(), Error> {
         let mut inner = lock(&self.inner);
         // The message itself counts as well, so that empty directories do not pile up either.
@@ -173,6 +179,13 @@ impl Desk {
         }
         let first = inner.told;
         inner.told += count;
+        for at in followers {
+            let number =
+                Number::try_from(first + at as u64).ok().filter(|_| inner.followers.len() < MOST_FOLLOWERS);
+            if let Some((number, name)) = number.zip(names.get(at)) {
+                inner.followers.insert(number, Place { directory: directory.clone(), name: name.clone() });
+            }
+        }
         inner.blocks.push_back(Block { first, directory: directory.clone(), names });
         Ok(())
     }
@@ -284,6 +297,9 @@ impl Inner {
     }
 
     fn place(&self, number: Number) -> Option<Place> {
+        if let Some(place) = self.followers.get(&number) {
+            return Some(place.clone());
+        }
         let number = u64::from(number);
         let after = self.blocks.partition_point(|block| block.first <= number);
         let block = self.blocks.get(after.checked_sub(1)?)?;

@@ -148,6 +148,9 @@ fn tell_directory(
     tree.visit(directory, problems, |_, entry| {
         seen.add(&entry);
         chunk.codec.put(&mut chunk.bytes, &entry);
+        if entry.leader.is_some() {
+            chunk.followers.push(chunk.names.len());
+        }
         chunk.names.push(entry.name);
         if chunk.bytes.len() >= MOST_CHUNK || chunk.names.len() >= MOST_ENTRIES {
             chunk.send(session, desk, directory, false)?;
@@ -163,6 +166,8 @@ fn tell_directory(
 struct Chunk {
     bytes: Vec<u8>,
     names: Vec<Name>,
+    /// Which of them are further names of files.
+    followers: Vec<usize>,
     codec: EntryCodec,
 }
 
@@ -174,8 +179,8 @@ impl Chunk {
         directory: &TreePath,
         last: bool,
     ) -> Result<(), Error> {
-        let Chunk { bytes, names, .. } = std::mem::take(self);
-        desk.tell(session, directory, names)?;
+        let Chunk { bytes, names, followers, .. } = std::mem::take(self);
+        desk.tell(session, directory, names, followers)?;
         say(session, &ToReceiver::Entries { last, bytes })
     }
 }

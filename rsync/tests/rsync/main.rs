@@ -5,5 +5,4 @@
 mod against_rsync;
 mod cases;
 mod harness;
-mod hostile;
 mod transfers;

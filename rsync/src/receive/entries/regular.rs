@@ -1,6 +1,6 @@
 //! Files: whether their content is needed, and against what it is described.
 
-use super::{Current, Entries, tell};
+use super::{Current, Entries, Further, tell};
 use crate::change::{Change, Differs, How};
 use crate::content::{ContentHash, ContentHasher};
 use crate::entry::{Entry, Kind};
@@ -32,8 +32,10 @@ impl Entries<'_> {
         entry: Entry,
         stat: Option<Stat>,
     ) -> Result<(), Error> {
-        if entry.leader.is_some() {
-            self.links.push((current.path.clone(), entry));
+        if let Some(leader) = entry.leader.clone() {
+            if self.make_way(current, &path, &entry, stat.as_ref())? {
+                self.links.push(Further { directory: current.path.clone(), number, entry, leader });
+            }
             return Ok(());
         }
         let is_file = stat.as_ref().filter(|stat| Kind::of(stat.st_mode) == Some(Kind::File));

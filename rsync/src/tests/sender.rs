@@ -1,0 +1,271 @@
+//! A receiver with a sender that lies.
+
+use super::peer::{Peer, file, hash, pulled, refused};
+use crate::entry::{Entry, Kind, Time};
+use crate::error::{Code, Error};
+use crate::message::{Either, Failure, Gap, MOST_TOLD, ToReceiver, ToSender};
+use crate::name::TreePath;
+use crate::options::Options;
+use crate::stats::Totals;
+use std::fs;
+use std::path::Path;
+
+fn told() -> ToReceiver {
+    ToReceiver::Told { complete: true, totals: Totals::default() }
+}
+
+/// Everything below the destination, by name.
+fn names(root: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(root).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn options() -> Options {
+    Options { times: true, links: true, ..Options::default() }
+}
+
+/// Whatever the sender does here, it is found out, and nothing is left of it.
+#[track_caller]
+fn found_out(what: &str, theirs: impl FnOnce(&mut Peer) + Send) {
+    let root = tempfile::tempdir().unwrap();
+    fs::write(root.path().join("base"), vec![1; 4000]).unwrap();
+    refused(pulled(root.path(), &options(), theirs), what);
+    assert_eq!(names(root.path()), ["base"], "{what}");
+    assert_eq!(fs::read(root.path().join("base")).unwrap(), vec![1; 4000]);
+}
+
+/// A file that the receiver has asked for a delta of.
+fn asked(peer: &mut Peer) {
+    peer.source();
+    peer.entries("", &[file("base", 3000)], true);
+    peer.wait_for(|message| matches!(message, ToSender::Sums { number: 0, .. }));
+    peer.say(&ToReceiver::File { number: 0, size: 3000, modified: Time::default() });
+}
+
+#[test]
+fn case_5_copies_and_lengths_beyond_what_there_is() {
+    for (from, length) in
+        [(4000, 1), (3999, 2), (0, 4001), (i64::MAX as u64, 1), (0, 3001), (1, i64::MAX as u64)]
+    {
+        found_out("copy", |peer| {
+            asked(peer);
+            peer.say(&ToReceiver::Copy { from, length });
+            peer.next();
+        });
+    }
+    found_out("data", |peer| {
+        asked(peer);
+        peer.say(&ToReceiver::Data(vec![0; 3001]));
+        peer.next();
+    });
+    found_out("zero", |peer| {
+        asked(peer);
+        peer.say(&ToReceiver::Zero(1 << 40));
+        peer.next();
+    });
+    found_out("too short", |peer| {
+        asked(peer);
+        peer.say(&ToReceiver::End(hash(&[])));
+        peer.next();
+    });
+    found_out("gap", |peer| {
+        asked(peer);
+        peer.say(&ToReceiver::AskGaps { number: 0, gaps: vec![Gap { from: 3900, length: 200 }] });
+        peer.next();
+    });
+    found_out("a file in a file", |peer| {
+        asked(peer);
+        peer.say(&ToReceiver::File { number: 0, size: 1, modified: Time::default() });
+        peer.next();
+    });
+}
+
+#[test]
+fn case_6_a_forged_match_costs_the_whole_file_and_no_wrong_byte() {
+    let root = tempfile::tempdir().unwrap();
+    fs::write(root.path().join("base"), vec![1; 4000]).unwrap();
+    let new = vec![2; 3000];
+    let theirs = new.clone();
+    let summary = pulled(root.path(), &options(), move |peer| {
+        asked(peer);
+        peer.say(&ToReceiver::Copy { from: 0, length: 3000 });
+        peer.say(&ToReceiver::End(hash(&theirs)));
+        peer.say(&told());
+        peer.wait_for(|message| *message == ToSender::WantWhole(0));
+        peer.say(&ToReceiver::File { number: 0, size: 3000, modified: Time::default() });
+        peer.say(&ToReceiver::Data(theirs.clone()));
+        peer.say(&ToReceiver::End(hash(&theirs)));
+        peer.wait_for(|message| matches!(message, ToSender::Finished(_)));
+    });
+    assert_eq!(summary.unwrap().code, Code::Done);
+    assert_eq!(fs::read(root.path().join("base")).unwrap(), new);
+    // And a sender that never gets it right does not get through.
+    let summary = pulled(root.path(), &options(), move |peer| {
+        peer.source();
+        peer.entries("", &[file("new", 10)], true);
+        peer.say(&told());
+        for _ in 0..3 {
+            peer.wait_for(|message| *message == ToSender::WantWhole(0));
+            peer.say(&ToReceiver::File { number: 0, size: 10, modified: Time::default() });
+            peer.say(&ToReceiver::Data(vec![3; 10]));
+            peer.say(&ToReceiver::End(hash(b"something else")));
+        }
+        peer.wait_for(|message| matches!(message, ToSender::Finished(_)));
+    });
+    assert_eq!(summary.unwrap().code, Code::Vanished);
+    assert_eq!(names(root.path()), ["base"]);
+}
+
+#[test]
+fn case_9_lists_that_are_no_lists() {
+    found_out("twice", |peer| {
+        peer.source();
+        peer.entries("", &[file("a", 0), file("a", 0)], true);
+        peer.wait_for(|_| false);
+    });
+    found_out("unsorted", |peer| {
+        peer.source();
+        peer.entries("", &[file("b", 1), file("a", 1)], true);
+        peer.wait_for(|_| false);
+    });
+    found_out("unsorted over messages", |peer| {
+        peer.source();
+        peer.entries("", &[file("z", 1)], false);
+        peer.more_entries(&[file("y", 1)], true);
+        peer.wait_for(|_| false);
+    });
+    found_out("a directory twice", |peer| {
+        peer.source();
+        peer.entries("", &[], true);
+        peer.entries("", &[], true);
+        peer.wait_for(|_| false);
+    });
+    found_out("entries of nothing", |peer| {
+        peer.source();
+        peer.more_entries(&[file("a", 1)], true);
+        peer.wait_for(|_| false);
+    });
+    found_out("a file of the engine's own", |peer| {
+        peer.source();
+        peer.entries("", &[file(".skpr-rsync.x", 1)], true);
+        peer.wait_for(|_| false);
+    });
+    for name in [&b".."[..], b".", b"", b"a/b", b"a\0", &[b'x'; 256]] {
+        found_out("a name", |peer| {
+            peer.source();
+            peer.say(&ToReceiver::Directory(TreePath::root()));
+            let mut bytes = vec![0, 0];
+            crate::wire::put_bytes(&mut bytes, name);
+            bytes.extend([0; 4]);
+            peer.say(&ToReceiver::Entries { last: true, bytes });
+            peer.wait_for(|_| false);
+        });
+    }
+}
+
+#[test]
+fn case_10_what_was_not_asked_for_is_not_taken() {
+    found_out("no such number", |peer| {
+        peer.source();
+        peer.say(&ToReceiver::File { number: 7, size: 1, modified: Time::default() });
+        peer.wait_for(|_| false);
+    });
+    found_out("content of no file", |peer| {
+        peer.source();
+        peer.say(&ToReceiver::Data(vec![1]));
+        peer.wait_for(|_| false);
+    });
+    found_out("content after a failure", |peer| {
+        asked(peer);
+        peer.say(&ToReceiver::Failed { number: 0, why: Failure::Vanished });
+        peer.say(&ToReceiver::Data(vec![1]));
+        peer.wait_for(|_| false);
+    });
+    found_out("an answer that was given", |peer| {
+        asked(peer);
+        peer.say(&ToReceiver::Failed { number: 0, why: Failure::Vanished });
+        peer.say(&ToReceiver::Same(0));
+        peer.wait_for(|_| false);
+    });
+    found_out("the same, without a base that could be", |peer| {
+        peer.source();
+        peer.entries("", &[file("base", 3000)], true);
+        peer.wait_for(|message| matches!(message, ToSender::Sums { number: 0, .. }));
+        peer.say(&ToReceiver::Same(0));
+        peer.wait_for(|_| false);
+    });
+    found_out("entries behind their end", |peer| {
+        asked(peer);
+        peer.say(&told());
+        peer.entries("x", &[], true);
+        peer.wait_for(|_| false);
+    });
+    found_out("a second source", |peer| {
+        peer.source();
+        peer.source();
+    });
+    found_out("a message of the other direction", |peer| {
+        peer.source();
+        peer.ask(&ToSender::WantWhole(0));
+        peer.wait_for(|_| false);
+    });
+}
+
+#[test]
+fn case_10_only_the_one_name_that_was_asked_for_is_written() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().to_owned();
+    // This goes around the helper: the path at the other end has no slash.
+    let result = super::peer::pulled_as(&path, b"/source", &options(), |peer| {
+        peer.source();
+        peer.entries("", &[file("other", 1)], true);
+        peer.wait_for(|_| false);
+    });
+    refused(result, "another name");
+    assert_eq!(names(root.path()), [""; 0]);
+}
+
+#[test]
+fn case_12_more_than_there_is_room_for() {
+    found_out("entries", |peer| {
+        peer.source();
+        peer.say(&ToReceiver::Directory(TreePath::root()));
+        // The receiver waits for its files, so it takes nothing meanwhile.
+        let many: Vec<Entry> = (0..4000).map(|at| file(&format!("f{at:08}"), 1)).collect();
+        for chunk in 0..4 * MOST_TOLD {
+            let some: Vec<Entry> = many
+                .iter()
+                .take(2)
+                .map(|entry| Entry {
+                    name: crate::Name::new(
+                        format!("{chunk:08}{}", crate::escape(entry.name.as_bytes())).as_bytes(),
+                    )
+                    .unwrap(),
+                    kind: Kind::File,
+                    ..entry.clone()
+                })
+                .collect();
+            peer.more_entries(&some, false);
+        }
+        peer.wait_for(|_| false);
+    });
+}
+
+#[test]
+fn an_end_that_gives_up_says_why_and_cannot_drive_the_terminal() {
+    let root = tempfile::tempdir().unwrap();
+    let result = pulled(root.path(), &options(), |peer| {
+        peer.source();
+        peer.say(&ToReceiver::Either(Either::Abort {
+            code: Code::FileIo,
+            text: b"disk \x1b[2J full".to_vec(),
+        }));
+        peer.next();
+    });
+    match result {
+        Err(Error::Peer { code: Code::FileIo, text }) => assert_eq!(text, r"disk \#033[2J full"),
+        other => panic!("{other:?}"),
+    }
+}
