@@ -71,6 +71,8 @@ fn end(arguments: &[String]) {
         }
     };
     summary.expect("transfer");
+    let note = std::env::temp_dir().join(format!("skpr-bench-memory-{}", std::process::id()));
+    fs::copy("/proc/self/status", note).unwrap();
 }
 
 /// Joins two processes and counts what they say.
@@ -101,20 +103,15 @@ fn carry(from: &mut impl Read, to: &mut impl Write, count: &Count, direction: u8
     }
 }
 
-/// Waits for a process that says its peak memory in its last words to a file named after it.
+/// The largest memory that a process had, which it has written down at its end.
 fn wait(child: &mut std::process::Child) -> u64 {
-    let status = format!("/proc/{}/status", child.id());
-    let mut peak = 0;
-    loop {
-        let text = fs::read_to_string(&status).unwrap_or_default();
-        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        peak = line.and_then(|line| line.trim().split(' ').next()?.parse().ok()).unwrap_or(peak);
-        if let Ok(Some(status)) = child.try_wait() {
-            assert!(status.success(), "{status}");
-            return peak * 1024;
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    let status = child.wait().unwrap();
+    assert!(status.success(), "{status}");
+    let note = std::env::temp_dir().join(format!("skpr-bench-memory-{}", child.id()));
+    let text = fs::read_to_string(&note).unwrap();
+    fs::remove_file(note).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().split(' ').next().unwrap().parse::<u64>().unwrap() * 1024
 }
 
 fn ours(way: &str, from: &Path, to: &Path, sparse: bool) -> Measured {

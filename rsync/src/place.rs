@@ -10,6 +10,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 /// How many directories above the last one are held open; below, they are opened anew each time.
 const MOST_HELD: usize = 48;
@@ -53,20 +54,20 @@ impl Base {
 /// The directories of a tree.
 #[derive(Debug)]
 pub(crate) struct Places {
-    root: OwnedFd,
-    held: Vec<(Vec<u8>, OwnedFd)>,
+    root: Arc<OwnedFd>,
+    held: Vec<(Vec<u8>, Arc<OwnedFd>)>,
     /// The last one beyond those that are held.
-    deep: Option<OwnedFd>,
+    deep: Option<Arc<OwnedFd>>,
 }
 
 impl Places {
     pub(crate) fn new(root: OwnedFd) -> Places {
-        Places { root, held: vec![], deep: None }
+        Places { root: Arc::new(root), held: vec![], deep: None }
     }
 
     /// A second view of the same tree.
     pub(crate) fn again(&self) -> Result<Places, Errno> {
-        Ok(Places::new(openat(&self.root, ".", DIRECTORY, Mode::empty())?))
+        Ok(Places::new(openat(&*self.root, ".", DIRECTORY, Mode::empty())?))
     }
 
     /// A directory of the tree.
@@ -78,19 +79,25 @@ impl Places {
         for component in path.components().skip(same) {
             let parent =
                 self.deep.as_ref().or(self.held.last().map(|(_, directory)| directory)).unwrap_or(&self.root);
-            let directory = openat(parent, component, DIRECTORY, Mode::empty())?;
+            let directory = Arc::new(openat(parent, component, DIRECTORY, Mode::empty())?);
             if self.held.len() < MOST_HELD {
                 self.held.push((component.to_vec(), directory));
             } else {
                 self.deep = Some(directory);
             }
         }
-        Ok(self.last())
+        Ok(self.last().as_fd())
     }
 
-    fn last(&self) -> BorrowedFd<'_> {
+    /// The same, for somebody who needs it for longer.
+    pub(crate) fn shared(&mut self, path: &TreePath) -> Result<Arc<OwnedFd>, Errno> {
+        self.open(path)?;
+        Ok(self.last().clone())
+    }
+
+    fn last(&self) -> &Arc<OwnedFd> {
         let held = self.held.last().map(|(_, directory)| directory);
-        self.deep.as_ref().or(held).unwrap_or(&self.root).as_fd()
+        self.deep.as_ref().or(held).unwrap_or(&self.root)
     }
 
     /// Lets go of a directory that is to be renamed or removed.

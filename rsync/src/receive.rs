@@ -21,19 +21,21 @@ use crate::filter::Side;
 use crate::link::{Inbox, Packing};
 use crate::message::{Attributes, Either, MOST_CHUNK, MOST_TOLD, ToReceiver, ToSender};
 use crate::options::Options;
-use crate::session::{Session, lock};
+use crate::session::{Session, Signal, lock};
 use crate::stats::{Received, Totals};
 use crate::tree::{Only, Tree, Walk};
 pub(crate) use destination::Destination;
 use entries::{Entries, Told};
 use flights::Flights;
 use std::collections::VecDeque;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Condvar, Mutex};
 
-/// Messages about files that may wait for the disk: 4 MiB, beyond which the sender has to wait.
-const MOST_WAITING: usize = 32;
+/// Batches of messages about files that may wait for the disk: 4 MiB, beyond which the sender has to wait.
+const MOST_WAITING: usize = 8;
+/// Bytes of a batch.
+const MOST_BATCH: usize = 512 << 10;
 /// Bytes of entries that may wait; more than the longest that may be told at a time are likely to have.
 const MOST_ENTRY_BYTES: usize = 48 << 20;
 
@@ -95,7 +97,7 @@ pub(crate) fn receive(
             session.guard(|| read(session, lists, files, inbox));
             reading.store(false, Ordering::Release);
             watch.unpark();
-            lists.changed.notify_all();
+            lists.changed.tell();
         });
         session.guard(|| run(scope, setting, lists, waiting, destination, root, &key))
     })
@@ -106,7 +108,7 @@ fn run<'scope>(
     scope: &'scope std::thread::Scope<'scope, '_>,
     setting: &'scope Setting<'_>,
     lists: &'scope Lists,
-    waiting: Receiver<ToReceiver>,
+    waiting: Receiver<Vec<ToReceiver>>,
     destination: Destination,
     root: bool,
     key: &[u8; 32],
@@ -192,7 +194,7 @@ fn tell_digests(setting: &Setting<'_>, tree: &mut Tree, key: &[u8; 32]) -> Resul
 #[derive(Default)]
 pub(crate) struct Lists {
     inner: Mutex<Waiting>,
-    changed: Condvar,
+    changed: Signal,
 }
 
 #[derive(Default)]
@@ -211,7 +213,7 @@ impl Lists {
                 None => {
                     drop(inner);
                     session.outbox.flush()?;
-                    inner = session.wait(&self.changed, lock(&self.inner))?;
+                    inner = self.changed.wait(session, lock(&self.inner))?;
                 }
             }
         }
@@ -225,7 +227,7 @@ impl Lists {
             return Err(Error::Protocol("more entries at a time than allowed"));
         }
         drop(inner);
-        self.changed.notify_all();
+        self.changed.tell();
         Ok(())
     }
 
@@ -242,51 +244,74 @@ impl Lists {
                 inner.bytes -= told.size();
                 return Ok(told);
             }
-            inner = session.wait(&self.changed, inner)?;
+            inner = self.changed.wait(session, inner)?;
         }
     }
 }
 
+/// What the sender says. What is there already is handed on in one piece, so that small files do not cost a wake-up each.
 fn read(
     session: &Session<'_>,
     lists: &Lists,
-    files: SyncSender<ToReceiver>,
+    files: SyncSender<Vec<ToReceiver>>,
     mut inbox: Inbox,
 ) -> Result<(), Error> {
     let mut told_all = false;
-    while let Some(message) = inbox.next(&session.pulse)? {
-        if session.is_over() {
-            return Ok(());
+    while let Some(first) = inbox.next(&session.pulse)? {
+        let (mut batch, mut bytes, mut next) = (vec![], 0, Some(first));
+        while let Some(message) = next {
+            bytes += message.len();
+            let message = ToReceiver::decode(&message)?;
+            let is_abort = matches!(message, ToReceiver::Either(Either::Abort { .. }));
+            if session.is_over() && !is_abort && !session.is_cut() {
+                return Ok(());
+            }
+            if !session.is_over() || is_abort {
+                batch.extend(sort(session, lists, message, &mut told_all)?);
+            }
+            next = if bytes < MOST_BATCH { inbox.ready()? } else { None };
         }
-        match ToReceiver::decode(&message)? {
-            ToReceiver::Either(Either::Alive) => {}
-            ToReceiver::Either(Either::Problem(problem)) => session.problem(&problem),
-            ToReceiver::Either(Either::Abort { code, text }) => {
-                return Err(Error::Peer { code, text: crate::escape(&text) });
+        // The other end is gone only when the session is over.
+        if !batch.is_empty() && files.send(batch).is_err() {
+            if session.is_cut() {
+                continue;
             }
-            ToReceiver::Source { kind, content, root } => {
-                if lock(&lists.inner).source.replace((kind, content, root)).is_some() {
-                    return Err(Error::Protocol("a second source"));
-                }
-                lists.changed.notify_all();
-            }
-            ToReceiver::Directory(_) | ToReceiver::Entries { .. } | ToReceiver::Told { .. } if told_all => {
-                return Err(Error::Protocol("entries behind their end"));
-            }
-            ToReceiver::Directory(path) => lists.put(Told::Directory(path))?,
-            ToReceiver::Entries { last, bytes } => lists.put(Told::Entries { last, bytes })?,
-            ToReceiver::Told { complete, totals } => {
-                told_all = true;
-                lists.put(Told::All { complete, totals })?;
-            }
-            file => {
-                // The other end is gone only when the session is over.
-                if files.send(file).is_err() {
-                    return if session.is_over() { Ok(()) } else { Err(Error::Stopped) };
-                }
-            }
+            return if session.is_over() { Ok(()) } else { Err(Error::Stopped) };
         }
     }
     // The receiver is the one that says when it is over.
     if session.is_over() { Ok(()) } else { Err(Error::Ended) }
+}
+
+/// Puts a message where it belongs; what is about files is handed back.
+fn sort(
+    session: &Session<'_>,
+    lists: &Lists,
+    message: ToReceiver,
+    told_all: &mut bool,
+) -> Result<Option<ToReceiver>, Error> {
+    match message {
+        ToReceiver::Either(Either::Alive) => {}
+        ToReceiver::Either(Either::Problem(problem)) => session.problem(&problem),
+        ToReceiver::Either(Either::Abort { code, text }) => {
+            return Err(Error::Peer { code, text: crate::escape(&text) });
+        }
+        ToReceiver::Source { kind, content, root } => {
+            if lock(&lists.inner).source.replace((kind, content, root)).is_some() {
+                return Err(Error::Protocol("a second source"));
+            }
+            lists.changed.tell();
+        }
+        ToReceiver::Directory(_) | ToReceiver::Entries { .. } | ToReceiver::Told { .. } if *told_all => {
+            return Err(Error::Protocol("entries behind their end"));
+        }
+        ToReceiver::Directory(path) => lists.put(Told::Directory(path))?,
+        ToReceiver::Entries { last, bytes } => lists.put(Told::Entries { last, bytes })?,
+        ToReceiver::Told { complete, totals } => {
+            *told_all = true;
+            lists.put(Told::All { complete, totals })?;
+        }
+        file => return Ok(Some(file)),
+    }
+    Ok(None)
 }

@@ -13,6 +13,9 @@ const FREE_MISSES: u64 = 8 << 20;
 /// The most blocks, by their bytes, that are compared at once.
 const LONGEST_STRIDE: usize = 1 << 20;
 
+/// Blocks whose strong sums are computed at the price of one.
+const LANES: usize = 8;
+
 /// Where some bytes of the new file come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Run {
@@ -78,7 +81,7 @@ impl<'a> Search<'a> {
             runs: Runs::default(),
             at: 0,
             expected: None,
-            stride: 1,
+            stride: LANES,
             matched: 0,
             missed: 0,
             exhausted: false,
@@ -157,7 +160,7 @@ impl<'a> Search<'a> {
             .zip(theirs.chunks_exact(width))
             .take_while(|(one, other)| one == other)
             .count();
-        self.stride = if same == count { (count * 2).min(most) } else { 1 };
+        self.stride = if same == count { (count * 2).min(most) } else { LANES };
         if same == 0 {
             self.expected = None;
             return 0;

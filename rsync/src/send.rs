@@ -111,7 +111,14 @@ pub(crate) fn say_as(session: &Session<'_>, message: &ToReceiver, packing: Packi
 /// What the receiver says, until it has finished.
 fn read(session: &Session<'_>, desk: &Desk, mut inbox: Inbox) -> Result<(), Error> {
     while let Some(message) = inbox.next(&session.pulse)? {
-        match ToSender::decode(&message)? {
+        let message = ToSender::decode(&message)?;
+        if session.is_over() && !matches!(message, ToSender::Either(Either::Abort { .. })) {
+            if session.is_cut() {
+                continue;
+            }
+            return Ok(());
+        }
+        match message {
             ToSender::Either(Either::Alive) => {}
             ToSender::Either(Either::Problem(problem)) => session.problem(&problem),
             ToSender::Either(Either::Abort { code, text }) => {
@@ -125,9 +132,6 @@ fn read(session: &Session<'_>, desk: &Desk, mut inbox: Inbox) -> Result<(), Erro
                 return Ok(());
             }
             other => desk.put(other)?,
-        }
-        if session.is_over() {
-            return Ok(());
         }
     }
     Err(Error::Ended)

@@ -8,7 +8,7 @@ use crate::error::{Code, Error, Problem};
 use crate::link::{Link, Outbox, Packing, Pulse};
 use crate::message::Either;
 use crate::name::TreePath;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -70,20 +70,29 @@ impl<'a> Session<'a> {
         self.over.load(Ordering::Acquire)
     }
 
-    /// Keeps the first failure, and tells the other end unless that one is the reason.
+    /// Keeps the first failure, and tells the other end unless that one is the reason. That the connection is gone is
+    /// only kept until the other end's last words say why.
     pub(crate) fn fail(&self, error: Error) {
-        if self.over.swap(true, Ordering::AcqRel) {
-            return;
-        }
+        let first = !self.over.swap(true, Ordering::AcqRel);
         let abort = Either::Abort { code: error.code(), text: error.line().into_bytes() };
         let tell = !matches!(error, Error::Link(_) | Error::Ended | Error::Peer { .. } | Error::Timeout(_));
-        *lock(&self.failure) = Some(error);
-        if tell {
+        let mut failure = lock(&self.failure);
+        let says_why = matches!(error, Error::Peer { .. });
+        if first || says_why && matches!(*failure, Some(Error::Link(_) | Error::Ended)) {
+            *failure = Some(error);
+        }
+        drop(failure);
+        if first && tell {
             let mut message = vec![];
             abort.encode(&mut message);
             // If this cannot be sent, the other end sees the connection end.
             drop(self.outbox.send(&message, Packing::Compress).and_then(|()| self.outbox.flush()));
         }
+    }
+
+    /// Whether it is over only because the connection is gone; then the other end's last words are still of interest.
+    pub(crate) fn is_cut(&self) -> bool {
+        matches!(*lock(&self.failure), Some(Error::Link(_) | Error::Ended))
     }
 
     /// Done, and nobody may fail any more.
@@ -157,17 +166,37 @@ impl<'a> Session<'a> {
             }
         }
     }
+}
 
-    /// Waits for a change, and is woken at least now and then to see that the session is over.
+/// A change that threads wait for. Telling it costs nothing while nobody does.
+#[derive(Debug, Default)]
+pub(crate) struct Signal {
+    condvar: Condvar,
+    waiting: AtomicUsize,
+}
+
+impl Signal {
+    /// Waits for a change of what the guard protects, and is woken at least now and then to see that the session is over.
     pub(crate) fn wait<'b, T>(
         &self,
-        condvar: &Condvar,
+        session: &Session<'_>,
         guard: MutexGuard<'b, T>,
     ) -> Result<MutexGuard<'b, T>, Error> {
-        if self.is_over() {
+        if session.is_over() {
             return Err(Error::Stopped);
         }
-        Ok(condvar.wait_timeout(guard, TICK).unwrap_or_else(PoisonError::into_inner).0)
+        // Whoever changes something locks it after this, and so sees that somebody waits.
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let (guard, _) = self.condvar.wait_timeout(guard, TICK).unwrap_or_else(PoisonError::into_inner);
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        Ok(guard)
+    }
+
+    /// Something has changed, and its lock is free again.
+    pub(crate) fn tell(&self) {
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            self.condvar.notify_all();
+        }
     }
 }
 

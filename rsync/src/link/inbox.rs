@@ -95,6 +95,22 @@ impl Inbox {
         }
     }
 
+    /// A message for which nothing has to be waited for.
+    pub(crate) fn ready(&mut self) -> Result<Option<Vec<u8>>, Error> {
+        if self.hello.is_some() {
+            return Ok(None);
+        }
+        loop {
+            if let Some(message) = self.take()? {
+                return Ok(Some(message));
+            }
+            if self.used >= self.packet.len() {
+                return Ok(None);
+            }
+            self.decompress()?;
+        }
+    }
+
     /// A message of what is there, if it is there as a whole.
     fn take(&mut self) -> Result<Option<Vec<u8>>, Error> {
         let rest = self.plain.get(self.read..).unwrap_or_default();

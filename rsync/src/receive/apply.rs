@@ -14,9 +14,12 @@ use crate::place::Places;
 use crate::signature::Shape;
 use build::{Build, Outcome};
 use rustix::io::Errno;
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
 pub(super) use sums::send_sums;
 
+/// How long changes may wait to be told.
+const SOON: Duration = Duration::from_millis(5);
 /// How often a file is asked for again that changed meanwhile or turned out wrong.
 const MOST_TRIES: u8 = 2;
 
@@ -29,30 +32,11 @@ struct Apply<'a> {
 pub(super) fn apply(
     setting: &Setting<'_>,
     places: Option<Places>,
-    messages: Receiver<ToReceiver>,
+    messages: Receiver<Vec<ToReceiver>>,
 ) -> Result<(), Error> {
     let Some(places) = places else { return Ok(()) };
     let mut apply = Apply { setting, places, build: None };
-    let result = loop {
-        let message = match messages.try_recv() {
-            Ok(message) => message,
-            // What this thread has to say goes out before it waits.
-            Err(TryRecvError::Empty) => {
-                setting.session.outbox.flush()?;
-                match messages.recv() {
-                    Ok(message) => message,
-                    Err(_) => break Ok(()),
-                }
-            }
-            Err(TryRecvError::Disconnected) => break Ok(()),
-        };
-        if setting.session.is_over() {
-            break Ok(());
-        }
-        if let Err(error) = apply.message(message) {
-            break Err(error);
-        }
-    };
+    let result = apply.all(&messages);
     if let Some(build) = apply.build.take() {
         build.give_up(setting.options.partial);
     }
@@ -60,6 +44,30 @@ pub(super) fn apply(
 }
 
 impl Apply<'_> {
+    fn all(&mut self, messages: &Receiver<Vec<ToReceiver>>) -> Result<(), Error> {
+        loop {
+            let batch = match messages.recv_timeout(SOON) {
+                Ok(batch) => batch,
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                // What this thread has to say goes out before it waits for long.
+                Err(RecvTimeoutError::Timeout) => {
+                    self.setting.session.outbox.flush()?;
+                    match messages.recv() {
+                        Ok(batch) => batch,
+                        Err(_) => return Ok(()),
+                    }
+                }
+            };
+            for message in batch {
+                // What has arrived is still worth having for the next try.
+                if self.setting.session.is_over() && !self.setting.options.partial {
+                    return Ok(());
+                }
+                self.message(message)?;
+            }
+        }
+    }
+
     fn message(&mut self, message: ToReceiver) -> Result<(), Error> {
         match message {
             ToReceiver::File { number, size, modified } => {
@@ -116,7 +124,8 @@ impl Apply<'_> {
             ToReceiver::AskGaps { number, gaps } => {
                 let flight = self.setting.flights.get(number)?;
                 let base = flight.base.as_ref().ok_or(Error::Protocol("gaps in a base that there is not"))?;
-                sums::send_gap_sums(self.setting, &mut self.places, &flight.directory, base, number, &gaps)
+                sums::send_gap_sums(self.setting, &mut self.places, &flight.directory, base, number, &gaps)?;
+                self.setting.session.outbox.flush()
             }
             ToReceiver::Either(_)
             | ToReceiver::Source { .. }
@@ -155,7 +164,8 @@ impl Apply<'_> {
 
     /// The base has the content already.
     fn same(&mut self, number: Number, flight: Flight) -> Result<(), Error> {
-        let Some(base) = flight.base.as_ref().filter(|base| base.size == flight.entry.size) else {
+        // The file may have another size by now than was told.
+        let Some(base) = flight.base.as_ref().filter(|_| flight.sum_bytes == 0) else {
             return Err(Error::Protocol("a file that cannot be the same"));
         };
         if base.name != flight.entry.name {
@@ -206,7 +216,8 @@ impl Apply<'_> {
         if flight.tries > MOST_TRIES {
             return Err(Error::Protocol("sums are asked for over and over"));
         }
-        send_sums(self.setting, &mut self.places, &flight.directory, &base, number, shape)
+        send_sums(self.setting, &mut self.places, &flight.directory, &base, number, shape)?;
+        self.setting.session.outbox.flush()
     }
 
     /// Asks for all of a file, a second and a third time.
@@ -218,7 +229,8 @@ impl Apply<'_> {
             flight.tries += 1;
             flight.base = None;
         });
-        self.setting.say(&ToSender::WantWhole(number))
+        self.setting.say(&ToSender::WantWhole(number))?;
+        self.setting.session.outbox.flush()
     }
 
     fn given_up(&mut self, number: Number, path: &TreePath, why: &str) -> Result<(), Error> {

@@ -6,9 +6,9 @@ use crate::error::Error;
 use crate::file::Identity;
 use crate::message::{MOST_IN_FLIGHT, Number};
 use crate::name::{Name, TreePath};
-use crate::session::{Session, lock};
+use crate::session::{Session, Signal, lock};
 use std::collections::HashMap;
-use std::sync::{Condvar, Mutex};
+use std::sync::Mutex;
 
 /// Bytes of sums that are on their way or at the sender; half of what it takes.
 const MOST_SUM_BYTES: u64 = 24 << 20;
@@ -48,7 +48,7 @@ struct Inner {
 #[derive(Default)]
 pub(crate) struct Flights {
     inner: Mutex<Inner>,
-    changed: Condvar,
+    changed: Signal,
 }
 
 impl Flights {
@@ -65,7 +65,7 @@ impl Flights {
             session.outbox.flush()?;
             inner = lock(&self.inner);
             while full(&inner) {
-                inner = session.wait(&self.changed, inner)?;
+                inner = self.changed.wait(session, inner)?;
             }
         }
         inner.sum_bytes += flight.sum_bytes;
@@ -95,7 +95,7 @@ impl Flights {
             inner.sum_bytes = inner.sum_bytes.saturating_sub(flight.sum_bytes);
         }
         drop(inner);
-        self.changed.notify_all();
+        self.changed.tell();
     }
 
     /// Waits until nothing is in flight.
@@ -103,7 +103,7 @@ impl Flights {
         session.outbox.flush()?;
         let mut inner = lock(&self.inner);
         while !inner.flights.is_empty() {
-            inner = session.wait(&self.changed, inner)?;
+            inner = self.changed.wait(session, inner)?;
         }
         Ok(())
     }

@@ -15,6 +15,7 @@ use std::fs::File;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 /// How often another name is tried.
 const MOST_TRIES: usize = 16;
@@ -24,7 +25,7 @@ const SPARSE: usize = 4096;
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Temporary {
-    directory: OwnedFd,
+    directory: Arc<OwnedFd>,
     name: Name,
     pub(super) file: File,
     sparse: bool,
@@ -50,15 +51,14 @@ pub(super) fn temporary_name(name: &Name) -> Name {
 }
 
 impl Temporary {
-    pub(super) fn create(directory: BorrowedFd<'_>, name: &Name, sparse: bool) -> Result<Temporary, Errno> {
+    pub(super) fn create(directory: Arc<OwnedFd>, name: &Name, sparse: bool) -> Result<Temporary, Errno> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         for _ in 0..MOST_TRIES {
             let temporary = temporary_name(name);
-            match openat(directory, temporary.as_bytes(), flags, Mode::RUSR | Mode::WUSR) {
+            match openat(&directory, temporary.as_bytes(), flags, Mode::RUSR | Mode::WUSR) {
                 Ok(file) => {
                     // A file system without locks only loses the way of telling who still writes.
                     let _unlocked = flock(&file, FlockOperation::NonBlockingLockExclusive).is_err();
-                    let directory = directory.try_clone_to_owned().map_err(|error| errno(&error))?;
                     return Ok(Temporary {
                         directory,
                         name: temporary,

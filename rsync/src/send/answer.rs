@@ -7,7 +7,7 @@ use super::{say, say_as};
 use crate::content::{ContentHash, ContentHasher, PIECE, is_zero};
 use crate::entry::Time;
 use crate::error::{Error, Problem};
-use crate::file::{Content, Identity, Part, errno};
+use crate::file::{Content, Identity, Part};
 use crate::link::Packing;
 use crate::message::{Failure, MOST_DATA, Number, ToReceiver};
 use crate::name::TreePath;
@@ -262,9 +262,4 @@ fn try_out(bytes: &[u8]) -> Packing {
         Ok(small) if small.len() * 20 > sample.len() * 19 => Packing::AsItIs,
         _ => Packing::Compress,
     }
-}
-
-/// A file that cannot be read is told by its number.
-pub(super) fn unreadable(error: &std::io::Error) -> Stop {
-    errno(error).into()
 }

@@ -7,11 +7,11 @@ use crate::digest::{Digests, DirectoryDigest};
 use crate::error::Error;
 use crate::message::{MOST_IN_FLIGHT, MOST_TOLD, Number, ToSender};
 use crate::name::{Name, TreePath};
-use crate::session::{Session, lock};
+use crate::session::{Session, Signal, lock};
 use crate::signature::Shape;
 use crate::stats::Received;
 use std::collections::{HashMap, VecDeque};
-use std::sync::{Condvar, Mutex};
+use std::sync::Mutex;
 
 /// Sums that may wait here; the receiver keeps them below a half of it on its own.
 const MOST_SUM_BYTES: u64 = 64 << 20;
@@ -89,12 +89,12 @@ struct Block {
 #[derive(Default)]
 pub(super) struct Desk {
     inner: Mutex<Inner>,
-    changed: Condvar,
+    changed: Signal,
 }
 
 impl Desk {
     pub(super) fn wake(&self) {
-        self.changed.notify_all();
+        self.changed.tell();
     }
 
     pub(super) fn begin(&self, session: &Session<'_>) -> Result<Begin, Error> {
@@ -102,7 +102,7 @@ impl Desk {
         loop {
             match inner.begin.take() {
                 Some(begin) => return Ok(begin),
-                None => inner = session.wait(&self.changed, inner)?,
+                None => inner = self.changed.wait(session, inner)?,
             }
         }
     }
@@ -117,7 +117,7 @@ impl Desk {
         loop {
             match inner.finished {
                 Some(received) => return Ok(received),
-                None => inner = session.wait(&self.changed, inner)?,
+                None => inner = self.changed.wait(session, inner)?,
             }
         }
     }
@@ -154,7 +154,7 @@ impl Desk {
             if !inner.digests.is_empty() || inner.digests.complete {
                 return inner.digests.next();
             }
-            inner = session.wait(&self.changed, inner)?;
+            inner = self.changed.wait(session, inner)?;
         }
     }
 
@@ -174,7 +174,7 @@ impl Desk {
             session.outbox.flush()?;
             inner = lock(&self.inner);
             while inner.told + count > inner.taken + MOST_TOLD {
-                inner = session.wait(&self.changed, inner)?;
+                inner = self.changed.wait(session, inner)?;
             }
         }
         let first = inner.told;
@@ -207,7 +207,7 @@ impl Desk {
             session.outbox.flush()?;
             inner = lock(&self.inner);
             while inner.jobs.is_empty() {
-                inner = session.wait(&self.changed, inner)?;
+                inner = self.changed.wait(session, inner)?;
             }
         }
     }

@@ -4,7 +4,7 @@ use skpr_rsync::options::Options;
 use skpr_rsync::{Base, Error, Event, Link, Local, Policy, Summary, pull, push, serve};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::Shutdown;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -181,11 +181,4 @@ pub(crate) fn age(path: &Path, seconds: u64) {
 
 pub(crate) fn mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-}
-
-/// Reads what is left of a stream, for as long as anything comes.
-pub(crate) fn drain(stream: &mut UnixStream) -> Vec<u8> {
-    let mut bytes = vec![];
-    drop(stream.read_to_end(&mut bytes));
-    bytes
 }

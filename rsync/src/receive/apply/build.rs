@@ -50,10 +50,10 @@ impl Build {
         size: u64,
         modified: Time,
     ) -> Build {
-        let opened = places.open(&flight.directory).map_err(|errno| ("open its directory", errno));
+        let opened = places.shared(&flight.directory).map_err(|errno| ("open its directory", errno));
         let mut base = None;
         let temporary = opened.and_then(|directory| {
-            base = flight.base.as_ref().and_then(|base| place::open_file(directory, &base.name).ok());
+            base = flight.base.as_ref().and_then(|base| place::open_file(directory.as_fd(), &base.name).ok());
             Temporary::create(directory, &flight.entry.name, setting.options.sparse)
                 .map_err(|errno| ("write", errno))
         });

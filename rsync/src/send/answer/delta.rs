@@ -14,7 +14,6 @@ use crate::send::desk::Place;
 use crate::send::{say, say_as};
 use crate::session::Event;
 use crate::signature::Shape;
-use std::os::unix::fs::FileExt as _;
 
 /// What is searched at once.
 const WINDOW: usize = 4 << 20;
@@ -173,11 +172,7 @@ impl Answer<'_> {
                     let mut here = at;
                     while here < end {
                         buffer.resize(usize::try_from(end - here).unwrap_or(MOST_DATA).min(MOST_DATA), 0);
-                        source
-                            .content
-                            .file
-                            .read_exact_at(&mut buffer, here)
-                            .map_err(|error| super::unreadable(&error))?;
+                        read_exact(&source.content.file, &mut buffer, here)?;
                         let packing = source.packing.unwrap_or_else(|| try_out(&buffer));
                         if buffer.len() >= super::SAMPLE {
                             source.packing = Some(packing);
