@@ -88,7 +88,7 @@ impl Digests {
         )?;
         let name = cursor.bytes(crate::name::LONGEST_NAME)?;
         let digest = DirectoryDigest(cursor.array()?);
-        if (level == 0) != !self.begun || (level == 0) != name.is_empty() {
+        if (level == 0) == self.begun || (level == 0) != name.is_empty() {
             return Err(crate::Error::Protocol("digests that do not begin at the root"));
         }
         self.begun = true;

@@ -63,7 +63,7 @@ pub struct Time {
 
 impl Time {
     pub(crate) fn of(stat: &Stat) -> Time {
-        Time { seconds: stat.st_mtime as i64, nanos: (stat.st_mtime_nsec as u64).min(999_999_999) as u32 }
+        Time { seconds: stat.st_mtime, nanos: stat.st_mtime_nsec.min(999_999_999) as u32 }
     }
 
     pub(crate) fn put(self, out: &mut Vec<u8>) {

@@ -48,8 +48,8 @@ impl Shape {
         }
         // A wrong match is found out and costs the whole file; its chance is positions times blocks over the sums' range.
         let strong = match length {
-            ..0x10_0000 => 3,
-            ..0x4000_0000 => 4,
+            0..0x10_0000 => 3,
+            0x10_0000..0x4000_0000 => 4,
             _ => 6,
         };
         (block <= LARGEST_BLOCK).then_some(Shape { length, block: block as u32, strong })

@@ -177,8 +177,8 @@ impl Tree {
                 entry.mode &= !0o6000;
             }
         }
-        if self.compared.hard_links && entry.kind == Kind::File && stat.st_nlink as u64 > 1 {
-            let identity = (stat.st_dev as u64, stat.st_ino as u64);
+        if self.compared.hard_links && entry.kind == Kind::File && stat.st_nlink > 1 {
+            let identity = (stat.st_dev, stat.st_ino);
             match self.leaders.get(&identity) {
                 Some(leader) if *leader != path => entry.leader = Some(leader.clone()),
                 Some(_) => {}
@@ -216,9 +216,9 @@ fn describe(
         mode: 0,
         size: if kind == Kind::File { stat.st_size.max(0) as u64 } else { 0 },
         modified: if timed { modified } else { Time::default() },
-        user: if compared.owner { stat.st_uid as u32 } else { 0 },
-        group: if compared.group { stat.st_gid as u32 } else { 0 },
-        device: if kind.is_device() && compared.devices { stat.st_rdev as u64 } else { 0 },
+        user: if compared.owner { stat.st_uid } else { 0 },
+        group: if compared.group { stat.st_gid } else { 0 },
+        device: if kind.is_device() && compared.devices { stat.st_rdev } else { 0 },
         target,
         leader: None,
         content,

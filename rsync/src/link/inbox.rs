@@ -12,6 +12,9 @@ use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation as _, OutBuffer
 /// Bytes that are decompressed at once.
 const STEP: usize = 64 << 10;
 
+/// Looks at a message.
+type Check = fn(&[u8]) -> Result<(), Error>;
+
 /// See the module.
 pub(crate) struct Inbox {
     reader: Box<dyn Read + Send>,
@@ -24,7 +27,7 @@ pub(crate) struct Inbox {
     read: usize,
     compressed: bool,
     /// What the first message has to be.
-    hello: Option<fn(&[u8]) -> Result<(), Error>>,
+    hello: Option<Check>,
 }
 
 /// When a whole packet came last, and how many bytes all had; for others to see.
@@ -72,7 +75,7 @@ impl Inbox {
     }
 
     /// The first message is a greeting, and is checked by this.
-    pub(crate) fn with_hello(mut self, check: fn(&[u8]) -> Result<(), Error>) -> Inbox {
+    pub(crate) fn with_hello(mut self, check: Check) -> Inbox {
         self.hello = Some(check);
         self
     }

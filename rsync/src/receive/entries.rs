@@ -1,25 +1,23 @@
 //! The receiver's comparison: of each entry that is told, what has to be done to have it here as well.
 
+mod directories;
+mod others;
 mod regular;
 
 use super::Setting;
-use super::compare;
 use super::destination::Resolved;
-use super::place_entry::{adjust, make, new_mode};
-use super::remove::{Removed, Why, remove};
 use super::temporary;
-use crate::change::{Change, Differs, How};
+use crate::change::Change;
 use crate::entry::{Entry, EntryCodec, Kind, Time};
 use crate::error::{Error, Problem};
-use crate::message::{Attributes, MOST_TOLD, Number, ToSender};
+use crate::message::{MOST_TOLD, Number, ToSender};
 use crate::name::{Name, TreePath};
 use crate::options::Delete;
 use crate::place::{self, Names, Places};
 use crate::session::Event;
 use crate::stats::Totals;
 use crate::wire::Cursor;
-use rustix::fs::{Mode, Stat, fstat, mkdirat};
-use rustix::io::Errno;
+use rustix::fs::fstat;
 use std::collections::{BTreeMap, HashSet};
 
 /// Deletions that wait for the end; beyond, the rest stays and is told.
@@ -134,73 +132,6 @@ impl<'a> Entries<'a> {
 
     fn times(&self, modified: Time) -> Option<Time> {
         self.setting.compared.times.then_some(modified)
-    }
-
-    /// The root itself, where its content is what comes.
-    pub(super) fn root(&mut self, root: Attributes) -> Result<(), Error> {
-        let Some(name) = Name::new(b"root").ok() else { return Ok(()) };
-        let entry = Entry {
-            name,
-            kind: Kind::Directory,
-            mode: root.mode,
-            size: 0,
-            modified: root.modified,
-            user: if self.setting.compared.owner { root.user } else { 0 },
-            group: if self.setting.compared.group { root.group } else { 0 },
-            device: 0,
-            target: vec![],
-            leader: None,
-            content: None,
-            recent: false,
-        };
-        let differs = match &self.places {
-            Some(places) if !self.fresh => {
-                let stat = fstat(places.root()).map_err(|source| Error::Start {
-                    doing: "look at",
-                    path: ".".to_owned(),
-                    source,
-                })?;
-                compare::attributes(&entry, &stat, self.setting.compared, false)
-            }
-            _ => Differs { new: true, ..Differs::default() },
-        };
-        let how = if differs.new { How::Made } else { How::Attributes };
-        if differs.new {
-            self.setting.count(|received| received.created_directories += 1);
-        }
-        if differs.any() {
-            tell(
-                self.setting,
-                Change { path: TreePath::root(), kind: Kind::Directory, how, differs, target: vec![] },
-            )?;
-        }
-        if let Some(places) = self.places.as_ref().filter(|_| !self.setting.options.dry_run) {
-            let mode = if self.setting.compared.perms {
-                Some(Mode::from_raw_mode(entry.mode | 0o700))
-            } else {
-                None
-            };
-            if (differs.owner
-                || differs.group
-                || differs.new && (self.setting.compared.owner || self.setting.compared.group))
-                && let Err(errno) =
-                    super::place_entry::attributes_of_open(self.setting, places.root(), &entry, mode)
-            {
-                self.setting.problem(Problem::call(&TreePath::root(), "set its owner", errno))?;
-            }
-            let mode = if differs.perms
-                || differs.owner
-                || differs.group
-                || differs.new && self.setting.compared.perms
-            {
-                Some(entry.mode)
-            } else {
-                None
-            };
-            let modified = self.times(entry.modified).filter(|_| differs.time || differs.new);
-            self.directories.insert(TreePath::root(), Last { mode, modified });
-        }
-        Ok(())
     }
 
     /// The entries that follow are in this directory.
@@ -336,257 +267,6 @@ impl<'a> Entries<'a> {
             }
         }
     }
-
-    /// Makes way for something of another kind. Whether there is room now.
-    fn make_way(
-        &mut self,
-        current: &Current,
-        path: &TreePath,
-        entry: &Entry,
-        stat: Option<&Stat>,
-    ) -> Result<bool, Error> {
-        let Some(kind) = stat.and_then(|stat| Kind::of(stat.st_mode)) else { return Ok(true) };
-        let Some(places) = &mut self.places else { return Ok(true) };
-        // A rename replaces what is no directory; but a directory cannot be renamed over it.
-        if kind == entry.kind || kind != Kind::Directory && entry.kind != Kind::Directory {
-            return Ok(true);
-        }
-        if kind == Kind::Directory && self.setting.options.delete == Delete::No {
-            places.forget();
-            let empty = places.open(path).and_then(Names::read).is_ok_and(|names| names.len() == 0);
-            if !empty {
-                self.setting.problem(Problem::says(path, "a directory that is not empty is in the way"))?;
-                return Ok(false);
-            }
-        }
-        // The sender has said what this name is, so nothing that it might not have read can be lost.
-        if kind != Kind::Directory {
-            if self.setting.options.dry_run {
-                return Ok(true);
-            }
-            let removed = places.open(&current.path).and_then(|open| {
-                rustix::fs::unlinkat(open, entry.name.as_bytes(), rustix::fs::AtFlags::empty())
-            });
-            return match removed {
-                Ok(()) => Ok(true),
-                Err(errno) => self
-                    .setting
-                    .problem(Problem::call(path, "make way for a directory", errno))
-                    .map(|()| false),
-            };
-        }
-        if remove(self.setting, places, &current.path, &entry.name, Why::InTheWay)? == Removed::Stays {
-            self.setting.problem(Problem::says(path, "a directory that cannot be deleted is in the way"))?;
-            return Ok(false);
-        }
-        Ok(true)
-    }
-
-    fn make_directory(
-        &mut self,
-        current: &Current,
-        path: TreePath,
-        entry: Entry,
-        stat: Option<Stat>,
-    ) -> Result<(), Error> {
-        let is_there = stat.as_ref().filter(|stat| Kind::of(stat.st_mode) == Some(Kind::Directory));
-        if let Some(stat) = is_there {
-            let differs = compare::attributes(&entry, stat, self.setting.compared, false);
-            return self.adjust_directory(current, path, entry, differs);
-        }
-        if !self.make_way(current, &path, &entry, stat.as_ref())? {
-            return Ok(());
-        }
-        let differs = Differs { new: true, ..Differs::default() };
-        if self.setting.options.dry_run {
-            self.unmade.insert(path.clone());
-        } else if let Some(places) = &mut self.places {
-            let mode = new_mode(self.setting, entry.mode);
-            let made = places
-                .open(&current.path)
-                .and_then(|open| mkdirat(open, entry.name.as_bytes(), mode | Mode::RWXU));
-            let made = made.and_then(|()| {
-                let made = places.open(&path)?;
-                super::place_entry::attributes_of_open(self.setting, made, &entry, Some(mode | Mode::RWXU))
-            });
-            if let Err(errno) = made {
-                return self.setting.problem(Problem::call(&path, "make the directory", errno));
-            }
-            let modified = self.times(entry.modified);
-            self.directories.insert(path.clone(), Last { mode: Some(mode.as_raw_mode()), modified });
-        }
-        self.setting.count(|received| received.created_directories += 1);
-        tell(self.setting, Change { path, kind: Kind::Directory, how: How::Made, differs, target: vec![] })
-    }
-
-    fn adjust_directory(
-        &mut self,
-        current: &Current,
-        path: TreePath,
-        entry: Entry,
-        differs: Differs,
-    ) -> Result<(), Error> {
-        if !differs.any() {
-            return Ok(());
-        }
-        if !self.setting.options.dry_run
-            && let Some(places) = &mut self.places
-        {
-            // The mode that it needs meanwhile, and the last one at the end.
-            let meanwhile = Entry { mode: entry.mode | 0o700, ..entry.clone() };
-            let now = Differs { time: false, ..differs };
-            let adjusted =
-                places.open(&current.path).and_then(|open| adjust(self.setting, open, &meanwhile, now));
-            if let Err(errno) = adjusted {
-                self.setting.problem(Problem::call(&path, "set its attributes", errno))?;
-            }
-            let mode = Some(entry.mode).filter(|_| differs.perms || differs.owner || differs.group);
-            let modified = self.times(entry.modified).filter(|_| differs.time);
-            self.directories
-                .insert(path.clone(), Last { mode: mode.filter(|_| self.setting.compared.perms), modified });
-        }
-        tell(
-            self.setting,
-            Change { path, kind: Kind::Directory, how: How::Attributes, differs, target: vec![] },
-        )
-    }
-
-    fn symlink(
-        &mut self,
-        current: &Current,
-        path: TreePath,
-        entry: Entry,
-        stat: Option<Stat>,
-    ) -> Result<(), Error> {
-        if !self.setting.options.links {
-            return self.setting.session.skip(&path, "skipped: it is a symbolic link");
-        }
-        if entry.target.is_empty() {
-            return Err(Error::Protocol("a link that leads nowhere"));
-        }
-        if self.setting.options.safe_links && leads_out(&path, &entry.target) {
-            return self.setting.session.skip(&path, "skipped: the link leads out of the tree");
-        }
-        let mut differs = Differs { new: stat.is_none(), ..Differs::default() };
-        if let (Some(stat), Some(places)) = (&stat, &mut self.places)
-            && Kind::of(stat.st_mode) == Some(Kind::Symlink)
-        {
-            let ours = places
-                .open(&current.path)
-                .and_then(|open| rustix::fs::readlinkat(open, entry.name.as_bytes(), vec![]));
-            let same = ours.is_ok_and(|ours| ours.as_bytes() == entry.target);
-            differs = compare::attributes(&entry, stat, self.setting.compared, !same);
-            differs.content = !same;
-            if same {
-                return self.same(current, path, entry, differs);
-            }
-        } else if stat.is_some() {
-            differs.new = true;
-        }
-        self.replace(current, path, entry, stat.as_ref(), differs, |received| &mut received.created_links)
-    }
-
-    fn special(
-        &mut self,
-        current: &Current,
-        path: TreePath,
-        entry: Entry,
-        stat: Option<Stat>,
-    ) -> Result<(), Error> {
-        let wanted =
-            if entry.kind.is_device() { self.setting.options.devices } else { self.setting.options.specials };
-        if !wanted {
-            return self.setting.session.skip(&path, "skipped: it is a device, a pipe or a socket");
-        }
-        let mut differs = Differs { new: true, ..Differs::default() };
-        if let Some(stat) = &stat
-            && Kind::of(stat.st_mode) == Some(entry.kind)
-            && (!entry.kind.is_device() || stat.st_rdev as u64 == entry.device)
-        {
-            differs = compare::attributes(&entry, stat, self.setting.compared, false);
-            if !differs.perms {
-                return self.same(current, path, entry, differs);
-            }
-            // Its mode cannot be set without following its name, so it is made anew.
-        }
-        self.replace(current, path, entry, stat.as_ref(), differs, |received| &mut received.created_specials)
-    }
-
-    /// Only attributes, if any.
-    fn same(
-        &mut self,
-        current: &Current,
-        path: TreePath,
-        entry: Entry,
-        differs: Differs,
-    ) -> Result<(), Error> {
-        if !differs.any() {
-            return Ok(());
-        }
-        if !self.setting.options.dry_run
-            && let Some(places) = &mut self.places
-        {
-            let adjusted =
-                places.open(&current.path).and_then(|open| adjust(self.setting, open, &entry, differs));
-            if let Err(errno) = adjusted {
-                return self.setting.problem(Problem::call(&path, "set its attributes", errno));
-            }
-        }
-        tell(
-            self.setting,
-            Change { path, kind: entry.kind, how: How::Attributes, differs, target: entry.target },
-        )
-    }
-
-    fn replace(
-        &mut self,
-        current: &Current,
-        path: TreePath,
-        entry: Entry,
-        stat: Option<&Stat>,
-        differs: Differs,
-        count: impl FnOnce(&mut crate::stats::Received) -> &mut u64,
-    ) -> Result<(), Error> {
-        if !self.make_way(current, &path, &entry, stat)? {
-            return Ok(());
-        }
-        if !self.setting.options.dry_run
-            && let Some(places) = &mut self.places
-        {
-            let made = places.open(&current.path).and_then(|open| make(self.setting, open, &entry));
-            match made {
-                Ok(()) => {}
-                Err(Errno::PERM) if entry.kind.is_device() => {
-                    return self.setting.session.skip(&path, "skipped: only root makes devices");
-                }
-                Err(errno) => return self.setting.problem(Problem::call(&path, "make it", errno)),
-            }
-        }
-        if differs.new {
-            self.setting.count(|received| *count(received) += 1);
-        }
-        let how = if differs.new || differs.content { How::Made } else { How::Attributes };
-        tell(self.setting, Change { path, kind: entry.kind, how, differs, target: entry.target })
-    }
-}
-
-/// Whether a link in a tree leads out of it: from the root down it would go up too far.
-fn leads_out(path: &TreePath, target: &[u8]) -> bool {
-    let mut depth = path.components().count().saturating_sub(1);
-    if target.first() == Some(&b'/') {
-        return true;
-    }
-    for component in target.split(|byte| *byte == b'/') {
-        match component {
-            b"" | b"." => {}
-            b".." => match depth.checked_sub(1) {
-                Some(up) => depth = up,
-                None => return true,
-            },
-            _ => depth += 1,
-        }
-    }
-    false
 }
 
 /// Tells a change to whoever watches here, and to the other end if it wants to know.

@@ -107,7 +107,7 @@ impl Temporary {
         if self.sparse {
             return self.hole(length);
         }
-        const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+        static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
         let mut left = length;
         while left > 0 {
             let some = left.min(ZEROS.len() as u64) as usize;

@@ -3,7 +3,7 @@
 use super::peer::{Peer, pushed, refused};
 use crate::content::ContentHash;
 use crate::digest::{self, Digester};
-use crate::message::{MOST_IN_FLIGHT, ToReceiver, ToSender};
+use crate::message::{ToReceiver, ToSender};
 use crate::name::TreePath;
 use crate::options::Options;
 use crate::signature::Shape;
@@ -88,7 +88,7 @@ fn case_3_sums_that_do_not_fit_their_announcement() {
 }
 
 #[test]
-fn case_12_more_files_at_a_time_than_allowed() {
+fn case_12_a_file_that_is_asked_for_while_it_is_open() {
     let root = tempfile::tempdir().unwrap();
     for at in 0..4000 {
         fs::write(root.path().join(format!("f{at:05}")), b"x").unwrap();
@@ -99,14 +99,12 @@ fn case_12_more_files_at_a_time_than_allowed() {
         for number in 0..4000 {
             peer.ask(&ToSender::WantDelta { number, shape: Shape::of_file(1000).unwrap() });
         }
-        // Sums have their bound long before files have theirs.
         for number in 0..4000 {
             peer.ask(&ToSender::WantRest { number, length: 1, hash: ContentHash([0; 16]) });
         }
         end(peer);
     });
     refused(result, "asked for twice");
-    assert!(4000 < MOST_IN_FLIGHT);
 }
 
 #[test]
@@ -137,5 +135,7 @@ fn an_end_that_comes_too_early_ends_the_transfer_and_nothing_else() {
         peer.ask(&ToSender::Finished(Received::default()));
         while peer.next().is_some() {}
     });
-    assert!(result.is_err() || result.is_ok());
+    // It may have been told all by then or not; either way it has done nothing but read.
+    drop(result);
+    assert_eq!(fs::read(root.path().join("a")).unwrap(), b"x");
 }

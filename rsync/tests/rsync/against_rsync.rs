@@ -144,7 +144,7 @@ fn rsync(from: &Path, to: &Path, arguments: &[String]) -> Vec<String> {
         .arg(to)
         .env("LC_ALL", "C.UTF-8")
         .output()
-        .expect("rsync is installed");
+        .unwrap_or_else(|error| panic!("run rsync, which this test needs: {error}"));
     let text = String::from_utf8(output.stdout).unwrap();
     let mut lines: Vec<String> = text
         .lines()
