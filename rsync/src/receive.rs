@@ -151,7 +151,10 @@ fn run<'scope>(
         match lists.next(session)? {
             Told::Directory(directory) => entries.directory(directory)?,
             Told::Entries { last, bytes } => entries.entries(&bytes, last)?,
-            Told::All { complete, totals } => break (complete, totals),
+            Told::All { complete, totals } => {
+                entries.end()?;
+                break (complete, totals);
+            }
         }
     };
     let received = finish::finish(entries, complete)?;

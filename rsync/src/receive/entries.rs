@@ -190,6 +190,11 @@ impl<'a> Entries<'a> {
         Ok(())
     }
 
+    /// All is told, so no directory may be half told.
+    pub(super) fn end(&self) -> Result<(), Error> {
+        if self.current.is_some() { Err(Error::Protocol("a directory without an end")) } else { Ok(()) }
+    }
+
     pub(super) fn entries(&mut self, bytes: &[u8], last: bool) -> Result<(), Error> {
         let Some(mut current) = self.current.take() else {
             return Err(Error::Protocol("entries of no directory"));

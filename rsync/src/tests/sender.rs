@@ -1,12 +1,13 @@
 //! A receiver with a sender that lies.
 
 use super::peer::{Peer, file, hash, pulled, refused};
-use crate::entry::{Entry, Kind, Time};
+use crate::entry::{Entry, EntryCodec, Kind, Time};
 use crate::error::{Code, Error};
 use crate::message::{Either, Failure, Gap, MOST_TOLD, ToReceiver, ToSender};
 use crate::name::TreePath;
 use crate::options::Options;
 use crate::stats::Totals;
+use proptest::prelude::*;
 use std::fs;
 use std::path::Path;
 
@@ -267,5 +268,63 @@ fn an_end_that_gives_up_says_why_and_cannot_drive_the_terminal() {
     match result {
         Err(Error::Peer { code: Code::FileIo, text }) => assert_eq!(text, r"disk \#033[2J full"),
         other => panic!("{other:?}"),
+    }
+}
+
+/// Anything that a sender can say, in any order, about few names and numbers.
+fn anything() -> impl Strategy<Value = ToReceiver> {
+    let length = prop_oneof![1_u64..5000, Just(4000), any::<u32>().prop_map(|length| u64::from(length) + 1)];
+    let entries = (any::<bool>(), proptest::collection::btree_map(0_u8..6, (0_u8..7, 0_u64..6000), 0..5))
+        .prop_map(|(last, some)| {
+            let (mut bytes, mut codec) = (vec![], EntryCodec::default());
+            for (name, (kind, size)) in some {
+                let kind = Kind::from_number(kind).unwrap();
+                let size = if kind == Kind::File { size } else { 0 };
+                let target = if kind == Kind::Symlink { b"../../outside".to_vec() } else { vec![] };
+                let name = ["base", "dir", "link", "up", "x", "y"][usize::from(name)];
+                codec.put(&mut bytes, &Entry { kind, target, mode: 0o755, ..file(name, size) });
+            }
+            ToReceiver::Entries { last, bytes }
+        });
+    let path = proptest::sample::select(vec!["", "dir", "dir/base", "link", "up", "x/y"]);
+    prop_oneof![
+        3 => entries,
+        3 => path.prop_map(|path| ToReceiver::Directory(TreePath::new(path.as_bytes()).unwrap())),
+        1 => Just(told()),
+        3 => (0_u32..8, length.clone()).prop_map(|(number, size)| ToReceiver::File { number, size, modified: Time::default() }),
+        2 => (0_u64..5000, length.clone()).prop_map(|(from, length)| ToReceiver::Copy { from, length }),
+        2 => (1_usize..5000).prop_map(|length| ToReceiver::Data(vec![5; length])),
+        1 => length.prop_map(|length| ToReceiver::Zero(length.min(1 << 24))),
+        2 => Just(ToReceiver::End(hash(&[5; 100]))),
+        1 => (0_u32..8).prop_map(ToReceiver::Same),
+        1 => (0_u32..8).prop_map(ToReceiver::AskSums),
+        1 => (0_u32..8).prop_map(|number| ToReceiver::AskGaps { number, gaps: vec![Gap { from: 0, length: 4000 }] }),
+        1 => (0_u32..8).prop_map(|number| ToReceiver::Failed { number, why: Failure::Changed }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn whatever_a_sender_says_it_ends_and_stays_inside(messages in proptest::collection::vec(anything(), 0..20), delete: bool) {
+        let root = tempfile::tempdir().unwrap();
+        let (outside, inside) = (root.path().join("outside"), root.path().join("inside"));
+        fs::create_dir(&outside).unwrap();
+        fs::create_dir_all(inside.join("dir")).unwrap();
+        fs::write(outside.join("base"), b"secret").unwrap();
+        fs::write(inside.join("base"), vec![1; 4000]).unwrap();
+        std::os::unix::fs::symlink(&outside, inside.join("link")).unwrap();
+        std::os::unix::fs::symlink("..", inside.join("up")).unwrap();
+        let delete = if delete { crate::options::Delete::EvenAll } else { crate::options::Delete::No };
+        let options = Options { delete, ..options() };
+        // It may even make sense, but most does not.
+        let _result = pulled(&inside, &options, |peer| {
+            peer.source();
+            messages.iter().for_each(|message| peer.say(message));
+        });
+        prop_assert_eq!(names(root.path()), ["inside", "outside"]);
+        prop_assert_eq!(names(&outside), ["base"]);
+        prop_assert_eq!(fs::read(outside.join("base")).unwrap(), b"secret");
+        prop_assert!(names(&inside).iter().all(|name| !name.contains(".skpr-")));
     }
 }
