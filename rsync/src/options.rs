@@ -46,13 +46,14 @@ pub struct Options {
     pub filters: Filters,
     /// Bytes a second, of what is sent.
     pub bandwidth: Option<u64>,
-    /// Of zstd, 1 to 19; 0 is the usual one. `-z` asks for a higher one.
+    /// Of zstd, 1 to 9; 0 is the usual one. `-z` asks for a higher one.
     pub level: u8,
 }
 
 /// The usual compression: what it saves is worth more than the time it takes on any network slower than 1 Gbit/s.
 const USUAL_LEVEL: u8 = 3;
-const HIGHEST_LEVEL: u8 = 19;
+/// Beyond it the compressor alone takes more memory than all the rest, and the other end chooses.
+const HIGHEST_LEVEL: u8 = 9;
 
 impl Options {
     /// `-a`.

@@ -168,6 +168,9 @@ fn run<'scope>(
 fn tell_digests(setting: &Setting<'_>, tree: &mut Tree, key: &[u8; 32]) -> Result<(), Error> {
     let (mut walk, mut bytes, mut told) = (Walk::default(), vec![], 0);
     while let Some(directory) = walk.next() {
+        if tree.is_elsewhere(&directory) {
+            continue;
+        }
         let mut digester = Digester::new(key);
         let (mut directories, mut problems) = (vec![], vec![]);
         tree.visit(&directory, &mut problems, |_, entry| {

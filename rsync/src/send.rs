@@ -17,7 +17,7 @@ use crate::name::Name;
 use crate::options::Options;
 use crate::place::Places;
 use crate::session::{Event, Session};
-use crate::stats::Received;
+use crate::stats::{Received, Totals};
 use crate::tree::{Only, Tree};
 use desk::Desk;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,7 +38,7 @@ pub(crate) fn send(
     key: [u8; 32],
     inbox: Inbox,
     close: &(dyn Fn() + Send + Sync),
-) -> Result<Received, Error> {
+) -> Result<(Received, Totals), Error> {
     let desk = Desk::default();
     let reading = AtomicBool::new(true);
     std::thread::scope(|scope| {
@@ -65,8 +65,8 @@ pub(crate) fn send(
             tree.one_file_system = options.one_file_system;
             let only = tree.only.clone();
             scope.spawn(move || session.guard(|| answer::answer(session, desk, second, only, options)));
-            tell::tell(session, desk, tree, &key)?;
-            desk.finished(session)
+            let totals = tell::tell(session, desk, tree, &key)?;
+            Ok((desk.finished(session)?, totals))
         })
     })
     .map_or_else(|| Err(session.failure().unwrap_or(Error::Stopped)), Ok)

@@ -154,7 +154,8 @@ impl<'a> Session<'a> {
                 }
                 continue;
             }
-            if Duration::from_millis(self.pulse.silence()) > self.silence {
+            let silence = self.pulse.silence().max(self.outbox.stuck());
+            if Duration::from_millis(silence) > self.silence {
                 self.fail(Error::Timeout(self.silence.as_secs()));
                 close();
                 return;

@@ -78,8 +78,7 @@ pub fn push(local: Local<'_>, remote: &[u8], options: &Options, link: Link) -> R
         options: options.clone(),
     };
     client(local, wish, link, |session, wish, inbox, close, _| {
-        let received = send::send(session, outgoing, &wish.options, wish.key, inbox, close)?;
-        Ok((received, Totals::default()))
+        send::send(session, outgoing, &wish.options, wish.key, inbox, close)
     })
 }
 
@@ -140,7 +139,6 @@ pub fn serve(base: Base, policy: Policy, watcher: Watcher<'_>, link: Link) -> Re
         if pull {
             let outgoing = source(&base, &path)?;
             send::send(&session, outgoing, &options, key, inbox, &*close)
-                .map(|received| (received, Totals::default()))
         } else {
             receive::receive(&session, Destination { base, path, only }, &options, key, inbox, &*close)
         }

@@ -93,11 +93,15 @@ impl Tree {
             if KERNEL_VIEWS.contains(&kind) {
                 return Err(Problem::says(directory, "skipped: it is a view of the kernel and not of files"));
             }
-            if stat.st_dev as u64 != top && self.one_file_system {
-                return Ok(Names::default());
-            }
         }
         Names::read(open).map_err(problem)
+    }
+
+    /// Whether a directory is on another file system, where only one is wanted.
+    pub(crate) fn is_elsewhere(&mut self, directory: &TreePath) -> bool {
+        let Some(top) = self.device.filter(|_| self.one_file_system) else { return false };
+        let stat = self.places.open(directory).and_then(fstat);
+        stat.is_ok_and(|stat| stat.st_dev != top)
     }
 
     /// Hands over every entry of a directory that takes part, in order. An entry that is gone meanwhile is left out.

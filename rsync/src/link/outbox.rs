@@ -4,7 +4,8 @@ use super::{COMPRESSED, HEAD, MOST_PACKET, PLAIN, WINDOW};
 use crate::Error;
 use crate::wire::put_number;
 use std::io::{self, Write};
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 use zstd::stream::raw::{CParameter, Encoder, InBuffer, Operation as _, OutBuffer};
 
@@ -25,6 +26,21 @@ pub(crate) enum Packing {
 /// See the module.
 pub(crate) struct Outbox {
     inner: Mutex<Inner>,
+    writing: Arc<Writing>,
+}
+
+/// Since when a write has been going on, for others to see.
+#[derive(Debug)]
+struct Writing {
+    begun: Instant,
+    /// In milliseconds, and one more: 0 is none.
+    since: AtomicU64,
+}
+
+impl Writing {
+    fn now(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX - 1)
+    }
 }
 
 struct Inner {
@@ -40,6 +56,7 @@ struct Inner {
     last: Instant,
     pace: Option<Pace>,
     failed: bool,
+    writing: Arc<Writing>,
 }
 
 impl Outbox {
@@ -53,6 +70,7 @@ impl Outbox {
         let last = Instant::now();
         let pace = bandwidth.filter(|bytes| *bytes > 0).map(|rate| Pace { rate, free_at: last });
         let packet = vec![0; HEAD];
+        let writing = Arc::new(Writing { begun: last, since: AtomicU64::new(0) });
         Ok(Outbox {
             inner: Mutex::new(Inner {
                 writer,
@@ -64,7 +82,9 @@ impl Outbox {
                 last,
                 pace,
                 failed: false,
+                writing: writing.clone(),
             }),
+            writing,
         })
     }
 
@@ -97,6 +117,14 @@ impl Outbox {
         }
         let result = inner.send(message, Packing::Compress).and_then(|()| inner.flush());
         inner.keep(result)
+    }
+
+    /// For how many milliseconds the other end has not taken what is being written.
+    pub(crate) fn stuck(&self) -> u64 {
+        match self.writing.since.load(Ordering::Relaxed) {
+            0 => 0,
+            since => self.writing.now().saturating_sub(since - 1),
+        }
     }
 
     pub(crate) fn sent(&self) -> u64 {
@@ -190,7 +218,10 @@ impl Inner {
         if let Some(pace) = &mut self.pace {
             pace.wait(self.packet.len());
         }
-        self.writer.write_all(&self.packet)?;
+        self.writing.since.store(self.writing.now() + 1, Ordering::Relaxed);
+        let written = self.writer.write_all(&self.packet);
+        self.writing.since.store(0, Ordering::Relaxed);
+        written?;
         self.sent += self.packet.len() as u64;
         self.packet.truncate(HEAD);
         self.last = Instant::now();

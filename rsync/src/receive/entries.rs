@@ -23,6 +23,11 @@ use std::collections::{BTreeMap, HashSet};
 /// Deletions that wait for the end; beyond, the rest stays and is told.
 const MOST_EXTRAS: usize = 1 << 20;
 
+/// Bytes of changed directories and further names of files that are remembered to the end: about half a million.
+const MOST_REMEMBERED: usize = 64 << 20;
+/// What each takes beside its path.
+const REMEMBERED: usize = 80;
+
 /// What the sender tells of entries.
 pub(crate) enum Told {
     Directory(TreePath),
@@ -86,6 +91,8 @@ pub(super) struct Entries<'a> {
     pub(super) entries_of_root: u64,
     pub(super) root_told: bool,
     queued: (u64, u64),
+    /// Bytes of what is remembered to the end.
+    remembered: usize,
 }
 
 impl<'a> Entries<'a> {
@@ -106,6 +113,7 @@ impl<'a> Entries<'a> {
             entries_of_root: 0,
             root_told: false,
             queued: (0, 0),
+            remembered: 0,
         }
     }
 
@@ -134,6 +142,17 @@ impl<'a> Entries<'a> {
         self.setting.compared.times.then_some(modified)
     }
 
+    /// Counts what has to be remembered to the end: the sender decides how much that is.
+    fn remember(&mut self, path: &TreePath) -> Result<(), Error> {
+        self.remembered += path.as_bytes().len() + REMEMBERED;
+        if self.remembered > MOST_REMEMBERED {
+            return Err(Error::Refused(
+                "more changed directories and links than can be remembered".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
     /// The entries that follow are in this directory.
     pub(super) fn directory(&mut self, path: TreePath) -> Result<(), Error> {
         if self.current.is_some() {
@@ -147,6 +166,7 @@ impl<'a> Entries<'a> {
         {
             return Err(Error::Protocol("a directory that was not asked for"));
         }
+        self.remember(&path)?;
         self.before = Some(path.clone());
         self.root_told |= path.is_root();
         let mut current = Current { path, own: None, at: 0, last: None, missing: false };

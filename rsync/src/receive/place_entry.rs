@@ -68,18 +68,10 @@ fn attributes_by_name(
     if user.is_some() || group.is_some() {
         chownat(directory, name.as_bytes(), user, group, AtFlags::SYMLINK_NOFOLLOW)?;
     }
-    if entry.kind != Kind::Symlink {
-        // Whatever the umask has left out.
-        let mode = new_mode(setting, entry.mode);
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let made = rustix::fs::fstat(openat(directory, name.as_bytes(), flags, Mode::empty())?)?;
-        if made.st_mode & 0o7777 != mode.as_raw_mode() {
-            // The name is random and was made just now; still it is looked at again before it is followed.
-            if Kind::of(made.st_mode) == Some(Kind::Symlink) {
-                return Err(Errno::LOOP);
-            }
-            rustix::fs::chmodat(directory, name.as_bytes(), mode, AtFlags::empty())?;
-        }
+    if entry.kind == Kind::Fifo {
+        // Whatever the umask has left out. Sockets and devices cannot be opened for it, and keep what the umask allows.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        fchmod(openat(directory, name.as_bytes(), flags, Mode::empty())?, new_mode(setting, entry.mode))?;
     }
     if setting.compared.times {
         utimensat(directory, name.as_bytes(), &times(entry.modified), AtFlags::SYMLINK_NOFOLLOW)?;

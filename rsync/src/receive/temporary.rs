@@ -177,3 +177,44 @@ pub(super) fn clean(directory: BorrowedFd<'_>, name: &Name, keep: bool) -> Resul
     }
     unlinkat(directory, name.as_bytes(), AtFlags::empty())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::place::DIRECTORY;
+    use std::fs;
+
+    fn temporary(root: &std::path::Path, sparse: bool) -> Temporary {
+        let directory = rustix::fs::open(root, DIRECTORY, Mode::empty()).unwrap();
+        Temporary::create(Arc::new(directory), &Name::new(b"file").unwrap(), sparse).unwrap()
+    }
+
+    #[test]
+    fn case_29_a_name_that_stands_for_another_file_is_not_taken() {
+        let root = tempfile::tempdir().unwrap();
+        // The file system says that the name is there, though the list of the directory has not had it.
+        fs::write(root.path().join("file"), b"other").unwrap();
+        let name = Name::new(b"file").unwrap();
+        assert_eq!(temporary(root.path(), false).place(&name, true), Err(Errno::EXIST));
+        assert_eq!(fs::read(root.path().join("file")).unwrap(), b"other");
+        temporary(root.path(), false).place(&name, false).unwrap();
+        assert_eq!(fs::read(root.path().join("file")).unwrap(), b"");
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_sparse_file_has_its_holes_and_its_bytes() {
+        let root = tempfile::tempdir().unwrap();
+        let mut file = temporary(root.path(), true);
+        let mut expected = vec![1; 10_000];
+        expected.resize(60_000, 0);
+        expected.extend([2; 5000]);
+        file.write(&expected).unwrap();
+        file.zeros(100_000).unwrap();
+        expected.resize(165_000, 0);
+        file.end().unwrap();
+        let name = Name::new(b"file").unwrap();
+        file.place(&name, true).unwrap();
+        assert!(fs::read(root.path().join("file")).unwrap() == expected);
+    }
+}

@@ -14,12 +14,21 @@ use crate::tree::{Tree, Walk};
 /// Entries in one message: so few that the receiver's room is never beyond reach.
 const MOST_ENTRIES: usize = (MOST_TOLD / 4) as usize;
 
-pub(super) fn tell(session: &Session<'_>, desk: &Desk, mut tree: Tree, key: &[u8; 32]) -> Result<(), Error> {
+pub(super) fn tell(
+    session: &Session<'_>,
+    desk: &Desk,
+    mut tree: Tree,
+    key: &[u8; 32],
+) -> Result<Totals, Error> {
     let mut walk = Walk::default();
     let mut theirs = Theirs { next: desk.next_digest(session)? };
     let (mut totals, mut complete) =
         (Totals { directories: u64::from(tree.only.is_none()), ..Totals::default() }, true);
     while let Some(directory) = walk.next() {
+        // Of what is mounted there nothing is said, so that nothing is deleted for its sake either.
+        if tree.is_elsewhere(&directory) {
+            continue;
+        }
         let mut problems = vec![];
         let told = match theirs.at(session, desk, &directory)? {
             Some(digest) => {
@@ -45,7 +54,8 @@ pub(super) fn tell(session: &Session<'_>, desk: &Desk, mut tree: Tree, key: &[u8
         }
     }
     say(session, &ToReceiver::Told { complete, totals })?;
-    session.outbox.flush()
+    session.outbox.flush()?;
+    Ok(totals)
 }
 
 /// A problem at this end, which the other wants to know of as well.

@@ -64,6 +64,32 @@ fn case_8_a_peer_that_sends_a_byte_now_and_then_is_given_up() {
 }
 
 #[test]
+fn case_8_a_peer_that_never_reads_is_given_up() {
+    let trees = trees();
+    write(&trees.from.join("file"), &noise(1, 8 << 20));
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let relay = theirs.try_clone().unwrap();
+    let (inner, server) = UnixStream::pair().unwrap();
+    std::thread::scope(|scope| {
+        // What the server says passes; what the client says does so only for its first half megabyte.
+        scope.spawn(|| drop(std::io::copy(&mut inner.try_clone().unwrap(), &mut relay.try_clone().unwrap())));
+        scope.spawn(|| {
+            let (mut from, mut to) = (relay.try_clone().unwrap(), inner.try_clone().unwrap());
+            drop(std::io::copy(&mut std::io::Read::take(&mut from, 500_000), &mut to));
+        });
+        scope.spawn(|| drop(serve(whole(), policy(), &|_| {}, link(server))));
+        let (from, to) = ([&bytes(&trees.from)[..], b"/"].concat(), bytes(&trees.to));
+        let silence = Some(Duration::from_millis(800));
+        let local = Local { base: Base::Own, path: &from, watcher: &|_| {}, silence };
+        let failed = push(local, &to, &archive(), link(ours)).unwrap_err();
+        assert!(matches!(failed, Error::Timeout(_)), "{failed:?}");
+        drop((relay.shutdown(std::net::Shutdown::Both), inner.shutdown(std::net::Shutdown::Both)));
+    });
+    assert_eq!(leftovers(&trees.to), [""; 0]);
+    drop(theirs);
+}
+
+#[test]
 fn case_11_a_large_directory_is_streamed() {
     for way in WAYS {
         let trees = trees();
@@ -385,6 +411,27 @@ fn case_26_a_full_disk_leaves_the_old_file_and_says_which() {
         }
         assert_eq!(fs::read(mount.0.path().join("file")).unwrap(), b"old");
         assert_eq!(leftovers(mount.0.path()), [""; 0]);
+    }
+}
+
+#[test]
+fn case_17_what_is_mounted_elsewhere_stays_where_it_is() {
+    let Some(mount) = Mount::new("size=1m") else { return };
+    write(&mount.0.path().join("other"), b"x");
+    for way in WAYS {
+        let trees = trees();
+        let at = trees.from.join("mounted");
+        fs::create_dir(&at).unwrap();
+        write(&trees.from.join("file"), b"x");
+        let bind = std::process::Command::new("mount").arg("--bind").args([mount.0.path(), &at]).status();
+        assert!(bind.unwrap().success());
+        fs::create_dir(trees.to.join("mounted")).unwrap();
+        write(&trees.to.join("mounted/precious"), b"x");
+        let options = Options { delete: Delete::Yes, one_file_system: true, ..archive() };
+        let done = content(way, &trees.from, &trees.to, &options);
+        assert!(std::process::Command::new("umount").arg(&at).status().unwrap().success());
+        let names: Vec<String> = state(&trees.to).into_keys().collect();
+        assert_eq!(names, ["", "file", "mounted", "mounted/precious"], "{done:?}");
     }
 }
 

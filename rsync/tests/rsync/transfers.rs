@@ -35,7 +35,10 @@ fn a_tree_arrives_whole_and_a_second_time_nothing_happens() {
         assert_eq!(state(&trees.from), state(&trees.to), "{way:?}");
         assert_eq!((done.summary.code, done.problems.as_slice()), (Code::Done, &[][..]));
         assert_eq!(done.lines.len(), 13, "{:#?}", done.lines);
-        assert_eq!(done.summary.stats.received.created_files, 5);
+        let stats = done.summary.stats;
+        assert_eq!(stats.received.created_files, 5);
+        assert_eq!((stats.totals.files, stats.totals.directories, stats.totals.links), (5, 6, 2));
+        assert_eq!(stats.totals.size, 400_004 + 16);
         let again = content(way, &trees.from, &trees.to, &archive());
         assert_eq!(again.lines, [""; 0], "{way:?}");
         let stats = again.summary.stats;

@@ -141,6 +141,7 @@ impl Entries<'_> {
             return Ok(());
         }
         let differs = Differs { new: true, ..Differs::default() };
+        self.remember(&path)?;
         if self.setting.options.dry_run {
             self.unmade.insert(path.clone());
         } else if let Some(places) = &mut self.places {

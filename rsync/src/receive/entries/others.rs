@@ -58,6 +58,11 @@ impl Entries<'_> {
         if !wanted {
             return self.setting.session.skip(&path, "skipped: it is a device, a pipe or a socket");
         }
+        let mut entry = entry;
+        if entry.kind != Kind::Fifo {
+            // It is all that can be set of it without following its name.
+            entry.mode &= !self.setting.umask;
+        }
         let mut differs = Differs { new: true, ..Differs::default() };
         if let Some(stat) = &stat
             && Kind::of(stat.st_mode) == Some(entry.kind)

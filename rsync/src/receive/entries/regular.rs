@@ -34,6 +34,7 @@ impl Entries<'_> {
     ) -> Result<(), Error> {
         if let Some(leader) = entry.leader.clone() {
             if self.make_way(current, &path, &entry, stat.as_ref())? {
+                self.remember(&path)?;
                 self.links.push(Further { directory: current.path.clone(), number, entry, leader });
             }
             return Ok(());
