@@ -4,7 +4,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 PROFILE ?= release
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo lint fmt test test-kubernetes images cluster-up cluster-down bench-logs bench-environments bench-usage bench-shell fuzz-manifest
+.PHONY: help setup build demo lint fmt test test-kubernetes images cluster-up cluster-down bench-logs bench-environments bench-usage bench-shell fuzz-manifest fuzz-rsync
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  */\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-16s %s\n' "$$name" "$$text"; done
@@ -67,3 +67,6 @@ bench-shell: setup  ## sessions beside OpenSSH's sshd and kubectl exec, on $KUBE
 
 fuzz-manifest: setup  ## give the parser of .skpr.yml what nobody would write (FUZZ_SECONDS=60)
 	@scripts/fuzz-manifest
+
+fuzz-rsync: setup  ## tell both ends of a transfer what no other end would say (FUZZ_SECONDS=60)
+	@scripts/fuzz-rsync

@@ -24,7 +24,7 @@ const TICK: Duration = Duration::from_millis(100);
 pub enum Event<'a> {
     /// An entry that has become what it should be, or would become so in a dry run.
     Change(&'a Change),
-    /// One that has not.
+    /// One that has not. With [`Code::Done`] it was left out on purpose, which is only said.
     Problem(&'a Problem),
     /// Bytes of a file that have been dealt with.
     Progress { path: &'a TreePath, done: u64, size: u64 },

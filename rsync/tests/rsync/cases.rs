@@ -330,6 +330,45 @@ fn case_22_files_that_change_all_the_time_arrive_whole_or_not_at_all() {
 }
 
 #[test]
+fn case_22_a_base_that_changes_all_the_time_gives_no_torn_file() {
+    for way in WAYS {
+        let trees = trees();
+        let data = noise(1, 2 << 20);
+        write(&trees.from.join("file"), &data);
+        let target = trees.to.join("file");
+        write(&target, &noise(1, 1 << 20));
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in (0..u64::MAX).take_while(|_| !stop.load(Ordering::Relaxed)) {
+                    // A new file each time, so that what was put in place is never written into.
+                    let other = trees.to.join("other");
+                    fs::write(&other, noise(round % 3, 1 << 20)).unwrap();
+                    fs::rename(&other, &target).unwrap();
+                }
+            });
+            let _stop = Stop(&stop);
+            let options = Options { report: false, ..archive() };
+            for _ in 0..8 {
+                let (client, server) =
+                    both(way, &[&bytes(&trees.from)[..], b"/"].concat(), &bytes(&trees.to), &options);
+                let code = client.unwrap().summary.code;
+                server.unwrap();
+                assert!(matches!(code, Code::Done | Code::Vanished), "{code:?}");
+                let found = fs::read(&target).unwrap();
+                assert!(
+                    found == data || (0..3).any(|round| found == noise(round, 1 << 20)),
+                    "{}",
+                    found.len()
+                );
+            }
+        });
+        content(way, &trees.from, &trees.to, &archive());
+        assert!(fs::read(&target).unwrap() == data);
+    }
+}
+
+#[test]
 fn case_23_a_hole_of_a_tebibyte_takes_seconds() {
     for way in WAYS {
         let trees = trees();

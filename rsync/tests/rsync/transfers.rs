@@ -269,3 +269,40 @@ fn more_entries_than_are_told_at_a_time() {
         assert_eq!(state(&trees.from), state(&trees.to));
     }
 }
+
+/// A link over two pipes that hold a page each.
+fn narrow(reader: std::io::PipeReader, writer: std::io::PipeWriter) -> skpr_rsync::Link {
+    rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
+    skpr_rsync::Link { reader: Box::new(reader), writer: Box::new(writer), close: Box::new(|| {}) }
+}
+
+#[test]
+fn the_narrowest_line_does_not_lock_up() {
+    let trees = trees();
+    for file in 0..3000_u64 {
+        write(&trees.from.join(format!("f{file:04}")), &noise(file, 2000));
+        // Some are there, some are longer, some are other files.
+        match file % 4 {
+            0 => write(&trees.to.join(format!("f{file:04}")), &noise(file, 1500)),
+            1 => write(&trees.to.join(format!("f{file:04}")), &noise(file, 2500)),
+            2 => write(&trees.to.join(format!("f{file:04}")), &noise(file + 7, 2000)),
+            _ => {}
+        }
+    }
+    let mut large = noise(1, 3 << 20);
+    write(&trees.to.join("large"), &large);
+    (0..50).for_each(|at| large[at * 60_000] ^= 1);
+    write(&trees.from.join("large"), &large);
+    let (one, other) = (std::io::pipe().unwrap(), std::io::pipe().unwrap());
+    let (ours, theirs) = (narrow(one.0, other.1), narrow(other.0, one.1));
+    std::thread::scope(|scope| {
+        let server = scope
+            .spawn(|| skpr_rsync::serve(crate::harness::whole(), crate::harness::policy(), &|_| {}, theirs));
+        let from = [&bytes(&trees.from)[..], b"/"].concat();
+        let local =
+            skpr_rsync::Local { base: skpr_rsync::Base::Own, path: &from, watcher: &|_| {}, silence: None };
+        skpr_rsync::push(local, &bytes(&trees.to), &archive(), ours).unwrap();
+        server.join().unwrap().unwrap();
+    });
+    assert_eq!(state(&trees.from), state(&trees.to));
+}
