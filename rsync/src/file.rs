@@ -1,10 +1,13 @@
 //! The content of a file as it is read: data and holes, up to the size it had when it was opened.
 
-use crate::content::PIECE;
+use crate::content::{ContentHash, ContentHasher, PIECE};
+use crate::name::Name;
+use crate::place;
 use rustix::fs::{SeekFrom, Stat, seek};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileExt as _;
 
 /// How much is read at once.
@@ -38,6 +41,13 @@ impl Content {
         Content { file, size, at: 0, end: size, data_until: sparse.then_some(0), buffer: vec![] }
     }
 
+    /// The same from its beginning, for another thread.
+    pub(crate) fn again(&self) -> Result<Content, Errno> {
+        let file = self.file.try_clone().map_err(|error| errno(&error))?;
+        let data_until = self.data_until.map(|_| 0);
+        Ok(Content { file, size: self.size, at: 0, end: self.size, data_until, buffer: vec![] })
+    }
+
     /// Up to there only.
     pub(crate) fn until(mut self, end: u64) -> Content {
         self.end = end.min(self.size);
@@ -61,6 +71,17 @@ impl Content {
         read_exact(&self.file, &mut self.buffer, self.at)?;
         self.at += length as u64;
         Ok(Some(Part::Data(&self.buffer)))
+    }
+
+    /// Hashes what is left.
+    pub(crate) fn hash(&mut self, hasher: &mut ContentHasher) -> Result<(), Errno> {
+        while let Some(part) = self.next()? {
+            match part {
+                Part::Data(bytes) => hasher.update(bytes),
+                Part::Hole(length) => hasher.zeros(length),
+            }
+        }
+        Ok(())
     }
 
     /// The whole pieces from here on that are a hole; if there is none, where the data ends is known now.
@@ -89,6 +110,33 @@ impl Content {
         self.data_until = Some(until.clamp(self.at + 1, self.end.max(self.at + 1)));
         Ok(None)
     }
+}
+
+/// The content hash of a file.
+pub(crate) fn hash(directory: BorrowedFd<'_>, name: &Name) -> Result<ContentHash, Errno> {
+    let (file, stat) = place::open_file(directory, name)?;
+    let mut hasher = ContentHasher::new();
+    Content::new(file.into(), &stat).hash(&mut hasher)?;
+    Ok(hasher.finish())
+}
+
+/// What is looked at of the beginning of a file to guess whether another one begins like it: some of it all over, and all of the
+/// end, where what was inserted before shows.
+const SAMPLES: u64 = 16;
+const SAMPLE: u64 = 4 << 10;
+
+/// A hash of samples of the first `length` bytes of a file.
+pub(crate) fn mark(file: &File, length: u64) -> Result<ContentHash, Errno> {
+    let mut hasher = ContentHasher::new();
+    let mut buffer = vec![];
+    let end = length.saturating_sub(PIECE as u64);
+    let samples = (0..SAMPLES).map(|sample| (end / SAMPLES * sample, SAMPLE.min(length)));
+    for (at, some) in samples.chain([(end, length - end)]) {
+        buffer.resize(usize::try_from(some.min(length - at)).unwrap_or(0), 0);
+        read_exact(file, &mut buffer, at)?;
+        hasher.update(&buffer);
+    }
+    Ok(hasher.finish())
 }
 
 /// A file that ends before has changed while it was read.
@@ -128,7 +176,6 @@ impl Identity {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::content::ContentHasher;
     use rustix::fs::fstat;
 
     fn parts(file: File) -> (Vec<u8>, u64) {

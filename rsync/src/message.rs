@@ -142,7 +142,13 @@ pub(crate) enum ToSender {
     Taken(u32),
     /// All of a file's content.
     WantWhole(Number),
-    /// What its content has beyond this, if it begins like it.
+    /// What its content has beyond so many bytes, if it seems to begin like the base: by a mark of samples of it.
+    WantTail {
+        number: Number,
+        length: u64,
+        mark: ContentHash,
+    },
+    /// Its content, unless it is what has this hash.
     WantRest {
         number: Number,
         length: u64,
@@ -287,6 +293,12 @@ impl ToSender {
                 put_number(out, u64::from(*number));
                 put_number(out, *length);
                 out.extend_from_slice(&hash.0);
+            }
+            ToSender::WantTail { number, length, mark } => {
+                out.push(43);
+                put_number(out, u64::from(*number));
+                put_number(out, *length);
+                out.extend_from_slice(&mark.0);
             }
             ToSender::WantDelta { number, shape } => {
                 out.push(38);

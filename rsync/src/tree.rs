@@ -4,10 +4,9 @@
 //! cannot be read is a problem that is told, and makes the scan incomplete: then nothing is deleted for its sake.
 
 use crate::chmod::Chmod;
-use crate::content::{ContentHash, ContentHasher};
 use crate::entry::{Compared, Entry, Kind, Time};
 use crate::error::Problem;
-use crate::file::{Content, Part};
+use crate::file;
 use crate::filter::{Filters, Side};
 use crate::name::{LONGEST_PATH, Name, TreePath};
 use crate::place::{self, Names, Places};
@@ -210,7 +209,8 @@ fn describe(
             return Err(Errno::NAMETOOLONG);
         }
     }
-    let content = if kind == Kind::File && compared.checksum { Some(hash(directory, name)?) } else { None };
+    let content =
+        if kind == Kind::File && compared.checksum { Some(file::hash(directory, name)?) } else { None };
     let modified = Time::of(stat);
     // A file's time is always told: it is half of the quick check.
     let timed = compared.times || kind == Kind::File;
@@ -233,19 +233,6 @@ fn describe(
 fn is_recent(modified: Time) -> bool {
     let now = clock_gettime(ClockId::Realtime).tv_sec;
     (now - RECENT..=now + RECENT).contains(&modified.seconds)
-}
-
-fn hash(directory: BorrowedFd<'_>, name: &Name) -> Result<ContentHash, Errno> {
-    let (file, stat) = place::open_file(directory, name)?;
-    let mut content = Content::new(file.into(), &stat);
-    let mut hasher = ContentHasher::new();
-    while let Some(part) = content.next()? {
-        match part {
-            Part::Data(bytes) => hasher.update(bytes),
-            Part::Hole(length) => hasher.zeros(length),
-        }
-    }
-    Ok(hasher.finish())
 }
 
 /// The directories of a tree, each before what is in it, and by name.

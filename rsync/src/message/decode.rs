@@ -155,6 +155,10 @@ impl ToSender {
             39 => ToSender::Sums { number: number(cursor)?, bytes: data(cursor)? },
             40 => ToSender::GapSums { number: number(cursor)?, bytes: data(cursor)? },
             41 => ToSender::Change(Change::decode(cursor)?),
+            43 => {
+                let number = number(cursor)?;
+                ToSender::WantTail { number, length: length(cursor)?, mark: hash(cursor)? }
+            }
             42 => ToSender::Finished(Received::decode(cursor)?),
             _ => return Err(Malformed("a message that the receiver does not send").into()),
         };
@@ -208,6 +212,7 @@ mod tests {
             ToSender::Taken(500),
             ToSender::WantWhole(3),
             ToSender::WantRest { number: 1, length: 2, hash },
+            ToSender::WantTail { number: 1, length: 2, mark: hash },
             ToSender::WantDelta { number: 2, shape: Shape::of_file(100_000).unwrap() },
             ToSender::Sums { number: 2, bytes: vec![4; 100] },
             ToSender::GapSums { number: 2, bytes: vec![4; 100] },

@@ -21,7 +21,7 @@ pub(super) use sums::send_sums;
 /// How long changes may wait to be told.
 const SOON: Duration = Duration::from_millis(5);
 /// How often a file is asked for again that changed meanwhile or turned out wrong.
-const MOST_TRIES: u8 = 2;
+const MOST_TRIES: u8 = 3;
 
 struct Apply<'a> {
     setting: &'a Setting<'a>,
@@ -165,21 +165,8 @@ impl Apply<'_> {
     /// The base has the content already.
     fn same(&mut self, number: Number, flight: Flight) -> Result<(), Error> {
         // The file may have another size by now than was told.
-        let Some(base) = flight.base.as_ref().filter(|_| flight.sum_bytes == 0) else {
+        if flight.base.is_none() || flight.sum_bytes > 0 {
             return Err(Error::Protocol("a file that cannot be the same"));
-        };
-        if base.name != flight.entry.name {
-            // It is what an interrupted transfer has left: copied once more, so that nothing is special about it.
-            let size = base.size;
-            let modified = flight.entry.modified;
-            let mut build =
-                Build::begin(self.setting, &mut self.places, number, flight.clone(), size, modified);
-            build.copy(0, size)?;
-            return match build.end_unchecked(self.setting, &mut self.places)? {
-                Outcome::Placed => self.placed(number, flight),
-                Outcome::Wrong => self.again(number, flight, "what was there has changed"),
-                Outcome::Failed(doing, errno) => self.failed(number, &flight.path, doing, errno),
-            };
         }
         if !flight.differs.any() || self.setting.options.dry_run {
             self.setting.flights.land(number);
@@ -213,6 +200,7 @@ impl Apply<'_> {
             return self.again(number, flight.clone(), "it is too large");
         };
         self.setting.flights.update(number, |flight| flight.tries += 1);
+        self.setting.flights.describe(number, shape.size());
         if flight.tries > MOST_TRIES {
             return Err(Error::Protocol("sums are asked for over and over"));
         }
@@ -220,16 +208,26 @@ impl Apply<'_> {
         self.setting.session.outbox.flush()
     }
 
-    /// Asks for all of a file, a second and a third time.
+    /// Asks for a file once more: by the blocks of its base if these were not tried yet, else for all of it.
     fn again(&mut self, number: Number, flight: Flight, why: &str) -> Result<(), Error> {
         if flight.tries >= MOST_TRIES {
             return self.given_up(number, &flight.path, why);
         }
+        let shape =
+            flight.base.as_ref().filter(|_| flight.sum_bytes == 0).and_then(|base| Shape::of_file(base.size));
         self.setting.flights.update(number, |flight| {
             flight.tries += 1;
-            flight.base = None;
+            if shape.is_none() {
+                flight.base = None;
+            }
         });
-        self.setting.say(&ToSender::WantWhole(number))?;
+        match (shape, &flight.base) {
+            (Some(shape), Some(base)) => {
+                self.setting.flights.describe(number, shape.size());
+                send_sums(self.setting, &mut self.places, &flight.directory, base, number, shape)?;
+            }
+            _ => self.setting.say(&ToSender::WantWhole(number))?,
+        }
         self.setting.session.outbox.flush()
     }
 

@@ -88,6 +88,16 @@ impl Flights {
         }
     }
 
+    /// The sums of its base are sent after all.
+    pub(crate) fn describe(&self, number: Number, bytes: u64) {
+        let mut inner = lock(&self.inner);
+        if let Some(flight) = inner.flights.get_mut(&number) {
+            let more = bytes.saturating_sub(flight.sum_bytes);
+            flight.sum_bytes += more;
+            inner.sum_bytes += more;
+        }
+    }
+
     /// A file is dealt with, one way or the other.
     pub(crate) fn land(&self, number: Number) {
         let mut inner = lock(&self.inner);

@@ -7,7 +7,7 @@ use super::{say, say_as};
 use crate::content::{ContentHash, ContentHasher, PIECE, is_zero};
 use crate::entry::Time;
 use crate::error::{Error, Problem};
-use crate::file::{Content, Identity, Part};
+use crate::file::{self, Content, Identity, Part};
 use crate::link::Packing;
 use crate::message::{Failure, MOST_DATA, Number, ToReceiver};
 use crate::name::TreePath;
@@ -96,6 +96,7 @@ impl Answer<'_> {
                 let source = self.open(number, place)?;
                 self.whole(source)
             }
+            Job::Tail { length, mark } => self.tail(number, place, length, mark),
             Job::Rest { length, hash } => self.rest(number, place, length, hash),
             Job::Delta { shape, sums } => self.delta(number, place, shape, sums),
             Job::Gaps { sums } => self.gaps(number, sums),
@@ -207,24 +208,42 @@ impl Answer<'_> {
         if self.session.is_over() { Err(Error::Stopped.into()) } else { Ok(()) }
     }
 
-    /// The receiver has a file that may be all of this one, or its beginning.
+    /// The receiver has a file that may be the beginning of this one. If it turns out not to be, the hash at the end tells, and the
+    /// receiver asks again in another way.
+    fn tail(&mut self, number: Number, place: &Place, length: u64, mark: ContentHash) -> Result<(), Stop> {
+        let mut source = self.open(number, place)?;
+        if length > source.content.size || file::mark(&source.content.file, length)? != mark {
+            return self.ask_sums(source, place, length);
+        }
+        self.begin(&source)?;
+        // The receiver copies while this end hashes what it copies.
+        say(self.session, &ToReceiver::Copy { from: 0, length })?;
+        self.session.outbox.flush()?;
+        let (size, mut hasher) = (source.content.size, ContentHasher::new());
+        source.content = source.content.until(length);
+        source.content.hash(&mut hasher)?;
+        source.content = source.content.until(size);
+        let hasher = self.stream(&mut source, hasher)?;
+        self.end(&source, hasher.finish())
+    }
+
+    /// The receiver has a file that is all of this one, unless its time says too little.
     fn rest(&mut self, number: Number, place: &Place, length: u64, hash: ContentHash) -> Result<(), Stop> {
         let mut source = self.open(number, place)?;
-        if length <= source.content.size {
-            let size = source.content.size;
+        if length == source.content.size {
             let mut hasher = ContentHasher::new();
-            source.content = source.content.until(length);
-            while let Some(part) = source.content.next()? {
-                match part {
-                    Part::Data(bytes) => hasher.update(bytes),
-                    Part::Hole(length) => hasher.zeros(length),
-                }
-            }
-            source.content = source.content.until(size);
-            if hasher.clone().finish() == hash {
-                return self.append(source, length, hasher);
+            source.content.hash(&mut hasher)?;
+            if hasher.finish() == hash {
+                self.desk.answered(number);
+                return Ok(say(self.session, &ToReceiver::Same(number))?);
             }
         }
+        self.ask_sums(source, place, length)
+    }
+
+    /// The base is no beginning; its blocks may still be in the file, if that is worth asking.
+    fn ask_sums(&mut self, source: Source, place: &Place, length: u64) -> Result<(), Stop> {
+        let number = source.number;
         if self.options.dry_run {
             // It differs, and that is all that is wanted.
             self.desk.answered(number);
@@ -232,23 +251,10 @@ impl Answer<'_> {
         }
         let shape = Shape::of_file(length).filter(|_| source.content.size > SMALL);
         if shape.is_some_and(|shape| self.desk.ask_sums(number, shape.size())) {
-            say(self.session, &ToReceiver::AskSums(number))?;
-            return Ok(());
+            return Ok(say(self.session, &ToReceiver::AskSums(number))?);
         }
         let source = self.open(number, place)?;
         self.whole(source)
-    }
-
-    fn append(&mut self, mut source: Source, length: u64, hasher: ContentHasher) -> Result<(), Stop> {
-        if source.content.size == length {
-            say(self.session, &ToReceiver::Same(source.number))?;
-            self.desk.answered(source.number);
-            return Ok(());
-        }
-        self.begin(&source)?;
-        say(self.session, &ToReceiver::Copy { from: 0, length })?;
-        let hasher = self.stream(&mut source, hasher)?;
-        self.end(&source, hasher.finish())
     }
 }
 

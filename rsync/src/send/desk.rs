@@ -41,6 +41,7 @@ pub(super) struct Place {
 #[derive(Debug)]
 pub(super) enum Job {
     Whole,
+    Tail { length: u64, mark: ContentHash },
     Rest { length: u64, hash: ContentHash },
     Delta { shape: Shape, sums: Vec<u8> },
     Gaps { sums: Vec<u8> },
@@ -133,6 +134,9 @@ impl Desk {
             ToSender::WantWhole(number) => inner.ask(number, Some(Job::Whole), None)?,
             ToSender::WantRest { number, length, hash } => {
                 inner.ask(number, Some(Job::Rest { length, hash }), None)?
+            }
+            ToSender::WantTail { number, length, mark } => {
+                inner.ask(number, Some(Job::Tail { length, mark }), None)?
             }
             ToSender::WantDelta { number, shape } => inner.ask(number, None, Some(shape))?,
             ToSender::Sums { number, bytes } => inner.sums(number, &bytes, false)?,

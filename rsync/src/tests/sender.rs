@@ -107,7 +107,7 @@ fn case_6_a_forged_match_costs_the_whole_file_and_no_wrong_byte() {
         peer.source();
         peer.entries("", &[file("new", 10)], true);
         peer.say(&told());
-        for _ in 0..3 {
+        for _ in 0..4 {
             peer.wait_for(|message| *message == ToSender::WantWhole(0));
             peer.say(&ToReceiver::File { number: 0, size: 10, modified: Time::default() });
             peer.say(&ToReceiver::Data(vec![3; 10]));

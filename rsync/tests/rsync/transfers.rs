@@ -251,6 +251,24 @@ fn an_appended_file_costs_what_was_appended() {
 }
 
 #[test]
+fn a_file_that_was_appended_to_and_changed_where_nobody_looks_arrives() {
+    for way in [Way::Push, Way::Pull] {
+        let trees = trees();
+        let mut data = noise(21, 4 << 20);
+        write(&trees.to.join("data"), &data);
+        // Between two samples of the base.
+        data[1_000_003] ^= 1;
+        data.extend(noise(22, 5000));
+        write(&trees.from.join("data"), &data);
+        let done = content(way, &trees.from, &trees.to, &archive());
+        assert!(fs::read(trees.to.join("data")).unwrap() == data);
+        let stats = done.summary.stats;
+        assert!(stats.sent_bytes + stats.received_bytes < 40_000, "{stats:?}");
+        assert_eq!(done.summary.code, Code::Done, "{done:?}");
+    }
+}
+
+#[test]
 fn more_entries_than_are_told_at_a_time() {
     for way in [Way::Push, Way::Pull] {
         let trees = trees();

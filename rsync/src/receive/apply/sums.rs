@@ -71,6 +71,12 @@ pub(in crate::receive) fn send_sums(
         let zeros = sums(&vec![0; shape.block as usize], shape.block, shape.strong);
         while let Ok(Some(part)) = content.next() {
             match part {
+                // What is whole blocks is not copied first.
+                Part::Data(bytes)
+                    if segment.is_empty() && bytes.len().is_multiple_of(shape.block as usize) =>
+                {
+                    outgoing.add(&sums(bytes, shape.block, shape.strong))?;
+                }
                 Part::Data(bytes) => segment.extend_from_slice(bytes),
                 Part::Hole(mut length) => {
                     // Up to a block's end like any other zeros; then blocks that all have the same sums.

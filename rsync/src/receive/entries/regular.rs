@@ -2,10 +2,10 @@
 
 use super::{Current, Entries, Further, tell};
 use crate::change::{Change, Differs, How};
-use crate::content::{ContentHash, ContentHasher};
+use crate::content::ContentHash;
 use crate::entry::{Entry, Kind};
 use crate::error::Error;
-use crate::file::{Content, Identity, Part};
+use crate::file::{self, Identity};
 use crate::message::{Number, ToSender};
 use crate::name::TreePath;
 use crate::place;
@@ -17,8 +17,6 @@ use crate::session::Event;
 use crate::signature::Shape;
 use rustix::fs::Stat;
 use rustix::io::Errno;
-use std::fs::File;
-use std::os::fd::BorrowedFd;
 
 /// A base up to here is not worth describing: the content is no longer than its description.
 const SMALL: u64 = 512;
@@ -68,7 +66,7 @@ impl Entries<'_> {
 
     fn hash(&mut self, current: &Current, entry: &Entry) -> Result<ContentHash, Errno> {
         let Some(places) = &mut self.places else { return Err(Errno::NOENT) };
-        hash_of(places.open(&current.path)?, &entry.name)
+        file::hash(places.open(&current.path)?, &entry.name)
     }
 
     /// Size and time are right, but the time says little: the content is compared.
@@ -155,14 +153,16 @@ impl Entries<'_> {
             self.setting.flights.add(self.setting.session, number, flight)?;
             return self.setting.say(&ToSender::WantWhole(number));
         };
-        // A file that has grown has often only been appended to; that is found out by a hash.
+        // A file that has grown has often only been appended to, which some samples of it tell well enough.
         if base.size < flight.entry.size
             && let Some(places) = &mut self.places
-            && let Ok(hash) = places.open(&current.path).and_then(|open| hash_of(open, &base.name))
+            && let Ok((file, _)) =
+                places.open(&current.path).and_then(|open| place::open_file(open, &base.name))
+            && let Ok(mark) = file::mark(&file.into(), base.size)
         {
             let length = base.size;
             self.setting.flights.add(self.setting.session, number, flight)?;
-            return self.setting.say(&ToSender::WantRest { number, length, hash });
+            return self.setting.say(&ToSender::WantTail { number, length, mark });
         }
         let Some(shape) = Shape::of_file(base.size) else {
             flight.base = None;
@@ -199,17 +199,4 @@ impl Entries<'_> {
             (own, None) => own,
         }
     }
-}
-
-pub(super) fn hash_of(directory: BorrowedFd<'_>, name: &crate::name::Name) -> Result<ContentHash, Errno> {
-    let (file, stat) = place::open_file(directory, name)?;
-    let mut content = Content::new(File::from(file), &stat);
-    let mut hasher = ContentHasher::new();
-    while let Some(part) = content.next()? {
-        match part {
-            Part::Data(bytes) => hasher.update(bytes),
-            Part::Hole(length) => hasher.zeros(length),
-        }
-    }
-    Ok(hasher.finish())
 }

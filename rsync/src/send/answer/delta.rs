@@ -6,7 +6,7 @@
 use super::{Answer, Source, Stop, try_out};
 use crate::content::{ContentHash, ContentHasher, PIECE};
 use crate::error::Error;
-use crate::file::{Part, read_exact};
+use crate::file::{Content, Part, read_exact};
 use crate::index::Index;
 use crate::message::{Gap, MOST_DATA, MOST_GAP_BYTES, MOST_GAPS, Number, ToReceiver};
 use crate::search::{Run, Runs, Search};
@@ -14,6 +14,7 @@ use crate::send::desk::Place;
 use crate::send::{say, say_as};
 use crate::session::Event;
 use crate::signature::Shape;
+use rustix::io::Errno;
 
 /// What is searched at once.
 const WINDOW: usize = 4 << 20;
@@ -91,20 +92,56 @@ impl Answer<'_> {
         Ok(false)
     }
 
+    /// Where all of the file comes from, and its hash. A large one is hashed beside the search: they take about as long.
     fn search(&self, source: &mut Source, index: &Index) -> Result<(Vec<Run>, ContentHash), Stop> {
-        let size = source.content.size;
-        let mut hasher = ContentHasher::new();
+        if source.content.size < WORTH_PROBING {
+            let mut hasher = ContentHasher::new();
+            let runs = self.look(&mut source.content, index, Some(&mut hasher))?;
+            return Ok((runs, hasher.finish()));
+        }
+        let mut again = source.content.again()?;
+        let (runs, hash) = std::thread::scope(|scope| {
+            let hashing = scope.spawn(move || {
+                let mut hasher = ContentHasher::new();
+                while let Some(part) = again.next()? {
+                    match part {
+                        Part::Data(bytes) => hasher.update(bytes),
+                        Part::Hole(length) => hasher.zeros(length),
+                    }
+                    if self.session.is_over() {
+                        return Err(Errno::CANCELED);
+                    }
+                }
+                Ok(hasher.finish())
+            });
+            let runs = self.look(&mut source.content, index, None);
+            (runs, hashing.join().unwrap_or(Err(Errno::IO)))
+        });
+        Ok((runs?, hash?))
+    }
+
+    fn look(
+        &self,
+        content: &mut Content,
+        index: &Index,
+        mut hasher: Option<&mut ContentHasher>,
+    ) -> Result<Vec<Run>, Stop> {
+        let size = content.size;
         let mut search = Search::new(index, 0);
         let capacity = WINDOW.max(2 * index.shape.block as usize);
-        let mut window: Vec<u8> = vec![];
-        while let Some(part) = source.content.next()? {
+        let mut window: Vec<u8> = Vec::with_capacity(capacity.min(usize::try_from(size).unwrap_or(capacity)));
+        while let Some(part) = content.next()? {
             match part {
                 Part::Data(bytes) => {
-                    hasher.update(bytes);
+                    if let Some(hasher) = &mut hasher {
+                        hasher.update(bytes);
+                    }
                     window.extend_from_slice(bytes);
                 }
                 Part::Hole(length) => {
-                    hasher.zeros(length);
+                    if let Some(hasher) = &mut hasher {
+                        hasher.zeros(length);
+                    }
                     search.window(&window, true);
                     window.clear();
                     search.skip(Run::Zero { length });
@@ -121,7 +158,7 @@ impl Answer<'_> {
         search.window(&window, true);
         debug_assert_eq!(search.position(), size);
         let runs = search.runs.0;
-        Ok((if runs.len() > MOST_RUNS { vec![Run::New { length: size }] } else { runs }, hasher.finish()))
+        Ok(if runs.len() > MOST_RUNS { vec![Run::New { length: size }] } else { runs })
     }
 
     /// The sums of the gaps have come: their content is searched for once more.
