@@ -70,24 +70,42 @@ impl<'a> Session<'a> {
         self.over.load(Ordering::Acquire)
     }
 
-    /// Keeps the first failure, and tells the other end unless that one is the reason. That the connection is gone is
-    /// only kept until the other end's last words say why.
+    /// Keeps the first failure, and tells the other end. That the connection is gone is only kept until the other end's last
+    /// words say why.
     pub(crate) fn fail(&self, error: Error) {
         let first = !self.over.swap(true, Ordering::AcqRel);
-        let abort = Either::Abort { code: error.code(), text: error.line().into_bytes() };
-        let tell = !matches!(error, Error::Link(_) | Error::Ended | Error::Peer { .. } | Error::Timeout(_));
+        let last_words = Session::last_words(&error);
         let mut failure = lock(&self.failure);
         let says_why = matches!(error, Error::Peer { .. });
         if first || says_why && matches!(*failure, Some(Error::Link(_) | Error::Ended)) {
             *failure = Some(error);
         }
         drop(failure);
-        if first && tell {
-            let mut message = vec![];
-            abort.encode(&mut message);
-            // If this cannot be sent, the other end sees the connection end.
-            drop(self.outbox.send(&message, Packing::Compress).and_then(|()| self.outbox.flush()));
+        if first {
+            self.announce(last_words);
         }
+    }
+
+    /// An error that ends a transfer before any part of it has begun.
+    pub(crate) fn refuse(&self, error: Error) -> Error {
+        if !self.over.swap(true, Ordering::AcqRel) {
+            self.announce(Session::last_words(&error));
+        }
+        error
+    }
+
+    /// What the other end is told of an error, unless it is the reason itself.
+    fn last_words(error: &Error) -> Option<Either> {
+        let known = matches!(error, Error::Link(_) | Error::Ended | Error::Peer { .. } | Error::Timeout(_));
+        (!known).then(|| Either::Abort { code: error.code(), text: error.line().into_bytes() })
+    }
+
+    fn announce(&self, last_words: Option<Either>) {
+        let Some(abort) = last_words else { return };
+        let mut message = vec![];
+        abort.encode(&mut message);
+        // If this cannot be sent, the other end sees the connection end.
+        drop(self.outbox.send(&message, Packing::Compress).and_then(|()| self.outbox.flush()));
     }
 
     /// Whether it is over only because the connection is gone; then the other end's last words are still of interest.

@@ -18,7 +18,7 @@ use crate::wire::{Cursor, Malformed, put_bytes, put_number};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// The version of the protocol. Two ends with different ones say so and stop.
@@ -45,6 +45,8 @@ pub struct Policy {
     /// Devices may be made, if the process can.
     pub devices: bool,
     pub set_id: bool,
+    /// For how long a client may be silent; usually a minute.
+    pub silence: Option<Duration>,
 }
 
 /// How a transfer ended.
@@ -129,10 +131,10 @@ fn client(
 /// Does what a client at the other end asks for, with files below `base`.
 pub fn serve(base: Base, policy: Policy, watcher: Watcher<'_>, link: Link) -> Result<Summary, Error> {
     let (reader, writer, close) = halves(link);
-    let session = Session::new(Outbox::new(writer, FIRST_LEVEL, None)?, watcher);
+    let session = Session::new(Outbox::new(writer, FIRST_LEVEL, None)?, watcher).patient(policy.silence);
     session.outbox.send(&hello(), Packing::AsItIs)?;
     let mut inbox = Inbox::new(reader)?.with_hello(check_hello);
-    let done = wish_of(&session, &mut inbox).and_then(|wish| {
+    let done = wish_in_time(&session, &mut inbox, &*close).and_then(|wish| {
         policy.allows(&wish)?;
         session.outbox.configure(wish.options.level(), wish.options.bandwidth)?;
         let Wish { pull, path, only, key, options } = wish;
@@ -143,16 +145,8 @@ pub fn serve(base: Base, policy: Policy, watcher: Watcher<'_>, link: Link) -> Re
             receive::receive(&session, Destination { base, path, only }, &options, key, inbox, &*close)
         }
     });
-    match done {
-        Ok(done) => Ok(summary(&session, done)),
-        Err(error) => {
-            // Where no part of the transfer has begun, nobody else has told the client.
-            let code = error.code();
-            let text = error.line();
-            session.fail(error);
-            Err(session.failure().unwrap_or(Error::Peer { code, text }))
-        }
-    }
+    // Where no part of the transfer has begun, nobody else has told the client.
+    done.map(|done| summary(&session, done)).map_err(|error| session.refuse(error))
 }
 
 fn summary(session: &Session<'_>, (received, totals): (Received, Totals)) -> Summary {
@@ -172,6 +166,26 @@ fn check_hello(message: &[u8]) -> Result<(), Error> {
         Some(VERSION) => Ok(()),
         Some(other) => Err(Error::Version(other)),
         None => Err(Error::Protocol("no greeting of this protocol")),
+    }
+}
+
+/// The client's wish, or the end of patience with it.
+fn wish_in_time(
+    session: &Session<'_>,
+    inbox: &mut Inbox,
+    close: &(dyn Fn() + Send + Sync),
+) -> Result<Wish, Error> {
+    let reading = AtomicBool::new(true);
+    let wish = std::thread::scope(|scope| {
+        let watch = scope.spawn(|| session.watch(close, &reading)).thread().clone();
+        let wish = wish_of(session, inbox);
+        reading.store(false, Ordering::Release);
+        watch.unpark();
+        wish
+    });
+    match session.failure() {
+        Some(failure) => Err(failure),
+        None => wish,
     }
 }
 

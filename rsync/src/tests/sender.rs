@@ -218,7 +218,7 @@ fn case_10_what_was_not_asked_for_is_not_taken() {
 fn case_10_only_the_one_name_that_was_asked_for_is_written() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().to_owned();
-    // This goes around the helper: the path at the other end has no slash.
+    // The path at the other end has no slash.
     let result = super::peer::pulled_as(&path, b"/source", &options(), |peer| {
         peer.source();
         peer.entries("", &[file("other", 1)], true);

@@ -47,6 +47,17 @@ fn case_8_a_silent_peer_is_given_up() {
 }
 
 #[test]
+fn case_8_a_client_that_says_nothing_is_given_up() {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let impatient = skpr_rsync::Policy { silence: Some(Duration::from_millis(600)), ..policy() };
+    let begun = Instant::now();
+    let failed = serve(whole(), impatient, &|_| {}, link(theirs)).unwrap_err();
+    assert!(matches!(failed, Error::Timeout(_)), "{failed:?}");
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    drop(ours);
+}
+
+#[test]
 fn case_8_a_peer_that_sends_a_byte_now_and_then_is_given_up() {
     let trees = trees();
     let (ours, mut theirs) = UnixStream::pair().unwrap();
