@@ -39,9 +39,9 @@ pub use entry::{Kind, Time};
 pub use error::{Code, Error, Problem};
 pub use link::Link;
 pub use name::{BadName, Name, TreePath, escape};
-pub use place::Base;
+pub use place::{Base, Inside};
 pub use session::{Event, Watcher};
-pub use transfer::{Local, Policy, Summary, VERSION, pull, push, serve};
+pub use transfer::{Local, Policy, Summary, VERSION, pull, push, refusal, serve};
 
 #[cfg(test)]
 mod tests;

@@ -29,5 +29,11 @@ pub struct Link {
     pub close: Box<dyn Fn() + Send + Sync>,
 }
 
+/// A packet of messages as they are, for whoever has no outbox. They are few.
+pub(crate) fn plain_packet(messages: &[u8]) -> Vec<u8> {
+    let [low, middle, high, _] = (messages.len() as u32).to_le_bytes();
+    [&[PLAIN, low, middle, high], messages].concat()
+}
+
 #[cfg(test)]
 mod tests;

@@ -29,6 +29,39 @@ pub enum Base {
     Own,
     /// This directory, which nothing leads out of.
     Within(OwnedFd),
+    /// The same as somebody inside of it sees it.
+    Inside(Inside),
+}
+
+/// A directory that nothing leads out of, as its own users know it.
+#[derive(Debug)]
+pub struct Inside {
+    pub root: OwnedFd,
+    /// Where a path begins that does not begin with a slash: from the root on.
+    pub directory: Vec<u8>,
+    /// What else is there, by the path at which it is to be seen: directories that nothing leads out of either.
+    pub mounts: Vec<(Vec<u8>, OwnedFd)>,
+}
+
+impl Inside {
+    /// The directory that a path is to be resolved in, and the rest of the path.
+    fn resolve(&self, path: &[u8]) -> (&OwnedFd, Vec<u8>) {
+        let absolute = match path.first() {
+            Some(b'/') => path.to_vec(),
+            _ => [&self.directory, &b"/"[..], path].concat(),
+        };
+        // Only what is named is looked for there: who goes up from within stays within.
+        let below = |mount: &[u8]| {
+            let mut rest = absolute.split(|byte| *byte == b'/').filter(|part| !matches!(*part, b"" | b"."));
+            let mut wanted = mount.split(|byte| *byte == b'/').filter(|part| !part.is_empty());
+            wanted.all(|part| rest.next() == Some(part)).then(|| rest.collect::<Vec<_>>().join(&b'/'))
+        };
+        let found = self.mounts.iter().filter_map(|(at, root)| Some((at.len(), root, below(at)?)));
+        match found.max_by_key(|(length, ..)| *length) {
+            Some((_, root, rest)) => (root, rest),
+            None => (&self.root, absolute),
+        }
+    }
 }
 
 impl Base {
@@ -36,19 +69,25 @@ impl Base {
         let flags = flags | OFlags::CLOEXEC;
         match self {
             Base::Own => openat(CWD, if path.is_empty() { b"." } else { path }, flags, Mode::empty()),
-            Base::Within(root) => {
-                let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-                let path = if path.is_empty() { b"." } else { path };
-                for _ in 0..MOST_TRIES {
-                    match openat2(root, path, flags, Mode::empty(), resolve) {
-                        Err(Errno::AGAIN | Errno::INTR) => {}
-                        result => return result,
-                    }
-                }
-                Err(Errno::AGAIN)
+            Base::Within(root) => open_within(root, path, flags),
+            Base::Inside(inside) => {
+                let (root, path) = inside.resolve(path);
+                open_within(root, &path, flags)
             }
         }
     }
+}
+
+fn open_within(root: &OwnedFd, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let path = if path.is_empty() { b"." } else { path };
+    for _ in 0..MOST_TRIES {
+        match openat2(root, path, flags, Mode::empty(), resolve) {
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            result => return result,
+        }
+    }
+    Err(Errno::AGAIN)
 }
 
 /// The directories of a tree.
@@ -186,7 +225,7 @@ fn at(bytes: &[u8], (start, length): (u32, u8)) -> &[u8] {
 mod tests {
     use super::*;
     use std::fs;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{MetadataExt as _, symlink};
 
     fn path(text: &str) -> TreePath {
         TreePath::new(text.as_bytes()).unwrap()
@@ -226,6 +265,37 @@ mod tests {
             base.open(start.as_bytes(), OFlags::DIRECTORY).unwrap();
         }
         assert_eq!(base.open(b"loop", OFlags::DIRECTORY).unwrap_err(), Errno::LOOP);
+    }
+
+    #[test]
+    fn what_is_mounted_is_found_by_its_path_and_nothing_leads_out_of_it() {
+        let (root, volume) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::create_dir_all(root.path().join("work/inner")).unwrap();
+        fs::create_dir(volume.path().join("2026")).unwrap();
+        symlink("/etc", volume.path().join("out")).unwrap();
+        let open =
+            |path: &std::path::Path| Base::Own.open(path.as_os_str().as_encoded_bytes(), DIRECTORY).unwrap();
+        let base = Base::Inside(Inside {
+            root: open(root.path()),
+            directory: b"/work".to_vec(),
+            mounts: vec![(b"/data/files".to_vec(), open(volume.path()))],
+        });
+        let number = |path: &std::path::Path| fs::metadata(path).unwrap().ino();
+        let opened =
+            |path: &str| base.open(path.as_bytes(), OFlags::DIRECTORY).map(|fd| fstat(&fd).unwrap().st_ino);
+        for (path, place) in [
+            ("", root.path().join("work")),
+            ("inner/", root.path().join("work/inner")),
+            ("/", root.path().to_owned()),
+            ("/data/files", volume.path().to_owned()),
+            ("/data//./files/2026/", volume.path().join("2026")),
+            ("/data/files/../..", volume.path().to_owned()),
+        ] {
+            assert_eq!(opened(path).unwrap(), number(&place), "{path}");
+        }
+        for path in ["/data", "/data/files/out", "/data/files2", "missing"] {
+            assert_eq!(opened(path), Err(Errno::NOENT), "{path}");
+        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::place::Places;
 use crate::session::{Event, Session};
 use crate::stats::{Received, Totals};
 use crate::tree::{Only, Tree};
-use desk::Desk;
+use desk::{Desk, Queued};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What is to be sent.
@@ -131,7 +131,11 @@ fn read(session: &Session<'_>, desk: &Desk, mut inbox: Inbox) -> Result<(), Erro
                 session.finish();
                 return Ok(());
             }
-            other => desk.put(other)?,
+            other => {
+                if let Some(Queued { files, bytes }) = desk.put(other)? {
+                    (session.watcher)(Event::Queued { files, bytes });
+                }
+            }
         }
     }
     Err(Error::Ended)

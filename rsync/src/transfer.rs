@@ -6,7 +6,8 @@
 
 use crate::entry::Kind;
 use crate::error::{Code, Error};
-use crate::link::{Inbox, Link, Outbox, Packing};
+use crate::link::{Inbox, Link, Outbox, Packing, plain_packet};
+use crate::message::Either;
 use crate::name::{LONGEST_PATH, Name, escape};
 use crate::options::Options;
 use crate::place::{Base, Places};
@@ -147,6 +148,16 @@ pub fn serve(base: Base, policy: Policy, watcher: Watcher<'_>, link: Link) -> Re
     });
     // Where no part of the transfer has begun, nobody else has told the client.
     done.map(|done| summary(&session, done)).map_err(|error| session.refuse(error))
+}
+
+/// What a client reads where there is no server for it: why, as an end of the transfer.
+pub fn refusal(code: Code, text: &str) -> Vec<u8> {
+    let mut abort = vec![];
+    Either::Abort { code, text: text.as_bytes().to_vec() }.encode(&mut abort);
+    let mut messages = vec![];
+    put_bytes(&mut messages, &hello());
+    put_bytes(&mut messages, &abort);
+    plain_packet(&messages)
 }
 
 fn summary(session: &Session<'_>, (received, totals): (Received, Totals)) -> Summary {

@@ -141,7 +141,10 @@ impl Apply<'_> {
     }
 
     fn within(&mut self, part: impl FnOnce(&mut Build) -> Result<(), Error>) -> Result<(), Error> {
-        part(self.build.as_mut().ok_or(Error::Protocol("content of no file"))?)
+        let build = self.build.as_mut().ok_or(Error::Protocol("content of no file"))?;
+        part(build)?;
+        build.progress(self.setting);
+        Ok(())
     }
 
     fn placed(&mut self, number: Number, flight: Flight) -> Result<(), Error> {

@@ -75,6 +75,7 @@ struct Inner {
     jobs: VecDeque<(Number, Job)>,
     asked: HashMap<Number, Asked>,
     answered: VecDeque<Number>,
+    queued: Queued,
     open: usize,
     sum_bytes: u64,
     finished: Option<Received>,
@@ -83,7 +84,15 @@ struct Inner {
 struct Block {
     first: u64,
     directory: TreePath,
-    names: Vec<Name>,
+    /// With their sizes.
+    names: Vec<(Name, u64)>,
+}
+
+/// Files and bytes that were asked for so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Queued {
+    pub(super) files: u64,
+    pub(super) bytes: u64,
 }
 
 /// See the module.
@@ -123,9 +132,10 @@ impl Desk {
         }
     }
 
-    /// Takes what the receiver says.
-    pub(super) fn put(&self, message: ToSender) -> Result<(), Error> {
+    /// Takes what the receiver says; what is asked for by now, if that is more than before.
+    pub(super) fn put(&self, message: ToSender) -> Result<Option<Queued>, Error> {
         let mut inner = lock(&self.inner);
+        let before = inner.queued.files;
         match message {
             ToSender::Begin { shown, owner, group } => inner.begin = Some(Begin { shown, owner, group }),
             ToSender::Digests(bytes) => inner.digests.add(bytes)?,
@@ -143,9 +153,10 @@ impl Desk {
             ToSender::GapSums { number, bytes } => inner.sums(number, &bytes, true)?,
             ToSender::Either(_) | ToSender::Change(_) | ToSender::Finished(_) => {}
         }
+        let queued = Some(inner.queued).filter(|queued| queued.files > before);
         drop(inner);
         self.wake();
-        Ok(())
+        Ok(queued)
     }
 
     /// The receiver's next directory, once it is known whether there is one.
@@ -167,7 +178,7 @@ impl Desk {
         &self,
         session: &Session<'_>,
         directory: &TreePath,
-        names: Vec<Name>,
+        names: Vec<(Name, u64)>,
         followers: Vec<usize>,
     ) -> Result<(), Error> {
         let mut inner = lock(&self.inner);
@@ -186,7 +197,7 @@ impl Desk {
         for at in followers {
             let number =
                 Number::try_from(first + at as u64).ok().filter(|_| inner.followers.len() < MOST_FOLLOWERS);
-            if let Some((number, name)) = number.zip(names.get(at)) {
+            if let Some((number, (name, _))) = number.zip(names.get(at)) {
                 inner.followers.insert(number, Place { directory: directory.clone(), name: name.clone() });
             }
         }
@@ -280,7 +291,10 @@ impl Inner {
             }
             self.open += usize::from(again);
         } else {
-            let place = self.place(number).ok_or(Error::Protocol("a file that was not told is asked for"))?;
+            let (place, size) =
+                self.place(number).ok_or(Error::Protocol("a file that was not told is asked for"))?;
+            self.queued.files += 1;
+            self.queued.bytes = self.queued.bytes.saturating_add(size);
             self.asked.insert(
                 number,
                 Asked { place, sums: vec![], expects: 0, shape: None, awaits_shape: false, open: true },
@@ -300,15 +314,16 @@ impl Inner {
         Ok(())
     }
 
-    fn place(&self, number: Number) -> Option<Place> {
+    /// Where a file is, and its size if that is still known.
+    fn place(&self, number: Number) -> Option<(Place, u64)> {
         if let Some(place) = self.followers.get(&number) {
-            return Some(place.clone());
+            return Some((place.clone(), 0));
         }
         let number = u64::from(number);
         let after = self.blocks.partition_point(|block| block.first <= number);
         let block = self.blocks.get(after.checked_sub(1)?)?;
-        let name = block.names.get(usize::try_from(number.checked_sub(block.first)?).ok()?)?;
-        Some(Place { directory: block.directory.clone(), name: name.clone() })
+        let (name, size) = block.names.get(usize::try_from(number.checked_sub(block.first)?).ok()?)?;
+        Some((Place { directory: block.directory.clone(), name: name.clone() }, *size))
     }
 
     fn sums(&mut self, number: Number, bytes: &[u8], of_gaps: bool) -> Result<(), Error> {

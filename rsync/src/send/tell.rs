@@ -161,7 +161,7 @@ fn tell_directory(
         if entry.leader.is_some() {
             chunk.followers.push(chunk.names.len());
         }
-        chunk.names.push(entry.name);
+        chunk.names.push((entry.name, entry.size));
         if chunk.bytes.len() >= MOST_CHUNK || chunk.names.len() >= MOST_ENTRIES {
             chunk.send(session, desk, directory, false)?;
         }
@@ -175,7 +175,7 @@ fn tell_directory(
 #[derive(Default)]
 struct Chunk {
     bytes: Vec<u8>,
-    names: Vec<Name>,
+    names: Vec<(Name, u64)>,
     /// Which of them are further names of files.
     followers: Vec<usize>,
     codec: EntryCodec,

@@ -19,6 +19,8 @@ use std::os::fd::AsFd as _;
 
 /// What is copied at once.
 const READ: usize = 128 << 10;
+/// How often it is told how far a file is.
+const TELL_EVERY: u64 = 1 << 20;
 
 /// How it ended.
 pub(super) enum Outcome {
@@ -38,6 +40,7 @@ pub(super) struct Build {
     base: Option<File>,
     hasher: ContentHasher,
     literal: u64,
+    told: u64,
     buffer: Vec<u8>,
 }
 
@@ -67,6 +70,7 @@ impl Build {
             base,
             hasher: ContentHasher::new(),
             literal: 0,
+            told: 0,
             buffer: vec![],
         }
     }
@@ -85,6 +89,15 @@ impl Build {
             && let Err(errno) = part(temporary)
         {
             self.temporary = Err(("write", errno));
+        }
+    }
+
+    /// Tells how far it is, if that is worth it.
+    pub(super) fn progress(&mut self, setting: &Setting<'_>) {
+        let done = self.hasher.length();
+        if done - self.told >= TELL_EVERY && done < self.size {
+            self.told = done;
+            (setting.session.watcher)(Event::Progress { path: &self.flight.path, done, size: self.size });
         }
     }
 
