@@ -21,7 +21,7 @@ use crate::client::{Access, Client, Endpoint, call_error, was_cut};
 use crate::error::Error;
 use bytes::{Bytes, BytesMut};
 use skpr_proto::v1::{self, OpenSession, OpenedSession, SessionRequest, SessionResponse};
-use skpr_proto::{EnvironmentName, ErrorKind, Failure, Label, MAX_PIECE};
+use skpr_proto::{EnvironmentName, ErrorKind, Failure, Label, MAX_PIECE, Purpose};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
@@ -79,13 +79,26 @@ pub(crate) struct Relay {
 impl Session {
     /// Asks for a session and waits until it is there.
     pub(crate) async fn open(access: &Access, wanted: &Wanted) -> Result<Session, NotOpened> {
+        Session::open_for(access, wanted, Purpose::Ssh).await
+    }
+
+    /// The same for another purpose than SSH.
+    pub(crate) async fn open_for(
+        access: &Access,
+        wanted: &Wanted,
+        purpose: Purpose,
+    ) -> Result<Session, NotOpened> {
         let client = Client::for_sessions(access).await.map_err(NotOpened::from_here)?;
         let (to, mut messages) = mpsc::channel(WAITING);
         let environment = v1::Environment {
             namespace: wanted.namespace.clone().map(String::from),
             ..(&wanted.environment).into()
         };
-        let open = OpenSession { environment: Some(environment), instance: wanted.instance.clone() };
+        let open = OpenSession {
+            environment: Some(environment),
+            instance: wanted.instance.clone(),
+            purpose: purpose.name().to_owned(),
+        };
         // There is room for the first.
         drop(to.try_send(SessionRequest { open: Some(open), ..SessionRequest::default() }));
         let messages = futures::stream::poll_fn(move |context| messages.poll_recv(context));

@@ -7,6 +7,7 @@ mod codec;
 pub mod error;
 pub mod ids;
 pub mod manifest;
+mod purpose;
 pub mod ssh;
 mod version;
 
@@ -18,6 +19,7 @@ pub mod v1 {
 
 pub use error::{ErrorKind, Failure};
 pub use ids::{EnvironmentName, InvalidId, Label, NodeName, PodUid, Source, UnixNanos};
+pub use purpose::Purpose;
 pub use version::{DIRTY, Version};
 
 /// The audience of a user's token.

@@ -9,23 +9,23 @@ use super::target::{Target, heard};
 use crate::agents::Reach;
 use crate::aggregator::Shared;
 use crate::audit::Access;
-use crate::auth::{Exec, Grant, User};
+use crate::auth::{Candidates, Exec, Files, Grant, User};
 use crate::environment::EnvironmentKey;
 use crate::fallback;
 use crate::host_key::HostKey;
 use crate::inventory::{Inventory, Pod, Presence};
 use crate::relay::{Call, Expected, FIRST_WITHIN, Told, new_id};
 use crate::tls::{HangUp, connection};
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use skpr_proto::error::usage;
+use skpr_proto::manifest::Volume;
 use skpr_proto::v1::{self, Dial, OpenSession, OpenedSession, SessionRequest, SessionResponse};
-use skpr_proto::{EnvironmentName, ErrorKind, Failure, Label, NodeName, PodUid};
+use skpr_proto::{EnvironmentName, ErrorKind, Failure, Label, NodeName, PodUid, Purpose};
+use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::time::timeout;
 use tonic::{Request, Status, Streaming};
-
-/// What every session is for so far: the agent's SSH server.
-const SSH: &str = "ssh";
 
 pub(super) type Opened = BoxStream<'static, Result<SessionResponse, Status>>;
 
@@ -43,11 +43,49 @@ pub(super) async fn open(
 /// A session that may be, with an instance that is there.
 struct Prepared {
     user: Arc<User>,
-    grant: Grant<Exec>,
+    grant: Granted,
+    purpose: Purpose,
     chosen: Chosen,
+    volumes: HashMap<String, String>,
     bytes: Streaming<SessionRequest>,
     connection: HangUp,
     seat: Seat,
+}
+
+/// The right that a session takes.
+enum Granted {
+    Exec(Grant<Exec>),
+    Files(Grant<Files>),
+}
+
+impl Granted {
+    async fn ask(
+        shared: &Shared,
+        purpose: Purpose,
+        user: &Arc<User>,
+        name: &EnvironmentName,
+        candidates: &Candidates,
+    ) -> Result<Granted, Failure> {
+        Ok(match purpose {
+            Purpose::Ssh => Granted::Exec(shared.auth.grant(user, name, candidates).await?),
+            Purpose::Files => Granted::Files(shared.auth.grant(user, name, candidates).await?),
+        })
+    }
+
+    fn environment(&self) -> &EnvironmentKey {
+        match self {
+            Granted::Exec(grant) => grant.environment(),
+            Granted::Files(grant) => grant.environment(),
+        }
+    }
+
+    /// Resolves when it is gone.
+    fn forbidden(self, shared: &Arc<Shared>) -> BoxFuture<'static, Failure> {
+        match self {
+            Granted::Exec(grant) => forbidden(Arc::clone(shared), grant),
+            Granted::Files(grant) => forbidden(Arc::clone(shared), grant),
+        }
+    }
 }
 
 async fn prepare(
@@ -64,18 +102,22 @@ async fn prepare(
     };
     let target = Target::parse(asked.environment.as_ref())?;
     access.asked(target.name.to_string());
+    let purpose = Purpose::parse(&asked.purpose);
+    let purpose = purpose.ok_or_else(|| usage("sessions are for no such purpose here"))?;
     let inventory = heard(shared)?;
-    let grant: Grant<Exec> = shared.auth.grant(&user, &target.name, &target.listed(&inventory)).await?;
+    let candidates = target.listed(&inventory);
+    let grant = Granted::ask(shared, purpose, &user, &target.name, &candidates).await?;
     access.allowed(Some(grant.environment()));
     let chosen = choose(&inventory, grant.environment(), &asked)?;
-    access.session(chosen.instance.to_string(), SSH);
+    access.session(chosen.instance.to_string(), purpose.name());
+    let volumes = volumes(&inventory, grant.environment(), purpose);
     let seat = shared.session_seats.take(&user.name)?;
-    Ok(Prepared { user, grant, chosen, bytes, connection, seat })
+    Ok(Prepared { user, grant, purpose, chosen, volumes, bytes, connection, seat })
 }
 
 impl Prepared {
     async fn join(self, shared: &Arc<Shared>, mut access: Access) -> Result<Opened, Status> {
-        let Prepared { user, grant, chosen, bytes, connection, seat } = self;
+        let Prepared { user, grant, purpose, chosen, volumes, bytes, connection, seat } = self;
         let environment = grant.environment().clone();
         let key = match shared.host_keys.of(&environment) {
             Ok(key) => key,
@@ -85,12 +127,12 @@ impl Prepared {
                 return Err(access.failed(failure));
             }
         };
-        let served = match instead(shared.nodes.reach(&chosen.node), shared.fallback.as_ref()) {
+        let served = match instead(purpose, shared.nodes.reach(&chosen.node), shared.fallback.as_ref()) {
             Some(fallback) => fallback.take().and_then(|place| {
                 let id = new_id()?;
                 Ok(By::Aggregator { fallback, place, id })
             }),
-            None => dial(shared, &environment.name, &chosen, &key).map(By::Agent),
+            None => dial(shared, purpose, &environment.name, &chosen, &key).map(By::Agent),
         };
         let served = match served {
             Ok(served) => served,
@@ -107,8 +149,9 @@ impl Prepared {
             instances: chosen.ready,
             production: chosen.production,
             host_key: key.public().to_owned(),
+            volumes,
         };
-        let forbidden = forbidden(Arc::clone(shared), grant);
+        let forbidden = grant.forbidden(shared);
         let told = Told {
             to: shared.tell.clone(),
             environment: environment.clone(),
@@ -149,17 +192,18 @@ impl By<'_> {
 }
 
 /// What serves a session instead of an agent: nothing where the agent does. Without it, the agent is asked all the same
-/// and says why not.
-fn instead<T>(agent: Reach, fallback: Option<T>) -> Option<T> {
-    match agent {
-        Reach::Serves => None,
-        Reach::CannotServe | Reach::Away => fallback,
+/// and says why not. Only agents serve transfers of files.
+fn instead<T>(purpose: Purpose, agent: Reach, fallback: Option<T>) -> Option<T> {
+    match (purpose, agent) {
+        (Purpose::Files, _) | (Purpose::Ssh, Reach::Serves) => None,
+        (Purpose::Ssh, Reach::CannotServe | Reach::Away) => fallback,
     }
 }
 
 /// Asks the node's agent.
 fn dial(
     shared: &Shared,
+    purpose: Purpose,
     name: &EnvironmentName,
     chosen: &Chosen,
     key: &HostKey,
@@ -167,7 +211,7 @@ fn dial(
     let expected = shared.relay.expect(&chosen.node)?;
     let dial = Dial {
         session: expected.id().to_owned(),
-        purpose: SSH.to_owned(),
+        purpose: purpose.name().to_owned(),
         target: chosen.uid.as_str().to_owned(),
         container: chosen.container.as_str().to_owned(),
         host_key: key.seed().to_vec().into(),
@@ -177,6 +221,14 @@ fn dial(
     };
     shared.nodes.dial(&chosen.node, dial)?;
     Ok(expected)
+}
+
+/// Where the environment's volumes are in an instance, for a transfer that names one.
+fn volumes(inventory: &Inventory, key: &EnvironmentKey, purpose: Purpose) -> HashMap<String, String> {
+    let managed = inventory.environments.get(key).and_then(|state| state.managed.as_ref());
+    let volumes = managed.filter(|_| purpose == Purpose::Files).and_then(|it| it.settings.volumes.as_ref());
+    let place = |(name, volume): (&Label, &Volume)| (name.to_string(), volume.path.to_string());
+    volumes.into_iter().flatten().map(place).collect()
 }
 
 /// The instance that a session is with.
@@ -263,8 +315,9 @@ mod tests {
         for (agent, expected) in
             [(Reach::Serves, None), (Reach::CannotServe, Some("here")), (Reach::Away, Some("here"))]
         {
-            assert_eq!(instead(agent, Some("here")), expected, "{agent:?}");
-            assert_eq!(instead(agent, None::<&str>), None, "{agent:?}");
+            assert_eq!(instead(Purpose::Ssh, agent, Some("here")), expected, "{agent:?}");
+            assert_eq!(instead(Purpose::Ssh, agent, None::<&str>), None, "{agent:?}");
+            assert_eq!(instead(Purpose::Files, agent, Some("here")), None, "{agent:?}");
         }
     }
 
@@ -284,7 +337,7 @@ mod tests {
         let pods = pods.into_iter().map(|(uid, pod)| (PodUid::parse(uid).unwrap(), pod)).collect();
         let inventory = Inventory::of(pods, &BTreeMap::new());
         let choose = |instance: Option<&str>| {
-            let asked = OpenSession { environment: None, instance: instance.map(str::to_owned) };
+            let asked = OpenSession { instance: instance.map(str::to_owned), ..OpenSession::default() };
             choose(&inventory, &key("sites", "shop", "prod"), &asked)
         };
         let newest = choose(None).unwrap();

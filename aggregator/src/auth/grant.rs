@@ -29,6 +29,7 @@ pub enum Right {
     Change,
     Delete,
     Exec,
+    Files,
 }
 
 /// Names a [`Right`] in a grant's type.
@@ -59,7 +60,9 @@ permissions!(
     /// To delete it.
     Delete,
     /// To run processes in it.
-    Exec
+    Exec,
+    /// To read and write its files.
+    Files
 );
 
 /// The environments of one name, each with what is known of it.
@@ -229,6 +232,7 @@ fn deed(right: Right) -> &'static str {
         Right::Change => "deploy to it",
         Right::Delete => "delete it",
         Right::Exec => "run anything in it",
+        Right::Files => "read and write its files",
     }
 }
 
@@ -240,6 +244,7 @@ fn not_allowed(right: Right, name: &EnvironmentName) -> Failure {
         Right::Change => "deploy to",
         Right::Delete => "delete",
         Right::Exec => "run anything in",
+        Right::Files => "read and write the files of",
     };
     let message = format!("there is no environment `{name}` that you may {may}");
     Failure::new(ErrorKind::NotAllowed, message).with_hint("skpr list")

@@ -348,6 +348,7 @@ fn attributes(question: &Question<'_>) -> Option<ResourceAttributes> {
             Right::Change => ("create", Some("deploy")),
             Right::Delete => ("delete", None),
             Right::Exec => ("create", Some("exec")),
+            Right::Files => ("create", Some("files")),
         };
         ResourceAttributes {
             subresource: subresource.map(str::to_owned),
@@ -370,11 +371,11 @@ fn attributes(question: &Question<'_>) -> Option<ResourceAttributes> {
 }
 
 /// What has to be allowed besides: whoever may run something in an environment may run it in pods, whose user and
-/// service account it then has.
+/// service account it then has. Whoever may write files there may, too, since files are run.
 fn also(question: &Question<'_>) -> Option<ResourceAttributes> {
     let namespace = match question {
-        Question::May(Right::Exec, key) => Some(key.namespace.to_string()),
-        Question::Anywhere(Right::Exec, _) => None,
+        Question::May(Right::Exec | Right::Files, key) => Some(key.namespace.to_string()),
+        Question::Anywhere(Right::Exec | Right::Files, _) => None,
         Question::May(..)
         | Question::Anywhere(..)
         | Question::ListAll

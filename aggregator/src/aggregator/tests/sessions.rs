@@ -56,12 +56,13 @@ impl Agent {
 
 impl Caller {
     async fn open(world: &World, token: Token, name: &str) -> Result<Caller, Status> {
-        Caller::open_on(world.channel().await, token, name).await
+        Caller::open_on(world.channel().await, token, name, "").await
     }
 
-    async fn open_on(connection: Channel, token: Token, name: &str) -> Result<Caller, Status> {
+    async fn open_on(connection: Channel, token: Token, name: &str, purpose: &str) -> Result<Caller, Status> {
         let (to, messages) = channel(1);
-        let open = OpenSession { environment: environment(name), instance: None };
+        let open =
+            OpenSession { environment: environment(name), purpose: purpose.into(), ..Default::default() };
         to.send(SessionRequest { open: Some(open), ..Default::default() }).await.unwrap();
         let mut client = SessionsClient::with_interceptor(connection, token);
         let from = soon(client.open(ReceiverStream::new(messages))).await?.into_inner();
@@ -95,7 +96,7 @@ async fn session(world: &World) -> (Caller, Accepted, Agent) {
 
 async fn session_on(world: &World, connection: Channel) -> (Caller, Accepted, Agent) {
     let mut agent = Agent::of(world).await;
-    let opening = Caller::open_on(connection, world.token("admin.token"), "dev");
+    let opening = Caller::open_on(connection, world.token("admin.token"), "dev", "");
     let (caller, accepted) = tokio::join!(opening, async {
         let dial = agent.dialled().await;
         assert_eq!((dial.purpose.as_str(), dial.target.as_str(), dial.host_key.len()), ("ssh", "u1", 32));
@@ -244,6 +245,42 @@ async fn without_the_right_an_environment_is_as_one_that_is_not_there() {
         let _accepted = Accepted::accept(&world, &dial.session).await.unwrap();
     });
     opened.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transfer_of_files_takes_a_right_of_its_own_and_is_audited_as_one() {
+    let world = world().await;
+    let mut control = Agent::of(&world).await;
+    let (runner, mover) =
+        (world.new_token("runner", "web/dev:exec"), world.new_token("mover", "web/dev:files"));
+    let refused = async |token: &Token, purpose: &str| {
+        Caller::open_on(world.channel().await, token.clone(), "dev", purpose).await.err().unwrap()
+    };
+    let status = refused(&runner, "files").await;
+    assert_eq!(status.code(), Code::PermissionDenied);
+    assert!(status.message().contains("read and write its files"), "{status:?}");
+    let status = refused(&mover, "ssh").await;
+    assert!(status.message().contains("run anything in it"), "{status:?}");
+    assert_eq!(refused(&mover, "\u{1b}x11").await.code(), Code::InvalidArgument);
+    let opening = Caller::open_on(world.channel().await, mover, "dev", "files");
+    let (caller, agent) = tokio::join!(opening, async {
+        let dial = control.dialled().await;
+        assert_eq!((dial.purpose.as_str(), dial.target.as_str()), ("files", "u1"));
+        Accepted::accept(&world, &dial.session).await.unwrap()
+    });
+    let (mut caller, mut agent) = (caller.unwrap(), agent);
+    soon(caller.from.message()).await.unwrap().unwrap().opened.unwrap();
+    caller.say(b"files", true).await;
+    while !soon(agent.from.message()).await.unwrap().unwrap().end {}
+    agent.say(b"", Some(Exit::default())).await;
+    while !soon(caller.from.message()).await.unwrap().unwrap().end {}
+    drop((caller, agent));
+    let lines = world.end().await;
+    let line = |user: &str| lines.iter().rfind(|line| line["user"] == user).unwrap();
+    let (allowed, denied) = (line("mover"), line("runner"));
+    assert_eq!((&allowed["purpose"], &allowed["decision"]), (&"files".into(), &"allowed".into()));
+    assert_eq!((&allowed["bytes"], &allowed["exit"]), (&5.into(), &"0".into()), "{allowed}");
+    assert_eq!(denied["decision"], "denied", "{denied}");
 }
 
 /// Case 49: a work order that is another node's, or was used.

@@ -89,7 +89,7 @@ fn cluster(review: &Value) -> (StatusCode, Value) {
     let allowed = match spec["user"].as_str().unwrap() {
         "admin" => true,
         "runner" if is_pods => part("namespace") == "a",
-        "runner" | "half" => matches!(asked, ("create", "a" | "b", "exec", "web.dev")),
+        "runner" | "half" => matches!(asked, ("create", "a" | "b", "exec" | "files", "web.dev")),
         "dev" => matches!(asked, ("get", "a", "" | "logs", "web.dev")),
         "deployer" => matches!(asked, ("create", "a", "deploy", "web.dev") | ("delete", "a", "", "web.dev")),
         "lister" => matches!(asked, ("list", "b", "", "")),
@@ -113,7 +113,7 @@ async fn grant(
 }
 
 #[tokio::test]
-async fn to_run_something_takes_the_right_on_the_environment_and_on_pods() {
+async fn to_run_something_and_to_reach_files_takes_the_right_on_the_environment_and_on_pods() {
     let name = EnvironmentName::parse("web", "dev").unwrap();
     for (who, namespace, may) in [
         ("runner", "a", true),
@@ -127,6 +127,8 @@ async fn to_run_something_takes_the_right_on_the_environment_and_on_pods() {
         let user = user(&auth, who).await;
         let granted = auth.grant::<crate::auth::Exec>(&user, &name, &candidates).await;
         assert_eq!(granted.is_ok(), may, "{who} {namespace}");
+        let files = auth.grant::<crate::auth::Files>(&user, &name, &candidates).await;
+        assert_eq!(files.is_ok(), may, "{who} {namespace}");
         if who != "dev" && !may {
             // Whoever may not even see it is told the same as of one that is not there.
             let missing = auth.grant::<crate::auth::Exec>(&user, &name, &Default::default()).await;

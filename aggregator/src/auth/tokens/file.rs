@@ -12,7 +12,7 @@ pub(super) const HEADER: &str = "\
 #   NAME    whose token it is
 #   SHA256  of the token, in hexadecimal; the token itself is not kept here
 #   RIGHTS  `*` for everything, or a comma list of PROJECT/ENVIRONMENT:RIGHT+RIGHT (ENVIRONMENT may be *; the rights are
-#           list, logs, metrics, deploy, delete and exec, of which the last three bring list) and, alone, `metrics` for
+#           list, logs, metrics, deploy, delete, exec and files, of which the last four bring list) and, alone, `metrics` for
 #           monitoring, or `agent:NODE` for the agent of a node
 # Add one with `skpr-aggregator token create --data DIR NAME RIGHTS`. A changed file is read again at once.
 ";
@@ -51,13 +51,14 @@ pub(super) struct Environments {
 const MONITOR: &str = "metrics";
 
 /// What each right is called in the file.
-const NAMES: [(&str, Right); 6] = [
+const NAMES: [(&str, Right); 7] = [
     ("list", Right::See),
     ("logs", Right::ReadLogs),
     ("metrics", Right::ReadMetrics),
     ("deploy", Right::Change),
     ("delete", Right::Delete),
     ("exec", Right::Exec),
+    ("files", Right::Files),
 ];
 
 impl Entry {
@@ -88,10 +89,11 @@ impl Rights {
 }
 
 impl Environments {
-    /// Whoever may change an environment, or run something in it, may also see how it is.
+    /// Whoever may change an environment, or do something within it, may also see how it is.
     fn brings(&self, right: Right) -> bool {
         let has = |right| self.rights.contains(&right);
-        has(right) || right == Right::See && [Right::Change, Right::Delete, Right::Exec].into_iter().any(has)
+        let seen_by = [Right::Change, Right::Delete, Right::Exec, Right::Files];
+        has(right) || right == Right::See && seen_by.into_iter().any(has)
     }
 
     fn covers(&self, key: &EnvironmentKey) -> bool {
@@ -161,7 +163,10 @@ fn parse_right(text: &str) -> anyhow::Result<Entitlement> {
     };
     let mut named: Vec<&str> = rights.split('+').collect();
     if let Some(other) = named.iter().find(|name| !NAMES.iter().any(|(known, _)| known == *name)) {
-        bail!("right `{}` is none of list, logs, metrics, deploy and delete", other.escape_debug());
+        bail!(
+            "right `{}` is none of list, logs, metrics, deploy, delete, exec and files",
+            other.escape_debug()
+        );
     }
     named.sort_unstable();
     let rights = NAMES.iter().filter(|(name, _)| named.binary_search(name).is_ok()).map(|(_, right)| *right);
@@ -225,6 +230,7 @@ mod tests {
             "web/dev:list+logs",
             "web/dev:logs,shop/*:list,metrics",
             "web/*:logs+deploy+delete+exec",
+            "web/dev:files",
         ] {
             let entry = parse_line(&line(rights)).unwrap();
             assert_eq!(entry.rights.to_string(), rights);
