@@ -15,10 +15,11 @@ pub mod recording;
 mod report;
 pub mod runtime;
 mod sessions;
-pub mod sftp;
+mod sftp;
 mod ship;
 pub mod ssh;
 pub mod tail;
+mod transfer;
 pub mod usage;
 mod worker;
 
@@ -28,7 +29,7 @@ pub use descriptors::raise_file_limit;
 pub use health::{check as check_health, check_sessions};
 pub use sessions::program::{Settings as SessionsSettings, run as run_sessions};
 pub use sessions::{Incoming, serve_session};
-pub use worker::{WorkerArgs, run as run_worker};
+pub use worker::{Reach, WorkerArgs, run as run_worker, serve_files, serve_transfer};
 
 #[cfg(test)]
 mod tests;

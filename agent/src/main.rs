@@ -55,7 +55,7 @@ fn never_more_powers() -> anyhow::Result<()> {
 /// What it says is not for a log: whoever it works for reads it.
 fn work(worker: &WorkerArgs) -> ExitCode {
     match run_worker(worker) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
             drop(writeln!(std::io::stderr(), "skpr: {error:#}"));
             ExitCode::FAILURE

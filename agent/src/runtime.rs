@@ -53,6 +53,8 @@ pub struct Instance {
     pub wrapper: Vec<OsString>,
     /// The program that serves its files, which need not be there inside; none where nothing does.
     pub files: Option<Vec<OsString>>,
+    /// And the one that serves a transfer of them.
+    pub transfer: Option<Vec<OsString>>,
 }
 
 /// The instances that run now.
@@ -81,6 +83,8 @@ pub enum Command {
     Program(Vec<OsString>),
     /// What serves files over SFTP.
     Files,
+    /// What serves a transfer of files.
+    Transfer,
     /// More than can be passed to a program.
     TooLong,
 }

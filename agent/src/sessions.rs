@@ -19,10 +19,11 @@ use crate::recording::Recorder;
 use crate::runtime::{Exit, User};
 use crate::ssh::spill::Space;
 use crate::ssh::{self, Ended, Session};
+use crate::transfer;
 use beside::Beside;
 pub use relayed::Incoming;
 use relayed::Relayed;
-use skpr_proto::v1;
+use skpr_proto::{Purpose, v1};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
@@ -145,9 +146,16 @@ async fn serve(config: &Config, here: Here, dial: v1::Dial) -> Result<(), NotSer
     tracing::debug!(instance = %target.instance, "a session begins");
     let serving: Served = match (serving, beside) {
         (Serving::Here { runtime, .. }, _) => {
-            let Target { instance, host_key, .. } = target;
-            let session = Session { host_key, instance, runtime, space, record };
-            Box::pin(async move { ssh::serve(ours, session).await.map(Into::into) })
+            let Target { purpose, instance, host_key, .. } = target;
+            match purpose {
+                Purpose::Ssh => {
+                    let session = Session { host_key, instance, runtime, space, record };
+                    Box::pin(async move { ssh::serve(ours, session).await.map(Into::into) })
+                }
+                Purpose::Files => Box::pin(async move {
+                    transfer::serve(ours, &runtime, &instance).await.map(Ended::from).map(Into::into)
+                }),
+            }
         }
         (Serving::Beside(_), Some(beside)) => Box::pin(beside.pass(ours)),
         (Serving::Beside(_), None) => return Ok(()),

@@ -100,7 +100,7 @@ impl From<Errno> for Failed {
 }
 
 /// Serves whoever is at stdin and stdout.
-pub fn serve_stdio() -> io::Result<()> {
+pub(crate) fn serve_stdio() -> io::Result<()> {
     // As files: what is written to stdout itself is looked through for ends of lines.
     let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     let output = File::from(io::stdout().as_fd().try_clone_to_owned()?);

@@ -74,6 +74,12 @@ pub struct Ended {
     pub user: User,
 }
 
+impl From<Exit> for Ended {
+    fn from(exit: Exit) -> Ended {
+        Ended { exit, user: User::Own }
+    }
+}
+
 /// Serves one client until the connection ends, and returns when nothing of it runs any more.
 pub async fn serve<S>(stream: S, session: Session) -> Option<Ended>
 where

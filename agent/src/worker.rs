@@ -6,9 +6,12 @@
 //! * Outside it does nothing but [enter]: no thread is started before, and nothing is looked up.
 
 mod cgroup;
+mod confine;
 mod enter;
+mod transfer;
 
 pub(crate) use enter::{Way, of_files, process, started};
+pub use transfer::Reach;
 
 use anyhow::Context as _;
 use clap::{Args as ClapArgs, Subcommand};
@@ -33,22 +36,44 @@ pub struct WorkerArgs {
 enum Work {
     /// Serve files over SFTP on stdin and stdout.
     Files,
+    /// Serve one transfer of files on stdin and stdout.
+    Transfer,
     /// Connect to a Unix socket, and hand the connection over the socket that stdin is.
     Socket { path: PathBuf },
 }
 
-/// Does it. To be called before there is any thread: only a process that has one alone can enter.
-pub fn run(args: &WorkerArgs) -> anyhow::Result<()> {
+/// Does it, and returns what to exit with. To be called before there is any thread: only a process that has one alone can
+/// enter.
+pub fn run(args: &WorkerArgs) -> anyhow::Result<u8> {
     match &args.work {
         Work::Files => {
             args.way.enter().context("enter the container")?;
-            crate::sftp::serve_stdio().context("serve files")
+            serve_files()
+        }
+        Work::Transfer => {
+            args.way.enter().context("enter the container")?;
+            let directory = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
+            serve_transfer(Reach { root: "/".into(), directory, mounts: vec![] })
         }
         Work::Socket { path } => {
             let connected = args.way.enter().and_then(|()| UnixStream::connect(path));
-            hand_over(connected).context("hand a connection over")
+            hand_over(connected).context("hand a connection over")?;
+            Ok(0)
         }
     }
+}
+
+/// Serves files over SFTP on stdin and stdout, and can do little else from then on.
+pub fn serve_files() -> anyhow::Result<u8> {
+    confine::confine().context("give up what is not needed")?;
+    crate::sftp::serve_stdio().context("serve files")?;
+    Ok(0)
+}
+
+/// Serves one transfer of files on stdin and stdout, and can do little else from then on. The code is rsync's.
+pub fn serve_transfer(reach: Reach) -> anyhow::Result<u8> {
+    confine::confine().context("give up what is not needed")?;
+    transfer::serve(reach).context("serve a transfer")
 }
 
 /// One message: the number of the error, or 0 and the connection.

@@ -2,6 +2,7 @@
 
 use crate::{auth, store};
 use anyhow::Context as _;
+use skpr_agent::Reach;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -22,8 +23,19 @@ pub fn token_create(data: &Path, name: &str, rights: &str) -> anyhow::Result<()>
 }
 
 /// Serves files to whoever is at stdin and stdout, until they say no more.
-pub fn serve_files() -> anyhow::Result<()> {
-    skpr_agent::sftp::serve_stdio().context("serve files")
+pub fn serve_files() -> anyhow::Result<ExitCode> {
+    skpr_agent::serve_files().map(ExitCode::from)
+}
+
+/// Serves one transfer of files in the working directory, and in volumes: each the path at which an instance knows it,
+/// and where it is.
+pub fn serve_transfer(volumes: &[PathBuf]) -> anyhow::Result<ExitCode> {
+    let mounts = volumes.chunks_exact(2).filter_map(|pair| match pair {
+        [at, place] => Some((at.clone(), place.clone())),
+        _ => None,
+    });
+    let reach = Reach { root: ".".into(), directory: "/".into(), mounts: mounts.collect() };
+    skpr_agent::serve_transfer(reach).map(ExitCode::from)
 }
 
 pub fn version() -> anyhow::Result<()> {

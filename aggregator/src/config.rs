@@ -31,6 +31,7 @@ pub enum Config {
     TokenCreate { data: PathBuf, name: String, rights: String },
     RunInstance(RunInstance),
     ServeFiles,
+    ServeTransfer { volumes: Vec<PathBuf> },
     Version,
 }
 
@@ -108,6 +109,7 @@ impl Args {
             }
             Command::RunInstance(args) => Some(Config::RunInstance(args)),
             Command::ServeFiles => Some(Config::ServeFiles),
+            Command::ServeTransfer { volumes } => Some(Config::ServeTransfer { volumes }),
             Command::Version => Some(Config::Version),
         };
         match config {

@@ -25,7 +25,8 @@ fn main() -> ExitCode {
     start_log(args.log_format);
     match args.validate() {
         // A program of its user's, who has their own umask and ends it by any signal.
-        Ok(Config::ServeFiles) => ended(commands::serve_files().map(|()| ExitCode::SUCCESS)),
+        Ok(Config::ServeFiles) => ended(commands::serve_files()),
+        Ok(Config::ServeTransfer { volumes }) => ended(commands::serve_transfer(&volumes)),
         Ok(config) => match Builder::new_multi_thread().enable_all().event_interval(TURNS).build() {
             Ok(runtime) => runtime.block_on(work(config)),
             Err(error) => ended(Err(anyhow::Error::new(error).context("start the runtime"))),
@@ -74,7 +75,8 @@ async fn run(config: Config, stop: CancellationToken) -> anyhow::Result<ExitCode
         Config::StoreCheck { data } => return commands::store_check(data).await,
         Config::TokenCreate { data, name, rights } => commands::token_create(&data, &name, &rights)?,
         Config::RunInstance(args) => return platform::local::run_instance(args),
-        Config::ServeFiles => commands::serve_files()?,
+        Config::ServeFiles => return commands::serve_files(),
+        Config::ServeTransfer { volumes } => return commands::serve_transfer(&volumes),
         Config::Version => commands::version()?,
     }
     Ok(ExitCode::SUCCESS)

@@ -108,11 +108,16 @@ impl Containers {
     pub(super) async fn start(&self, pod: &PodUid, start: Start) -> Result<Process, StartError> {
         let found = self.find(pod).await?;
         let user = self.containerd.account(&found, start.user.clone()).await?;
-        if user.is_some() && start.command == Command::Files {
-            return Err(StartError::NoFilesAs(start.user));
-        }
-        if start.command == Command::Files {
-            return worker::files(&self.containerd, &found).await;
+        let work = match start.command {
+            Command::Files => Some("files"),
+            Command::Transfer => Some("transfer"),
+            Command::Shell | Command::Line(_) | Command::Program(_) | Command::TooLong => None,
+        };
+        if let Some(work) = work {
+            return match user {
+                Some(_) => Err(StartError::NoFilesAs(start.user)),
+                None => worker::files(&self.containerd, &found, work).await,
+            };
         }
         let by_shell = start.command.is_for_shell();
         let words = self.words(&found, user.as_ref(), start.command).await?;
@@ -177,7 +182,7 @@ impl Containers {
             Command::Line(line) => Ok(vec![shell.await?, "-c".to_owned(), text(line)?]),
             Command::Program(words) => words.into_iter().map(text).collect(),
             // A worker of ours serves them.
-            Command::Files => Err(StartError::NoFiles),
+            Command::Files | Command::Transfer => Err(StartError::NoFiles),
             Command::TooLong => Err(StartError::TooLong),
         }
     }

@@ -197,10 +197,12 @@ pub(super) async fn start(
     let path: OsString = named("PATH").map(|(_, value)| value.clone()).unwrap_or_default();
     let by_shell = start.command.is_for_shell();
     let (directory, files, command) = (instance.directory.clone(), instance.files.clone(), start.command);
+    let transfer = instance.transfer.clone();
     let asked = start.user;
     let look = move || {
         only_own(asked)?;
-        shell::words(command, &Place { directory: &directory, path: &path, files: files.as_deref() })
+        let (files, transfer) = (files.as_deref(), transfer.as_deref());
+        shell::words(command, &Place { directory: &directory, path: &path, files, transfer })
     };
     let words = tokio::task::spawn_blocking(look).await;
     let words = words.map_err(io::Error::other)??;

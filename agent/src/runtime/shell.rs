@@ -21,13 +21,14 @@ pub(super) struct Place<'a> {
     pub(super) directory: &'a Path,
     /// `PATH`.
     pub(super) path: &'a OsStr,
-    /// What serves files.
+    /// What serves files, and transfers of them.
     pub(super) files: Option<&'a [OsString]>,
+    pub(super) transfer: Option<&'a [OsString]>,
 }
 
 /// The words that are run. Reads files.
 pub(super) fn words(command: Command, place: &Place<'_>) -> Result<Vec<OsString>, StartError> {
-    let Place { directory, path, files } = *place;
+    let Place { directory, path, files, transfer } = *place;
     let shell = || {
         let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
         shell_of(&passwd, getuid().as_raw())
@@ -39,6 +40,7 @@ pub(super) fn words(command: Command, place: &Place<'_>) -> Result<Vec<OsString>
         Command::Shell => Ok(vec![shell()?.into()]),
         Command::Line(line) => Ok(vec![shell()?.into(), "-c".into(), line]),
         Command::Files => files.map(<[OsString]>::to_vec).ok_or(StartError::NoFiles),
+        Command::Transfer => transfer.map(<[OsString]>::to_vec).ok_or(StartError::NoFiles),
         Command::TooLong => Err(StartError::TooLong),
         Command::Program(words) => {
             let program = words.first().filter(|program| !program.is_empty()).ok_or(StartError::Empty)?;
@@ -102,7 +104,9 @@ mod tests {
         std::fs::write(directory.path().join("text"), "").unwrap();
         let run = |words_: &[&str], path: &str| {
             let program = Command::Program(words_.iter().map(OsString::from).collect());
-            words(program, &Place { directory: directory.path(), path: OsStr::new(path), files: None })
+            let place =
+                Place { directory: directory.path(), path: OsStr::new(path), files: None, transfer: None };
+            words(program, &place)
         };
         assert!(run(&["sh", "-c", "true"], "/usr/bin:/bin").is_ok());
         assert!(matches!(run(&["sh"], "/nowhere"), Err(StartError::NotFound(name)) if name == "sh"));

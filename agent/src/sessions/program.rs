@@ -13,14 +13,15 @@ use crate::recording::{self, Recorder};
 use crate::runtime::Runtime;
 use crate::runtime::containerd::{Containerd, Places, Reaper};
 use crate::ssh::spill::Space;
-use crate::ssh::{self, Session};
+use crate::ssh::{self, Ended, Session};
+use crate::transfer;
 use anyhow::{Context as _, bail};
-use skpr_proto::{Label, MAX_PIECE};
+use skpr_proto::{Label, MAX_PIECE, Purpose};
 use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 use tokio::io::{AsyncWriteExt as _, BufReader, copy_buf, duplex, split};
 use tokio::net::{UnixListener, UnixStream};
@@ -185,10 +186,15 @@ async fn serve(
     let target = Target::try_from(&dial.context("read what a session is about")?)?;
     tracing::debug!(instance = %target.instance, container = %target.container, "a session begins");
     let record = target.record(recorder.as_ref())?;
-    let Target { instance, container, host_key, .. } = target;
+    let Target { purpose, instance, container, host_key, .. } = target;
     let runtime = Runtime::of_containers(containerd, container);
-    let session = Session { host_key, instance, runtime, space, record };
     let (ours, theirs) = duplex(PIPE);
+    let mut serving: Pin<Box<dyn Future<Output = Option<Ended>> + Send>> = match purpose {
+        Purpose::Ssh => Box::pin(ssh::serve(ours, Session { host_key, instance, runtime, space, record })),
+        Purpose::Files => {
+            Box::pin(async move { transfer::serve(ours, &runtime, &instance).await.map(Ended::from) })
+        }
+    };
     let (from_server, to_server) = split(theirs);
     let (from_client, mut to_client) = stream.into_split();
     let down = async move {
@@ -204,7 +210,6 @@ async fn serve(
             (written, to_client)
         };
         let mut up = pin!(up);
-        let mut serving = pin!(ssh::serve(ours, session));
         let (exit, written) = tokio::select! {
             // One that has not logged in is left, with whatever it keeps open.
             exit = &mut serving => (exit, timeout(GOODBYE, up).await.ok()),

@@ -64,6 +64,7 @@ impl Server {
             ],
             wrapper: ["/bin/sh", "-c", WRAPPER, "wrapper"].map(Into::into).into(),
             files: None,
+            transfer: None,
         };
         let (instances, listed) = watch::channel(BTreeMap::from([(uid.clone(), Arc::new(instance))]));
         let (port, session) = threads.block_on(async {

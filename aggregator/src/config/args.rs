@@ -43,6 +43,13 @@ pub(super) enum Command {
     /// Serve files over SFTP on stdin and stdout; used by standalone.
     #[command(hide = true)]
     ServeFiles,
+    /// Serve one transfer of the working directory's files on stdin and stdout; used by standalone.
+    #[command(hide = true)]
+    ServeTransfer {
+        /// A volume: the path at which the instance knows it, and where it is.
+        #[arg(long = "volume", num_args = 2, value_names = ["PATH", "DIR"])]
+        volumes: Vec<PathBuf>,
+    },
     /// Print the version.
     Version,
 }
@@ -67,8 +74,8 @@ pub(super) enum TokenCommand {
         /// Whose token it is, for `whoami` and the audit lines.
         name: String,
         /// `*`, or a comma list of `project/environment:right+right`; the environment may be `*`, the rights are `list`,
-        /// `logs`, `metrics`, `deploy`, `delete` and `exec` (of which the last three bring `list`). `metrics` alone in the
-        /// list is for monitoring. Who has `deploy` or `exec` runs programs as the user that this aggregator runs as.
+        /// `logs`, `metrics`, `deploy`, `delete`, `exec` and `files` (of which the last four bring `list`). `metrics` alone in
+        /// the list is for monitoring. Who has `deploy` or `exec` runs programs as the user that this aggregator runs as.
         rights: String,
     },
 }

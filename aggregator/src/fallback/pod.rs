@@ -70,7 +70,7 @@ impl Pod {
         let opened = self.open(&script::as_it_is(&start)?, streams).await?;
         let program = match &start.command {
             Command::Program(words) => words.first().map(|word| word.to_string_lossy().into_owned()),
-            Command::Shell | Command::Line(_) | Command::Files | Command::TooLong => None,
+            Command::Shell | Command::Line(_) | Command::Files | Command::Transfer | Command::TooLong => None,
         };
         process::run(self.clone(), opened.unheard(program.unwrap_or_default()), streams)
     }

@@ -77,7 +77,7 @@ pub(super) fn by_shell(start: &Start, secret: &Secret) -> Result<Vec<String>, St
         Command::Shell => ("shell", vec![]),
         Command::Line(line) => ("shell", vec!["-c".to_owned(), text(line)?]),
         Command::Program(_) => ("program", program(start)?),
-        Command::Files => return Err(NO_FILES),
+        Command::Files | Command::Transfer => return Err(NO_FILES),
         Command::TooLong => return Err(StartError::TooLong),
     };
     let words = ["sh", "-c", &beside(), "skpr", secret.as_str(), &becomes()];
@@ -95,7 +95,7 @@ pub(super) fn as_it_is(start: &Start) -> Result<Vec<String>, StartError> {
     match start.command {
         Command::Program(_) => check(program(start)?),
         Command::Shell | Command::Line(_) => Err(StartError::NoShell),
-        Command::Files => Err(NO_FILES),
+        Command::Files | Command::Transfer => Err(NO_FILES),
         Command::TooLong => Err(StartError::TooLong),
     }
 }

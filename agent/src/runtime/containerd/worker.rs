@@ -16,10 +16,14 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::process::Command;
 
-/// Serves the files of a container.
-pub(super) async fn files(containerd: &Containerd, found: &Found) -> Result<Process, StartError> {
+/// Serves the files of a container: by SFTP, or for one transfer.
+pub(super) async fn files(
+    containerd: &Containerd,
+    found: &Found,
+    work: &'static str,
+) -> Result<Process, StartError> {
     let mut command = worker(containerd, found).await?;
-    let pipes = Pipes::for_child(command.arg("files"))?;
+    let pipes = Pipes::for_child(command.arg(work))?;
     Ok(pipes.process(command.spawn()?)?)
 }
 

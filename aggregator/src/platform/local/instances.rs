@@ -122,13 +122,14 @@ impl Instances {
         let mut variables = recipe.variables;
         variables.push(("SKPR_INSTANCE".to_owned(), name.clone()));
         let mut volumes = Vec::new();
-        for volume in settings.volumes.iter().flat_map(BTreeMap::keys) {
-            let place = self.host.volumes_of(environment).join(volume.as_str());
-            variables.push((volume_variable(volume.as_str()), place.display().to_string()));
-            volumes.push(place);
+        for (name, volume) in settings.volumes.iter().flatten() {
+            let place = self.host.volumes_of(environment).join(name.as_str());
+            variables.push((volume_variable(name.as_str()), place.display().to_string()));
+            volumes.push((PathBuf::from(volume.path.as_str()), place));
         }
         let cpu_share = recipe.limits.cpu_share;
-        let (logs, cgroup) = self.make(&source, recipe.limits, volumes).await?;
+        let places = volumes.iter().map(|(_, place)| place.clone()).collect();
+        let (logs, cgroup) = self.make(&source, recipe.limits, places).await?;
         let instance = Instance {
             wrapper: self.host.wrapper(cgroup.as_ref()),
             name: name.clone(),
@@ -136,6 +137,7 @@ impl Instances {
             command: recipe.command,
             directory: directory.to_owned(),
             variables,
+            volumes,
             logs,
             probe: recipe.probe,
             ports: recipe.listens.then(|| self.host.ports.clone()),

@@ -53,6 +53,7 @@ const PROBES_FAILED: u32 = 3;
 const CRASH_LOOP: &str = "CrashLoopBackOff";
 /// What of our own program serves files.
 const SERVE_FILES: &str = "serve-files";
+const SERVE_TRANSFER: &str = "serve-transfer";
 /// Tells an instance where to listen.
 const PORT: &str = "PORT";
 /// What is read from a pipe at once: as much as a pipe holds.
@@ -68,6 +69,8 @@ pub(super) struct Instance {
     pub(super) command: Vec<OsString>,
     pub(super) directory: PathBuf,
     pub(super) variables: Vec<(String, String)>,
+    /// The path at which `.skpr.yml` puts each of its volumes, and where it is.
+    pub(super) volumes: Vec<(PathBuf, PathBuf)>,
     /// Where `N.log` are written.
     pub(super) logs: PathBuf,
     pub(super) probe: Probe,
@@ -241,6 +244,11 @@ impl Run<'_> {
             variables: self.variables(),
             wrapper: words.cloned().collect(),
             files: program.map(|program| vec![program.clone(), SERVE_FILES.into()]),
+            transfer: program.map(|program| {
+                let volumes = self.instance.volumes.iter();
+                let volumes = volumes.flat_map(|(at, place)| ["--volume".into(), at.into(), place.into()]);
+                [program.clone(), SERVE_TRANSFER.into()].into_iter().chain(volumes).collect()
+            }),
         }
     }
 

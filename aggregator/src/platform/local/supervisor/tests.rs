@@ -18,6 +18,7 @@ fn instance(directory: &Path, command: &[&str]) -> Instance {
         command: command.iter().map(OsString::from).collect(),
         directory: directory.to_owned(),
         variables: vec![("GREETING".into(), "hello".into())],
+        volumes: vec![],
         logs: directory.join("logs"),
         probe: Probe::Runs,
         ports: None,
