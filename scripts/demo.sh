@@ -255,6 +255,12 @@ for try in $(seq 100); do
 done
 show skpr metrics prod --since 1m --per-instance
 
+say "Files of dev to this machine and back: the second time only what has changed"
+show skpr rsync -a --stats dev: "$work/copy/"
+echo "pushed by the demo" >"$work/copy/pushed.txt"
+show skpr rsync -ai "$work/copy/" dev:
+show skpr rsync -a --stats "$work/copy/" dev:
+
 say "What happened to dev"
 show skpr events dev --since "$since"
 

@@ -3,11 +3,15 @@
 mod environments;
 mod metrics;
 mod project;
+mod rsync;
 mod sessions;
 
 pub(crate) use environments::{Delete, Deploy, Events, Info, Releases, Rollback, Scale, Target, Waiting};
 pub(crate) use metrics::Metrics;
 pub(crate) use project::{Config, ConfigVerb, Validate};
+#[cfg(all(test, target_os = "linux"))]
+pub(crate) use rsync::{Chosen, Kept};
+pub(crate) use rsync::{Rsync, Rule};
 pub(crate) use sessions::{AsUser, Exec, Forward, Place, Shell, SshConfig, SshProxy, WithTerminal};
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
@@ -22,6 +26,7 @@ Examples:
   skpr rollback prod                      and back to the version before
   skpr logs prod -f                       follow all instances of prod
   skpr shell dev                          a shell in an instance of dev
+  skpr rsync -a prod:files:/ files/       the files of prod's volume `files`, and later only what has changed
   skpr logs prod --since 'yesterday 15:40' --until 'yesterday 15:50' --grep error
 ";
 
@@ -161,6 +166,9 @@ pub(crate) enum Verb {
     /// A port of this machine that leads to one of an instance
     #[command(before_help = sessions::FORWARD_EXAMPLES, after_help = sessions::FORWARD_AFTER)]
     Forward(Forward),
+    /// Copy files to and from an environment: only what differs is sent
+    #[command(before_help = rsync::EXAMPLES, after_help = rsync::AFTER)]
+    Rsync(Box<Rsync>),
     /// What ssh needs to know to lead to a project's environments
     #[command(before_help = sessions::SSH_CONFIG_EXAMPLES, after_help = sessions::SSH_CONFIG_AFTER)]
     SshConfig(SshConfig),
@@ -267,7 +275,25 @@ pub(crate) enum CompletionShell {
 /// Parses the command line; what clap has to say goes out through [`crate::output`].
 pub(crate) fn parse() -> Result<Arguments, ExitCode> {
     let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
-    Arguments::try_parse().map_err(|error| crate::output::report_usage(&error, wants_json(words)))
+    let words: Vec<String> = words.collect();
+    Arguments::try_parse().map_err(|error| {
+        let code = crate::output::report_usage(&error, wants_json(words.iter().cloned()));
+        if error.use_stderr() && is_rsync(&words) { ExitCode::from(rsync::USAGE) } else { code }
+    })
+}
+
+/// Whether the verb is `rsync`, whose exit codes are its own, on a command line that could not be parsed.
+fn is_rsync(words: &[String]) -> bool {
+    const WITH_VALUE: [&str; 6] = ["-p", "--project", "--cluster", "-o", "--output", "--color"];
+    let mut words = words.iter().skip(1);
+    while let Some(word) = words.next() {
+        match word.as_str() {
+            flag if WITH_VALUE.contains(&flag) => drop(words.next()),
+            flag if flag.starts_with('-') => {}
+            verb => return verb == "rsync",
+        }
+    }
+    false
 }
 
 /// The parser, for completion.
@@ -294,6 +320,21 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         command().debug_assert();
+    }
+
+    #[test]
+    fn the_verb_is_found_on_a_broken_command_line() {
+        for (line, expected) in [
+            ("skpr rsync --nope", true),
+            ("skpr -p shop -v rsync a", true),
+            ("skpr -p rsync list --nope", false),
+            ("skpr list rsync", false),
+            ("skpr -o", false),
+            ("skpr", false),
+        ] {
+            let words: Vec<String> = line.split(' ').map(str::to_owned).collect();
+            assert_eq!(is_rsync(&words), expected, "{line}");
+        }
     }
 
     #[test]

@@ -17,6 +17,8 @@ mod reading;
 mod release;
 mod releases;
 mod rollback;
+#[cfg(target_os = "linux")]
+mod rsync;
 mod scale;
 mod session;
 mod ssh_config;
@@ -60,6 +62,13 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> Result<(), Err
         Verb::Shell(verb) => session::shell(verb, &settings, output).await,
         Verb::Exec(verb) => session::exec(verb, &settings, output).await,
         Verb::Forward(verb) => forward::run(verb, &settings, output).await,
+        #[cfg(target_os = "linux")]
+        Verb::Rsync(verb) => rsync::run(*verb, &settings, output).await,
+        // The engine asks Linux to keep to a directory; stock `sftp` and `scp` work everywhere.
+        #[cfg(not(target_os = "linux"))]
+        Verb::Rsync(_) => Err(crate::error::usage("`skpr rsync` is there on Linux only so far")
+            .with_hint("skpr ssh-config --install, then scp or sftp")
+            .into()),
         Verb::SshConfig(verb) => ssh_config::run(&verb, &settings, output),
         Verb::SshProxy(verb) => ssh_proxy::run(verb, &settings, output).await,
         Verb::Metrics(verb) => metrics::run(&verb, &settings, output).await,

@@ -7,7 +7,7 @@ use crate::args;
 use crate::credentials::{Directory, replace};
 use crate::project::Project;
 use crate::settings::Settings;
-use clap_complete::engine::CompletionCandidate;
+use clap_complete::engine::{CompletionCandidate, PathCompleter, ValueCompleter as _};
 use serde::{Deserialize, Serialize};
 use std::ffi::OsStr;
 use std::process::{Command, Stdio};
@@ -52,6 +52,19 @@ pub(crate) fn environments(current: &OsStr) -> Vec<CompletionCandidate> {
     candidates(&names, project.as_ref().map(skpr_proto::Label::as_str), current)
         .map(CompletionCandidate::new)
         .collect()
+}
+
+/// What either side of a transfer may become: a path of this machine, or an environment with a colon.
+pub(crate) fn places(current: &OsStr) -> Vec<CompletionCandidate> {
+    let mut all = PathCompleter::any().complete(current);
+    // A slash before the colon makes it a path.
+    let named = environments(current).into_iter().map(|name| name.get_value().to_owned());
+    let named = named.filter(|name| !name.as_encoded_bytes().contains(&b'/'));
+    all.extend(named.map(|mut name| {
+        name.push(":");
+        CompletionCandidate::new(name)
+    }));
+    all
 }
 
 /// The environments of the nearest .skpr.yml that `current` may become: no cluster is asked, and no login is needed.

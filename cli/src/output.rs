@@ -25,6 +25,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 /// How and how much is written.
+#[derive(Clone)]
 pub(crate) struct Output {
     pub format: Format,
     pub colour: bool,
@@ -72,6 +73,11 @@ impl Output {
     /// The same without a word on stderr, while stdout holds a view that words would break.
     pub(crate) fn silent(&self) -> Self {
         Output { quiet: true, verbose: false, ..*self }
+    }
+
+    /// Whether more is to be said.
+    pub(crate) fn is_verbose(&self) -> bool {
+        self.verbose
     }
 
     /// How many columns and rows there are to draw on: those of the terminal, or as many columns as `COLUMNS` says;

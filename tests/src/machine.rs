@@ -32,7 +32,16 @@ impl Machine {
 
     /// The same, with more arguments.
     pub fn ready_with(arguments: &[&Path]) -> Result<Machine> {
-        let mut machine = Machine::new()?;
+        Machine::new()?.to_be_ready(arguments)
+    }
+
+    /// One whose environment has more settings, such as `production: true`.
+    pub fn ready_as(settings: &str) -> Result<Machine> {
+        Machine::new_as(settings)?.to_be_ready(&[])
+    }
+
+    fn to_be_ready(self, arguments: &[&Path]) -> Result<Machine> {
+        let mut machine = self;
         machine.start_by(|system, all| system.start("skpr-aggregator", &[all, arguments].concat()))?;
         eventually("the site answers", PATIENCE, || machine.asked().map(Some))?;
         eventually("the instance is ready", PATIENCE, || {
@@ -43,14 +52,19 @@ impl Machine {
 
     /// With the tags `good1` and `good2`, which serve, and `bad`, which ends at once.
     pub fn new() -> Result<Machine> {
+        Machine::new_as("")
+    }
+
+    fn new_as(settings: &str) -> Result<Machine> {
         let work = tempfile::tempdir()?;
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
         let machine = Machine { work, port, system: User::new()?, running: None, user: User::new()? };
         std::fs::create_dir(machine.site())?;
         machine.git(&["init", "-q"])?;
         let manifest = format!(
-            "project: shop\nenvironments:\n  dev: {{port: {port}, health: /, command: [{:?}]}}\n",
-            program("fixture-site")?
+            "project: shop\nenvironments:\n  dev: {{port: {port}, health: /, command: [{:?}]{}{settings}}}\n",
+            program("fixture-site")?,
+            if settings.is_empty() { "" } else { ", " },
         );
         std::fs::write(machine.site().join(".skpr.yml"), manifest)?;
         for (tag, how) in [("bad", "exit"), ("good2", "good"), ("good1", "fine")] {
@@ -158,6 +172,23 @@ impl Machine {
             let open = found.iter().any(|(_, state)| state == "deploying" || state == "rolling-back");
             Ok((!open).then_some(found))
         })
+    }
+
+    /// Another user, who has these rights.
+    pub fn user_with(&self, name: &str, rights: &str) -> Result<User> {
+        let data = self.data().display().to_string();
+        let made = self
+            .system
+            .other(program("skpr-aggregator")?, &["token", "create", "--data", &data, name, rights]);
+        let made = { made }.output().context("make a token")?;
+        ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let said = self.said();
+        let ca = said.iter().find_map(|line| line.strip_prefix("ca: ")).context("a CA")?;
+        Ok(User::new()?
+            .with("SKPR_CLUSTER", self.address()?.to_string())
+            .with("SKPR_CA", ca)
+            .with("SKPR_TOKEN", String::from_utf8_lossy(&made.stdout).trim())
+            .with("SKPR_PROJECT", "shop"))
     }
 
     /// The release directories that processes run in.

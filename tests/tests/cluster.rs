@@ -22,6 +22,7 @@ mod cluster {
     pub(crate) mod metrics_api;
     pub(crate) mod monitoring;
     pub(crate) mod rights;
+    pub(crate) mod rsync;
     pub(crate) mod sessions;
     pub(crate) mod setup;
     pub(crate) mod shop;
