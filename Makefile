@@ -4,7 +4,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 PROFILE ?= release
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo lint fmt test test-kubernetes images cluster-up cluster-down bench-logs bench-environments bench-usage bench-shell fuzz-manifest fuzz-rsync
+.PHONY: help setup build demo lint fmt test test-kubernetes images cluster-up cluster-down bench-logs bench-environments bench-usage bench-shell bench-rsync fuzz-manifest fuzz-rsync
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  */\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do printf '  make %-16s %s\n' "$$name" "$$text"; done
@@ -64,6 +64,11 @@ bench-shell: setup  ## sessions beside OpenSSH's sshd and kubectl exec, on $KUBE
 	@scripts/setup bench-shell
 	cargo build --locked --profile $(PROFILE) --workspace --bins
 	@PROFILE=$(PROFILE) scripts/bench-shell
+
+bench-rsync: setup  ## transfers of files beside stock rsync over OpenSSH's sshd, on $KUBECONFIG or as root: a table, and target/bench/rsync.json (PROFILE=release|dev)
+	@scripts/setup bench-shell bench-rsync
+	cargo build --locked --profile $(PROFILE) --workspace --bins
+	@PROFILE=$(PROFILE) scripts/bench-rsync
 
 fuzz-manifest: setup  ## give the parser of .skpr.yml what nobody would write (FUZZ_SECONDS=60)
 	@scripts/fuzz-manifest

@@ -1,7 +1,7 @@
 //! OpenSSH's server in a container of a site: the image, its keys, and stock `ssh` as its client.
 //!
-//! Debian's program and the libraries that it needs, from where `scripts/setup bench-shell` has unpacked them. Beside it is
-//! busybox, and nothing else.
+//! Debian's program and the libraries that it needs, from where `scripts/setup bench-shell` has unpacked them. Beside it are
+//! busybox and this machine's rsync, and nothing else.
 
 use anyhow::{Context as _, Result, ensure};
 use skpr_tests::cli::User;
@@ -26,7 +26,7 @@ const SETTINGS: &str = "HostKey /ssh/host\nAuthorizedKeysFile /ssh/authorized_ke
 #[derive(Debug)]
 pub(crate) struct Sshd {
     keys: TempDir,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
 }
 
 /// Puts the image on the nodes; on a cluster that is not ours it is there.
@@ -40,6 +40,13 @@ pub(crate) fn load_image(cluster: &Cluster) -> Result<()> {
         for library in libraries(&file, &unpacked)? {
             let inside = library.strip_prefix(&unpacked).or_else(|_| library.strip_prefix("/"))?;
             copy(&library, &folder.path().join(inside))?;
+        }
+    }
+    // What `bench-rsync` compares with, where there is one.
+    let rsync = Path::new("/usr/bin/rsync");
+    if rsync.is_file() {
+        for file in [vec![rsync.to_owned()], libraries(rsync, &unpacked)?].concat() {
+            copy(&file, &folder.path().join(file.strip_prefix("/")?))?;
         }
     }
     for directory in ["run/sshd", "root", "etc"] {
