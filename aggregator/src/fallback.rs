@@ -13,6 +13,7 @@ mod pod;
 mod process;
 mod script;
 
+use crate::api::{Seat, Seats};
 use crate::environment::EnvironmentKey;
 use crate::host_key::HostKey;
 use crate::inventory::Inventory;
@@ -22,6 +23,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use kube::{Client, Config};
 use pod::Pod;
+use skpr_agent::raise_file_limit;
 use skpr_agent::runtime::Runtime;
 use skpr_agent::ssh::spill::Space;
 use skpr_agent::ssh::{self, Session};
@@ -35,9 +37,11 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-/// Sessions at once: as many as one agent serves. Each costs some 300 KiB, and what it holds of what is not read yet has a
-/// limit of its own.
+/// Sessions at once: as many as one agent serves.
 const SESSIONS: usize = 256;
+/// Processes at once, of all sessions. Each has some 400 KiB and eight descriptors; what it has not read yet has a limit of its
+/// own.
+const PROCESSES: usize = 512;
 /// Sessions that wait to be taken up, which takes no time at all.
 const QUEUE: usize = 16;
 /// What may wait in a file for a process that does not read, and what for all of them: these are on the disk of the records.
@@ -62,11 +66,18 @@ pub struct Fallback {
     denied: Arc<BTreeSet<Label>>,
     space: Space,
     places: Arc<Semaphore>,
+    /// Given back when all that a session has run is over, which may be later than its caller knows.
+    seats: Seats,
+    processes: Arc<Semaphore>,
+    stopping: CancellationToken,
     work: mpsc::Sender<BoxFuture<'static, ()>>,
 }
 
 /// The sessions that were begun.
-pub struct Server(mpsc::Receiver<BoxFuture<'static, ()>>);
+pub struct Server {
+    begun: mpsc::Receiver<BoxFuture<'static, ()>>,
+    stopping: CancellationToken,
+}
 
 /// An instance that a session is with.
 #[derive(Clone, Debug)]
@@ -80,9 +91,10 @@ pub(crate) struct Instance {
 
 /// A place for a session.
 #[derive(Debug)]
-pub(crate) struct Place(
-    #[expect(dead_code, reason = "it is held, and given back by being dropped")] OwnedSemaphorePermit,
-);
+pub(crate) struct Place {
+    _of_all: OwnedSemaphorePermit,
+    _of_user: Seat,
+}
 
 impl Fallback {
     /// Finds the API server anew: a connection that is a session waits for its process as long as that takes.
@@ -90,6 +102,7 @@ impl Fallback {
         options: Options,
         inventory: watch::Receiver<Arc<Inventory>>,
     ) -> anyhow::Result<(Fallback, Server)> {
+        raise_file_limit();
         let mut config = Config::infer().await.context("find the Kubernetes API server")?;
         (config.read_timeout, config.write_timeout) = (None, None);
         // What has begun to run is not to be run again.
@@ -109,15 +122,20 @@ impl Fallback {
         let space = Space::of(options.directory, IN_FILE, IN_FILES);
         let places = Arc::new(Semaphore::new(SESSIONS));
         let denied = Arc::new(options.denied);
-        (Fallback { client, inventory, denied, space, places, work }, Server(begun))
+        let (processes, stopping) = (Arc::new(Semaphore::new(PROCESSES)), CancellationToken::new());
+        let seats = Seats::of("sessions that the aggregator serves itself");
+        let server = Server { begun, stopping: stopping.clone() };
+        (Fallback { client, inventory, denied, space, places, seats, processes, stopping, work }, server)
     }
 
-    /// A place for one more session.
-    pub(crate) fn take(&self) -> Result<Place, Failure> {
-        Arc::clone(&self.places).try_acquire_owned().map(Place).map_err(|_| {
+    /// A place for one more session of this user.
+    pub(crate) fn take(&self, user: &str) -> Result<Place, Failure> {
+        let of_user = self.seats.take(user)?;
+        let of_all = Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
             Failure::new(ErrorKind::Unavailable, "the aggregator has as many sessions as it serves itself")
                 .with_hint("try again in a moment")
-        })
+        })?;
+        Ok(Place { _of_all: of_all, _of_user: of_user })
     }
 
     /// Serves a session to its end.
@@ -128,6 +146,8 @@ impl Fallback {
             client: self.client.clone(),
             inventory: self.inventory.clone(),
             denied: Arc::clone(&self.denied),
+            processes: Arc::clone(&self.processes),
+            stopping: self.stopping.clone(),
             instance,
         };
         let runtime = Runtime::outside(Arc::new(pod));
@@ -150,13 +170,14 @@ impl Server {
                 biased;
                 () = ending.cancelled() => break,
                 Some(ended) = sessions.join_next() => report(ended),
-                session = self.0.recv() => match session {
+                session = self.begun.recv() => match session {
                     Some(session) => drop(sessions.spawn(session)),
                     None => ending.cancelled().await,
                 },
             }
         }
-        self.0.close();
+        self.begun.close();
+        self.stopping.cancel();
         let ended = async {
             while let Some(ended) = sessions.join_next().await {
                 report(ended);

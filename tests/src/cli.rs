@@ -145,7 +145,11 @@ impl Finished {
 pub fn fed(mut command: Command, input: Vec<u8>) -> Result<Output> {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let mut stdin = child.stdin.take().context("stdin")?;
-    let writer = std::thread::spawn(move || stdin.write_all(&input));
+    // One that ends without having read all is to be judged by how it ends.
+    let writer = std::thread::spawn(move || match stdin.write_all(&input) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => written,
+    });
     let mut stdout = vec![];
     child.stdout.take().context("stdout")?.read_to_end(&mut stdout)?;
     writer.join().ok().context("the writer")??;

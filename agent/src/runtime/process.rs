@@ -22,7 +22,8 @@ use tokio::process::Child;
 /// Between a process of a container and our end of its output: a pipe, and what containerd's shim copies at once.
 const ON_THE_WAY: u64 = (64 << 10) + (32 << 10);
 
-/// A process that runs. When it is dropped, its process group is killed; in a container, its first process.
+/// A process that runs. When it is dropped, its process group is killed; in a container, its first process; what is run by others' means goes
+/// on.
 #[derive(Debug)]
 pub struct Process {
     pub(super) held: Held,
@@ -154,7 +155,10 @@ impl StartError {
         if says(&["chdir to cwd"]) {
             return Some(StartError::Failed(io::Error::other("its directory cannot be entered")));
         }
-        if says(&["executable file not found", "no such file or directory"]) {
+        // A container that is just ending lacks other files, of which runtimes say the same.
+        let of_it = said.split_once("exec: \"").or_else(|| said.split_once("exec /"));
+        let lacks_it = of_it.is_some_and(|(_, of_it)| of_it.contains("no such file or directory"));
+        if lacks_it || (says(&["executable file"]) && says(&["not found"])) {
             return Some(StartError::NotFound(program));
         }
         let unfit = says(&["permission denied", "is a directory", "exec format error"]);

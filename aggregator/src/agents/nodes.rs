@@ -3,7 +3,7 @@
 //! One a node: a newer stream takes over, because the older may be a dead connection's.
 
 use skpr_proto::v1::Dial;
-use skpr_proto::{ErrorKind, Failure, NodeName};
+use skpr_proto::{ErrorKind, Failure, NodeName, Purpose};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc;
@@ -74,10 +74,16 @@ impl Nodes {
         };
         let Some(dials) = &place.dials else {
             let message = format!("the agent of node `{node}` cannot run anything in instances");
-            return Err(Failure::new(ErrorKind::Failed, message).with_hint(
-                "the chart's value `sessions.enabled` turns it on, on nodes with containerd, and \
-                 `sessions.podsExec` on the others",
-            ));
+            let hint = match Purpose::parse(&dial.purpose) {
+                Some(Purpose::Ssh) | None => {
+                    "the chart's value `sessions.enabled` turns it on, on nodes with containerd, and \
+                     `sessions.podsExec` on the others"
+                }
+                Some(Purpose::Files) => {
+                    "the chart's value `sessions.enabled` turns it on, on nodes with containerd"
+                }
+            };
+            return Err(Failure::new(ErrorKind::Failed, message).with_hint(hint));
         };
         dials.try_send(dial).map_err(|_| {
             let message = format!("the agent of node `{node}` is busy");

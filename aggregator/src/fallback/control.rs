@@ -20,6 +20,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+/// The patience with what is ended while the aggregator stops.
+const STOPPING: Duration = Duration::from_millis(1500);
 /// The shell that sends them takes some 100 ms to start.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(3);
 /// A shell that could not be reached is tried again then.
@@ -77,6 +79,7 @@ impl Control {
     async fn end(&mut self) {
         self.failed = 0;
         for (signal, patience) in ASKING {
+            let patience = if self.pod.stopping.is_cancelled() { patience.min(STOPPING) } else { patience };
             if self.ask(signal, patience).await {
                 return;
             }
@@ -113,6 +116,13 @@ impl Control {
 
     /// Sends a signal, or looks alone; whether anything is left of the process.
     async fn say(&mut self, signal: Option<Signal>) -> Result<bool, StartError> {
+        let was_there = self.shell.is_some();
+        let said = self.say_once(signal).await;
+        // What nobody has used for a while may have been cut off, and a second one of a signal is the lesser harm.
+        if was_there && said.is_err() { self.say_once(signal).await } else { said }
+    }
+
+    async fn say_once(&mut self, signal: Option<Signal>) -> Result<bool, StartError> {
         let answered = timeout(ANSWERED_WITHIN, self.answer(signal)).await;
         let answer = answered.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()));
         match answer {

@@ -150,8 +150,9 @@ impl Hearing {
             }
             Outcome::Unknown(why) => {
                 tracing::debug!(%why, "the end of a process is unknown");
-                self.say(&why).await;
+                // Before it is said: nobody may read that.
                 self.lost.cancel();
+                self.say(&why).await;
                 if self.program.is_none() {
                     self.over.cancelled().await;
                 }

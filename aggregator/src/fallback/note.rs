@@ -106,18 +106,22 @@ impl Notes {
         }
         self.kept.extend_from_slice(&bytes);
         let mut pieces = vec![];
-        while let Some(at) = self.find(&self.kept) {
+        // What is before it is text, and stays in one piece.
+        let mut known = 0;
+        while let Some(at) = self.find(self.kept.get(known..).unwrap_or_default()) {
+            let at = known + at;
+            let maybe = self.maybe(at);
+            if let Maybe::Text = maybe {
+                known = at + 1;
+                continue;
+            }
             if at > 0 {
                 pieces.push(Piece::Text(self.kept.split_to(at).freeze()));
             }
-            match self.maybe() {
-                Maybe::Note(note, length) => {
-                    drop(self.kept.split_to(length));
-                    pieces.push(Piece::Note(note));
-                }
-                Maybe::Unclear => return pieces,
-                Maybe::Text => pieces.push(Piece::Text(self.kept.split_to(1).freeze())),
-            }
+            let Maybe::Note(note, length) = maybe else { return pieces };
+            drop(self.kept.split_to(length));
+            pieces.push(Piece::Note(note));
+            known = 0;
         }
         if !self.kept.is_empty() {
             pieces.push(Piece::Text(self.kept.split().freeze()));
@@ -134,13 +138,14 @@ impl Notes {
         memchr::memchr(*self.beginning.first()?, bytes)
     }
 
-    /// Of what is kept, which begins as a note does.
-    fn maybe(&self) -> Maybe {
-        let known = self.kept.len().min(self.beginning.len());
-        if self.kept.get(..known) != self.beginning.get(..known) {
+    /// Of what is kept, at a byte with which a note begins.
+    fn maybe(&self, at: usize) -> Maybe {
+        let kept = self.kept.get(at..).unwrap_or_default();
+        let known = kept.len().min(self.beginning.len());
+        if kept.get(..known) != self.beginning.get(..known) {
             return Maybe::Text;
         }
-        let rest = self.kept.get(self.beginning.len()..).unwrap_or_default();
+        let rest = kept.get(self.beginning.len()..).unwrap_or_default();
         let line = rest.get(..rest.len().min(LONGEST)).unwrap_or_default();
         match memchr::memchr(b'\n', line) {
             Some(end) => match Note::parse(line.get(..end).unwrap_or_default()) {
@@ -175,6 +180,20 @@ mod tests {
         }
         text.extend_from_slice(&notes.rest());
         (text, found)
+    }
+
+    #[test]
+    fn bytes_with_which_notes_begin_do_not_cut_a_text_into_pieces() {
+        let (mut notes, _) = notes();
+        let bytes = Bytes::from(vec![0x1e; 32 << 10]);
+        let pieces = notes.take(bytes);
+        // The last may become the beginning of a note.
+        assert!(
+            matches!(&pieces[..], [Piece::Text(text)] if text.len() >= (32 << 10) - 1),
+            "{}",
+            pieces.len()
+        );
+        assert!(notes.rest().len() <= 1);
     }
 
     #[test]

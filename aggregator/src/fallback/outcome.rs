@@ -56,7 +56,7 @@ fn said(status: &Status) -> Said {
 /// How it ended. A status that has not come is none.
 pub(super) fn outcome(witness: Witness<'_>, status: Option<&Status>) -> Outcome {
     match (witness, status.map(said)) {
-        // A shell that is killed says nothing.
+        // A shell that is killed says nothing, and most often what it was beside was killed with it.
         (_, Some(Said::Code(code))) => Outcome::Ended(Exit::Code(code)),
         (Witness::None { .. }, Some(Said::Success)) => Outcome::Ended(Exit::Code(0)),
         (Witness::Shell, Some(Said::Success)) => unknown("Kubernetes has lost it"),

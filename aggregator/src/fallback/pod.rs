@@ -3,7 +3,7 @@
 use super::Instance;
 use super::note::Secret;
 use super::outcome::kubernetes_says;
-use super::process::{Opened, Streams};
+use super::process::{Means, Opened, Streams};
 use super::{process, script};
 use crate::inventory::{Inventory, Presence};
 use futures::FutureExt as _;
@@ -19,8 +19,9 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 /// The API server asks the node's kubelet only after it has answered, so this is an answer of its own.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(10);
@@ -31,6 +32,10 @@ pub(super) struct Pod {
     pub(super) client: Client,
     pub(super) inventory: watch::Receiver<Arc<Inventory>>,
     pub(super) denied: Arc<BTreeSet<Label>>,
+    /// Places for processes, of all sessions.
+    pub(super) processes: Arc<Semaphore>,
+    /// Is cancelled when the aggregator stops, which waits for a moment only.
+    pub(super) stopping: CancellationToken,
     pub(super) instance: Instance,
 }
 
@@ -61,10 +66,12 @@ impl Pod {
             Some(terminal) => Streams::Terminal(terminal.size),
             None => Streams::Pipes,
         };
-        let secret = Secret::new()?;
+        let place = Arc::clone(&self.processes).try_acquire_owned();
+        let place = place.map_err(|_| failed("the aggregator runs as many as it can itself"))?;
+        let (secret, means) = (Secret::new()?, Means::get(streams, place)?);
         let opened = self.open(&script::by_shell(&start, &secret)?, streams).await?;
         if let Some(begun) = opened.let_go(secret, streams).await? {
-            return process::run(self.clone(), begun, streams);
+            return Ok(process::run(self.clone(), begun, means));
         }
         // There is no `sh`. Nothing has run, and nothing of what the client has sent has gone.
         let opened = self.open(&script::as_it_is(&start)?, streams).await?;
@@ -72,7 +79,7 @@ impl Pod {
             Command::Program(words) => words.first().map(|word| word.to_string_lossy().into_owned()),
             Command::Shell | Command::Line(_) | Command::Files | Command::Transfer | Command::TooLong => None,
         };
-        process::run(self.clone(), opened.unheard(program.unwrap_or_default()), streams)
+        Ok(process::run(self.clone(), opened.unheard(program.unwrap_or_default()), means))
     }
 
     /// Whether it is still the instance that it was.

@@ -21,8 +21,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
-use tokio::net::unix::pipe::{Receiver, pipe};
-use tokio::sync::{mpsc, watch};
+use tokio::net::unix::pipe::{Receiver, Sender, pipe};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_tungstenite::tungstenite::{Error, Message};
@@ -145,14 +145,29 @@ impl Opened {
     }
 }
 
+/// What a process needs here. It is there before the process is: one that cannot be reached must not run.
+pub(super) struct Means {
+    streams: Streams,
+    input: (Sender, Receiver),
+    output: (Sender, Receiver),
+    errors: Option<(Sender, Receiver)>,
+    place: OwnedSemaphorePermit,
+}
+
+impl Means {
+    pub(super) fn get(streams: Streams, place: OwnedSemaphorePermit) -> io::Result<Means> {
+        let errors = match streams {
+            Streams::Pipes => Some(pipe()?),
+            Streams::Terminal(_) | Streams::Lines => None,
+        };
+        Ok(Means { streams, input: pipe()?, output: pipe()?, errors, place })
+    }
+}
+
 /// Moves the bytes of a process.
-pub(super) fn run(pod: Pod, begun: Begun, streams: Streams) -> Result<Started, StartError> {
+pub(super) fn run(pod: Pod, begun: Begun, means: Means) -> Started {
     let Begun { to, from, by, said } = begun;
-    let ((input, stdin), (output, stdout)) = (pipe()?, (pipe()?));
-    let errors = match streams {
-        Streams::Pipes => Some(pipe()?),
-        Streams::Terminal(_) | Streams::Lines => None,
-    };
+    let Means { streams, input: (input, stdin), output: (output, stdout), errors, place } = means;
     let (stderr, errors) = errors.unzip();
     let (tell, exit) = watch::channel(None);
     let (signals, signalled) = mpsc::channel(SIGNALS);
@@ -184,7 +199,10 @@ pub(super) fn run(pod: Pod, begun: Begun, streams: Streams) -> Result<Started, S
         lost: lost.clone(),
         over: over.clone(),
     };
-    tasks.spawn(hearing.run(said, from, tell));
+    tasks.spawn(async move {
+        hearing.run(said, from, tell).await;
+        drop(place);
+    });
     tasks.spawn(write(to, stdin, sizes, pulse));
     match by {
         By::Shell(secret, numbers) => {
@@ -195,7 +213,7 @@ pub(super) fn run(pod: Pod, begun: Begun, streams: Streams) -> Result<Started, S
             tasks.spawn(control::without_shell(signalled, exit.clone(), over.clone().drop_guard()));
         }
     }
-    Ok(Started { input, output: stdout, errors, exit, size: resize, signals, over, tasks })
+    Started { input, output: stdout, errors, exit, size: resize, signals, over, tasks }
 }
 
 /// How far the API server is with what it was sent.

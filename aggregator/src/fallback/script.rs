@@ -53,12 +53,17 @@ done
 "#;
 
 /// What stays beside the process. It is one line, because its command line is looked at by its first; and it says nothing of
-/// its own, such as `Terminated`.
+/// its own, such as `Terminated`. A pipe that is full, and that the process has left without waiting, takes nothing at first.
 fn beside() -> String {
-    let ended = format!("echo \"{BEGINNING}$1 ended $skpr_code\"");
+    let ended = |to: &str| {
+        let tell = format!("echo \"{BEGINNING}$1 ended $skpr_code\"{to}");
+        format!("for skpr_try in 1 2 3 4 5; do {tell} && break; sleep 1; done")
+    };
     format!(
         "trap : {SURVIVED}; exec 3>&2 2>/dev/null; (exec sh -c \"$2\" \"$0\" \"$@\" 2>&3 3>&-); skpr_code=$?; \
-         {ended}; {ended} >&3; exit $skpr_code"
+         {}; {}; exit $skpr_code",
+        ended(""),
+        ended(" >&3")
     )
 }
 

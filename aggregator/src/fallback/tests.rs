@@ -2,7 +2,7 @@
 
 use super::fake::{BREAK, Fake, Ways};
 use super::pod::Pod;
-use super::{Fallback, Instance, Options};
+use super::{Fallback, Instance, Options, PROCESSES};
 use crate::inventory::tests::key;
 use crate::inventory::{Detail, Inventory, Pod as Listed, Presence};
 use rustix::process::Signal;
@@ -14,9 +14,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -60,6 +61,8 @@ impl World {
             client: fake.client.clone(),
             inventory: seen,
             denied: Arc::new(denied.iter().map(|name| Label::parse("namespace", name).unwrap()).collect()),
+            processes: Arc::new(Semaphore::new(PROCESSES)),
+            stopping: CancellationToken::new(),
             instance: Instance {
                 uid: uid(),
                 environment: key("sites", "shop", "dev"),
@@ -283,8 +286,10 @@ async fn there_are_so_many_places_and_no_more() {
     let directory = tempfile::tempdir().unwrap();
     let options = Options { denied: Default::default(), directory: directory.path().to_owned() };
     let (fallback, _server) = Fallback::new(fake.client.clone(), options, watch::channel(Arc::default()).1);
-    let mut places: Vec<_> = (0..super::SESSIONS).map(|_| fallback.take().unwrap()).collect();
-    assert!(fallback.take().is_err());
+    let mut places: Vec<_> = (0..32).map(|_| fallback.take("dana").unwrap()).collect();
+    assert!(fallback.take("dana").unwrap_err().message.contains("32 sessions"));
+    places.extend((32..super::SESSIONS).map(|number| fallback.take(&(number / 32).to_string()).unwrap()));
+    assert!(fallback.take("robin").is_err());
     places.pop();
-    fallback.take().unwrap();
+    fallback.take("robin").unwrap();
 }

@@ -53,7 +53,7 @@ fn an_agent_that_serves_sessions_is_preferred() -> Result<()> {
 fn without_the_right_nothing_is_run(site: &Site) -> Result<()> {
     eventually("the agents are there", TIMEOUT, || {
         let refused = exec(&site.user, "dev", &["true"])?;
-        ensure!(refused.status.code() != Some(0), "it was run");
+        assert_ne!(refused.status.code(), Some(0), "it was run");
         let said = refused.stderr;
         ensure!(said.contains("cannot run anything in instances"), "{said}");
         ensure!(said.contains("`sessions.enabled`") && said.contains("`sessions.podsExec`"), "{said}");
@@ -103,8 +103,11 @@ fn every_byte_arrives_both_ways(site: &Site) -> Result<()> {
         assert_eq!(back.status.code(), Some(0), "{}", text(&back.stderr));
         ensure!(back.stdout == noise, "{} bytes came back", back.stdout.len());
     }
-    // One that ends without having read ends all the same.
-    assert_eq!(fed(skpr(&["sh", "-c", "exit 7"])?, vec![b'x'; 1000])?.status.code(), Some(7));
+    // One that ends without having read ends all the same, whatever is still on its way to it.
+    for round in 0..20 {
+        let ended = fed(skpr(&["sh", "-c", "exit 7"])?, noise.clone())?;
+        assert_eq!(ended.status.code(), Some(7), "round {round}: {}", text(&ended.stderr));
+    }
     Ok(())
 }
 
@@ -170,7 +173,11 @@ fn a_client_that_is_gone_leaves_no_process(site: &Site) -> Result<()> {
 }
 
 fn an_api_server_that_is_killed_makes_no_success(site: &Site) -> Result<()> {
-    let Some(own) = site.skpr.cluster.breakable() else { return Ok(()) };
+    let Some(own) =
+        site.skpr.cluster.breakable_for("an API server that is killed in the middle of a session")
+    else {
+        return Ok(());
+    };
     let session = site.starts(&["sleep", "97.5"])?;
     let away = own.api_server_away()?;
     let ended = session.wait(TIMEOUT)?.exit(255)?;
