@@ -22,7 +22,7 @@ use connection::{Connection, Opened};
 use russh::keys::PrivateKey;
 use russh::keys::ssh_key::private::Ed25519Keypair;
 use russh::server::{Config, run_stream};
-use russh::{MethodKind, MethodSet, Preferred, cipher, compression};
+use russh::{Disconnect, MethodKind, MethodSet, Preferred, cipher, compression};
 use skpr_proto::PodUid;
 use spill::Space;
 use std::borrow::Cow;
@@ -34,7 +34,8 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 /// Sessions on one connection, as an `ssh` that is shared by many opens them.
-pub const CHANNELS: usize = 10;
+pub const INSTANCE_ENDED: &str = "the instance has ended";
+const CHANNELS: usize = 10;
 /// Connections to what listens in the instance, on one connection.
 pub const FORWARDS: usize = 64;
 /// A client that has not come to its log-in by then never will.
@@ -101,6 +102,9 @@ where
     };
     let mut tasks = JoinSet::new();
     {
+        let handle = running.handle();
+        let mut gone = std::pin::pin!(shared.gone());
+        let mut there = true;
         let mut running = std::pin::pin!(running);
         let mut waiting = std::pin::pin!(tokio::time::sleep(LOG_IN_WITHIN));
         let mut unknown = true;
@@ -119,6 +123,11 @@ where
                         // Whoever has the other end of the stream closes it.
                         break;
                     }
+                }
+                // What only forwards, or does nothing, would not see it.
+                () = &mut gone, if there => {
+                    there = false;
+                    drop(handle.disconnect(Disconnect::ByApplication, INSTANCE_ENDED.to_owned(), String::new()).await);
                 }
                 Some(channel) = channels.recv() => {
                     let shared = Arc::clone(&shared);

@@ -26,7 +26,7 @@ use tonic::{Code, Status};
 const LONGEST_USER: usize = 256;
 
 /// What a line says.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub(crate) struct Line {
     pub(crate) time: String,
     pub(crate) audit: &'static str,
@@ -193,8 +193,18 @@ impl Access {
         if denied {
             self.line.decision = "denied";
         }
+        self.cut_off(failure);
+    }
+
+    /// Notes why something did not come to its end that was allowed and has begun.
+    pub(crate) fn cut_off(&mut self, failure: &Failure) {
         self.line.ended = failure.kind.name();
         self.code = failure.kind.code();
+    }
+
+    /// Leaves a line of its own that a session has begun: the last one is not written if this program is killed.
+    pub(crate) fn session_begins(&self) {
+        self.shared.audit.write(&Line { audit: "Sessions.Begin", ended: "open", ..self.line.clone() });
     }
 }
 

@@ -25,6 +25,8 @@ const WAITING: usize = 1;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// When all is said, how long the other side may take to say the same, and how long a process may take to be collected.
 const LINGER: Duration = Duration::from_secs(1);
+/// How long a process may take to be ended whose client has gone, before nothing is said of how it ended.
+const ENDED_WITHIN: Duration = Duration::from_secs(15);
 
 /// Bytes between a session and the aggregator.
 pub(super) struct Relayed {
@@ -122,7 +124,7 @@ async fn up(
             Ok(0) | Err(_) => break,
         }
     }
-    let exit = timeout(LINGER, exit).await.ok().and_then(Result::ok).flatten();
+    let exit = timeout(ENDED_WITHIN, exit).await.ok().and_then(Result::ok).flatten();
     let last = SessionData { end: true, exit, ..SessionData::default() };
     drop(to.send(last).await);
 }

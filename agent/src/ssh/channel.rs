@@ -21,14 +21,21 @@ use skpr_proto::ssh;
 use std::future::pending;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// Often enough for a client that may be [`ssh::MOST_UNTAKEN`] ahead.
 const TELL_EVERY: u64 = ssh::MOST_UNTAKEN / 16;
 /// What ends a line of input to a terminal's reader.
 const END_OF_TYPING: [u8; 1] = [4];
+
+/// The longest that a process is being ended, and what is told of it.
+const TOLD_WITHIN: Duration = Duration::from_secs(15);
+/// How long a client may take to read it.
+const READ_WITHIN: Duration = Duration::from_secs(2);
 
 /// What a person is told before anything else whose terminal is recorded.
 const RECORDED: &str = "skpr: this session is recorded\n";
@@ -103,6 +110,15 @@ impl Channels {
         if !refused.contains(&what) {
             refused.push(what);
         }
+    }
+
+    /// Returns when the instance has ended and what was run in it, too, as far as that can be waited for.
+    pub(super) async fn gone(&self) {
+        self.session.runtime.gone(&self.session.instance).await;
+        let all = u32::try_from(CHANNELS).unwrap_or(u32::MAX);
+        drop(timeout(TOLD_WITHIN, self.places.acquire_many(all)).await);
+        // A client that has been told closes the connection itself; OpenSSH would not write what it has not written by then.
+        sleep(READ_WITHIN).await;
     }
 
     pub(super) fn ended(&self) -> Option<Ended> {
@@ -323,12 +339,14 @@ impl Serving<'_> {
             Ok(Some(why)) => (*why, self.ending(process).await),
             Err(_) => {
                 outputs.shutdown().await;
+                let exit = self.ending(process).await;
+                // Only then: half of a file would be taken for the whole by who sees its end.
                 input.shutdown().await;
-                ("", self.ending(process).await)
+                ("", exit)
             }
         };
         let exit = exit.unwrap_or_else(|error| {
-            tracing::error!(%error, "the end of a process cannot be told");
+            tracing::warn!(%error, "the end of a process cannot be told");
             Exit::Code(u8::MAX)
         });
         // One that was cut short has not done what it was to do, whatever it says itself.

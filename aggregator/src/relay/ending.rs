@@ -76,6 +76,16 @@ impl Ending {
         self.0.why.get().filter(|why| !matches!(why, Why::Client)).map(Why::failure)
     }
 
+    /// What its environment's events say of it.
+    pub(super) fn in_words(&self) -> String {
+        match self.0.why.get() {
+            Some(Why::Client) => "its client has gone".to_owned(),
+            Some(Why::Agent) => "what served it has gone".to_owned(),
+            Some(Why::Failed(failure)) => failure.message.clone(),
+            None => "the connection broke".to_owned(),
+        }
+    }
+
     /// Nothing is left of it.
     pub(super) fn over(&self) {
         self.0.over.cancel();
@@ -113,7 +123,7 @@ pub(super) async fn watch(
         () = over.cancelled() => return,
         () = ending.0.broken.cancelled() => {}
         () = stop.cancelled() => drop(ending.end(Why::Failed(stopping()))),
-        failure = forbidden => drop(ending.end(Why::Failed(failure))),
+        failure = forbidden => drop(ending.end(Why::Failed(taken_away(failure)))),
     }
     for (side, patience) in [(sides.agent, TOLD_WITHIN), (sides.caller, READ_WITHIN)] {
         if timeout(patience, over.cancelled()).await.is_ok() {
@@ -121,6 +131,12 @@ pub(super) async fn watch(
         }
         side.hang_up();
     }
+}
+
+/// Of whom nothing may be known any more than of what is not there.
+fn taken_away(failure: Failure) -> Failure {
+    let message = format!("the right to it was taken away: {}", failure.message);
+    Failure { message, ..failure }
 }
 
 #[cfg(test)]
@@ -141,7 +157,7 @@ mod tests {
         // What follows from it, is no reason any more.
         ending.end(Why::Agent);
         assert_eq!(ending.ended().await.failure().kind, ErrorKind::NotAllowed);
-        assert_eq!(ending.to_note().unwrap().message, "not any more");
+        assert_eq!(ending.to_note().unwrap().message, "the right to it was taken away: not any more");
         // Nobody has let go of the session meanwhile.
         assert!(agent.is_hung_up() && caller.is_hung_up());
     }

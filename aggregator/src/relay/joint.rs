@@ -67,6 +67,7 @@ impl Joint {
     /// From here on the session has begun.
     pub(super) fn new(access: Access, told: Told, counts: Sessions, seat: Seat, ending: Ending) -> Joint {
         counts.opened();
+        access.session_begins();
         Joint {
             access: Mutex::new(access),
             begun: Mutex::new(Begun::begin(told)),
@@ -111,8 +112,11 @@ impl Joint {
 impl Drop for Joint {
     fn drop(&mut self) {
         let whole = self.to_caller.is_cancelled();
-        if !whole && let Some(failure) = self.ending.to_note() {
-            self.access(|access| access.refused(&failure));
+        if !whole {
+            if let Some(failure) = self.ending.to_note() {
+                self.access(|access| access.cut_off(&failure));
+            }
+            self.begun.lock().unwrap_or_else(PoisonError::into_inner).broke(self.ending.in_words());
         }
         self.counts.closed(whole);
         self.ending.over();

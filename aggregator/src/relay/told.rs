@@ -19,31 +19,38 @@ pub(crate) struct Told {
     pub(crate) session: String,
 }
 
-/// A session that has begun. Dropped, it is one that broke.
+/// A session that has begun. Dropped, it has ended.
 pub(super) struct Begun {
     told: Told,
     since: Instant,
-    exit: Option<Exit>,
-    whole: bool,
+    how: String,
 }
 
 impl Begun {
     pub(super) fn begin(told: Told) -> Begun {
         told.tell("began", format!("a session in instance `{}` began", told.instance));
-        Begun { told, since: Instant::now(), exit: None, whole: false }
+        Begun { told, since: Instant::now(), how: "the connection broke".to_owned() }
     }
 
     /// It came to its end, and the last process in it to that.
     pub(super) fn end(&mut self, exit: Option<Exit>) {
-        (self.exit, self.whole) = (exit, true);
+        self.how = match exit {
+            Some(Exit { signal: 0, code, .. }) => format!("exit code {code}"),
+            Some(Exit { signal, .. }) => format!("signal {signal}"),
+            None => "nothing was run".to_owned(),
+        };
+    }
+
+    /// It did not come to its end, and why.
+    pub(super) fn broke(&mut self, how: String) {
+        self.how = how;
     }
 }
 
 impl Drop for Begun {
     fn drop(&mut self) {
-        let Begun { told, since, exit, whole } = self;
+        let Begun { told, since, how } = self;
         let seconds = since.elapsed().as_secs();
-        let how = how(exit.as_ref(), *whole);
         told.tell(
             "ended",
             format!("the session in instance `{}` ended after {seconds} s: {how}", told.instance),
@@ -71,15 +78,6 @@ impl Told {
     }
 }
 
-fn how(exit: Option<&Exit>, whole: bool) -> String {
-    match exit {
-        Some(Exit { signal: 0, code, .. }) => format!("exit code {code}"),
-        Some(Exit { signal, .. }) => format!("signal {signal}"),
-        None if whole => "nothing was run".to_owned(),
-        None => "the connection broke".to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -92,7 +90,7 @@ mod tests {
             (Some(Exit { code: 3, ..Exit::default() }), true, "exit code 3"),
             (Some(Exit { signal: 9, ..Exit::default() }), true, "signal 9"),
             (None, true, "nothing was run"),
-            (None, false, "the connection broke"),
+            (None, false, "its client has gone"),
         ] {
             let (to, mut events) = mpsc::channel(2);
             let told = || Told {
@@ -103,8 +101,9 @@ mod tests {
                 session: "5e".into(),
             };
             let mut begun = Begun::begin(told());
-            if whole {
-                begun.end(exit);
+            match whole {
+                true => begun.end(exit),
+                false => begun.broke("its client has gone".into()),
             }
             drop(begun);
             let (first, last) = (events.try_recv().unwrap().body, events.try_recv().unwrap().body);

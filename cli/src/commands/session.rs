@@ -141,6 +141,11 @@ pub(super) fn ended_early(why: &Broken, access: &Access, output: &Output) -> Err
         Broken::Input(_) => {
             broken(&nothing("what the program is to read cannot be read: it was ended"), output)
         }
+        Broken::Farewell(why) => {
+            let failure = Failure::new(ErrorKind::Unavailable, why.clone())
+                .with_hint("a deploy may have replaced it: try again");
+            broken(&failure.into(), output)
+        }
         Broken::Relay(_) | Broken::Cut | Broken::Ssh(_) => {
             let endpoint = &access.endpoint;
             let message = format!("the connection through `{endpoint}` was lost: how it ended is not known");

@@ -1,11 +1,12 @@
 //! SSH with the agent over a relayed session: with the host key that the aggregator has told, and no other.
 
-use russh::client::{AuthResult, Config, Handle, Handler, connect_stream};
+use crate::terminal::clean;
+use russh::client::{AuthResult, Config, DisconnectReason, Handle, Handler, connect_stream};
 use russh::keys::{PublicKey, PublicKeyOrCertificate};
 use russh::{Disconnect, Preferred, cipher, compression};
 use std::borrow::Cow;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::io::DuplexStream;
 use tonic::Status;
@@ -24,6 +25,9 @@ pub(crate) enum Broken {
     Relay(Status),
     #[error("the connection ended before the process did")]
     Cut,
+    /// In the agent's words.
+    #[error("{0}")]
+    Farewell(String),
     #[error("speak SSH with the agent")]
     Ssh(#[from] russh::Error),
     #[error("the agent lets nobody in")]
@@ -39,7 +43,13 @@ pub(crate) enum Broken {
 }
 
 /// Begins to speak SSH as this user.
-pub(super) async fn open(stream: DuplexStream, host_key: &str, user: &str) -> Result<Handle<Known>, Broken> {
+/// Whatever the agent says when it ends the connection is put into `farewell`.
+pub(super) async fn open(
+    stream: DuplexStream,
+    host_key: &str,
+    user: &str,
+    farewell: Arc<OnceLock<String>>,
+) -> Result<Handle<Known>, Broken> {
     let config = Config {
         preferred: Preferred {
             cipher: Cow::Borrowed(&[cipher::AES_128_GCM, cipher::AES_256_GCM]),
@@ -51,7 +61,8 @@ pub(super) async fn open(stream: DuplexStream, host_key: &str, user: &str) -> Re
         keepalive_max: SILENCES,
         ..Config::default()
     };
-    let mut handle = connect_stream(Arc::new(config), stream, Known(host_key.to_owned())).await?;
+    let mut handle =
+        connect_stream(Arc::new(config), stream, Known { host_key: host_key.to_owned(), farewell }).await?;
     match handle.authenticate_none(user).await? {
         AuthResult::Success => Ok(handle),
         AuthResult::Failure { .. } => Err(Broken::Refused),
@@ -64,18 +75,34 @@ pub(super) async fn close(handle: &Handle<Known>) -> Result<(), russh::Error> {
 }
 
 /// Knows one host.
-pub(super) struct Known(String);
+pub(super) struct Known {
+    host_key: String,
+    farewell: Arc<OnceLock<String>>,
+}
 
 impl Handler for Known {
     type Error = russh::Error;
 
     async fn check_server_key(&mut self, shown: &PublicKeyOrCertificate) -> Result<bool, russh::Error> {
-        let known = PublicKey::from_openssh(&self.0).ok();
+        let known = PublicKey::from_openssh(&self.host_key).ok();
         Ok(match shown {
             PublicKeyOrCertificate::PublicKey { key, .. } => {
                 known.is_some_and(|known| known.key_data() == key.key_data())
             }
             PublicKeyOrCertificate::Certificate(_) => false,
         })
+    }
+
+    async fn disconnected(&mut self, reason: DisconnectReason<russh::Error>) -> Result<(), russh::Error> {
+        match reason {
+            DisconnectReason::ReceivedDisconnect(told) if !told.message.is_empty() => {
+                // Only the first counts, and there is one.
+                self.farewell
+                    .get_or_init(|| clean(&told.message.chars().take(200).collect::<String>()).into_owned());
+                Ok(())
+            }
+            DisconnectReason::ReceivedDisconnect(_) => Ok(()),
+            DisconnectReason::Error(error) => Err(error),
+        }
     }
 }

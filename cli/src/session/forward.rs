@@ -12,7 +12,7 @@ use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
 use skpr_proto::ssh;
 use std::convert::Infallible;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, SimplexStream, duplex, simplex, split};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -47,14 +47,16 @@ pub(crate) async fn forward(
     let (ours, theirs) = duplex(PIPE);
     let (read, write) = split(theirs);
     let relayed = relay.pass(read, write);
+    let farewell = Arc::<OnceLock<String>>::default();
     let serving = async {
-        let handle = Arc::new(connection::open(ours, host_key, ssh::OWN_USER).await?);
-        serve(&handle, ports, refused).await
+        let handle = connection::open(ours, host_key, ssh::OWN_USER, Arc::clone(&farewell)).await?;
+        serve(&Arc::new(handle), ports, refused).await
     };
-    tokio::select! {
+    let ended = tokio::select! {
         ended = relayed => Err(ended.map_or_else(Broken::Relay, |()| Broken::Cut)),
         broken = serving => broken,
-    }
+    };
+    ended.map_err(|broken| farewell.get().cloned().map_or(broken, Broken::Farewell))
 }
 
 async fn serve(

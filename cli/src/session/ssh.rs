@@ -14,6 +14,7 @@ use std::convert::Infallible;
 use std::ffi::OsString;
 use std::future::pending;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWrite, Stderr, duplex, split};
 use tokio::sync::watch;
@@ -92,7 +93,8 @@ async fn hear(relay: Relay, run: Run) -> Result<Heard<Output, Stderr>, Broken> {
 
 async fn talk(stream: tokio::io::DuplexStream, run: Run) -> Result<Heard<Output, Stderr>, Broken> {
     let handle =
-        connection::open(stream, &run.host_key, run.user.as_deref().unwrap_or(ssh::OWN_USER)).await?;
+        connection::open(stream, &run.host_key, run.user.as_deref().unwrap_or(ssh::OWN_USER), Arc::default())
+            .await?;
     let (read, write) = handle.channel_open_session().await?.split();
     let heard = converse(read, &write, &run).await;
     drop(connection::close(&handle).await);

@@ -136,6 +136,18 @@ fn a_terminal_has_its_size_and_ends_what_it_runs_by_its_keys() {
 }
 
 #[test]
+fn a_connection_that_runs_nothing_ends_with_the_instance_too() {
+    let server = Server::start();
+    let mut client = server.ssh(&["-N"], &[]);
+    let mut client = client.stderr(Stdio::piped()).spawn().map(Child).unwrap();
+    server.instances.send_modify(|all| all.clear());
+    until("the client is told", || client.0.try_wait().unwrap().is_some());
+    let mut said = String::new();
+    client.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(said.contains("the instance has ended"), "{said}");
+}
+
+#[test]
 fn an_instance_that_ends_takes_its_sessions_with_it_and_says_so() {
     let server = Server::start();
     let mut client = server.ssh(&["-T"], &["sleep 65.5"]);
