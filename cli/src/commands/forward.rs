@@ -12,7 +12,7 @@ use serde::Serialize;
 use skpr_proto::{ErrorKind, Failure};
 use std::cell::Cell;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use tokio::net::TcpListener;
 
 /// What leads where, for programs.
@@ -125,8 +125,9 @@ fn parse(ports: &str) -> Result<(u16, String, u16), Failure> {
     let (local, there) = ports.split_once(':').ok_or_else(wrong)?;
     let (host, remote) = there.rsplit_once(':').unwrap_or(("localhost", there));
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:".contains(&byte);
-    if host.is_empty() || host.len() > 255 || !host.bytes().all(plain) {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+    let is_name = !host.is_empty() && host.len() <= 255 && host.bytes().all(plain);
+    if !is_name && host.parse::<Ipv6Addr>().is_err() {
         return Err(wrong());
     }
     let number = |text: &str| text.parse::<u16>().map_err(|_| wrong());
@@ -180,7 +181,7 @@ mod tests {
             assert_eq!((local, host.as_str(), port), expected, "{typed}");
         }
         for typed in
-            ["", "80", ":80", "80:", "80:0", "70000:80", "80:a b:1", "80::1", "x:80", "\u{1b}:\u{1b}"]
+            ["", "80", ":80", "80:", "80:0", "70000:80", "80:a b:1", "80::1", "x:80", "1:2:3:4", "\u{1b}:\u{1b}"]
         {
             let failure = parse(typed).unwrap_err();
             assert!(!failure.message.contains('\u{1b}'), "{typed:?}");

@@ -9,6 +9,8 @@ use crate::settings::Settings;
 use anyhow::Context as _;
 use skpr_proto::ssh::OWN_USER;
 use skpr_proto::{ErrorKind, Failure, Label};
+use std::fs::Permissions;
+use std::io;
 use std::path::{Path, PathBuf};
 
 pub(super) fn run(verb: &SshConfig, settings: &Settings, output: &Output) -> Result<(), Error> {
@@ -23,29 +25,45 @@ pub(super) fn run(verb: &SshConfig, settings: &Settings, output: &Output) -> Res
         return output.write(text.as_bytes());
     }
     let path = settings.directory.ssh_config(&project);
+    let other = std::fs::read_to_string(&path).is_ok_and(|before| before != text);
     credentials::replace(&path, text.as_bytes()).with_context(|| format!("write `{}`", path.display()))?;
     let home = std::env::home_dir().filter(|home| !home.as_os_str().is_empty());
     let home = home.ok_or_else(|| Failure::new(ErrorKind::Failed, "there is no home directory"))?;
     let theirs = home.join(".ssh").join("config");
-    // What stands there may be kept elsewhere.
-    let theirs = theirs.canonicalize().unwrap_or(theirs);
-    let before = match std::fs::read_to_string(&theirs) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-        Err(error) => {
-            return Err(anyhow::Error::new(error).context(format!("read `{}`", theirs.display())).into());
-        }
-    };
+    let (theirs, before, mode) = kept(theirs)?;
     let include = format!("Include {}", quoted(&settings.directory.ssh_configs())?);
     if let Some(after) = including(&before, &include) {
         let written = credentials::replace(&theirs, after.as_bytes());
         written.with_context(|| format!("write `{}`", theirs.display()))?;
+        if let Some(mode) = mode {
+            let same = std::fs::set_permissions(&theirs, mode);
+            same.with_context(|| format!("set the mode of `{}`", theirs.display()))?;
+        }
         output.note(&format!("`{}` includes what skpr needs now", theirs.display()));
+    }
+    if other {
+        output.note(&format!("`{}` was another before: it leads to {} now", path.display(), login.cluster));
     }
     for line in login.told(&project) {
         output.note(&line);
     }
     Ok(())
+}
+
+/// The file that stands there, which may be kept elsewhere, with its text and its mode.
+fn kept(path: PathBuf) -> Result<(PathBuf, String, Option<Permissions>), Error> {
+    let cannot = |error: io::Error| anyhow::Error::new(error).context(format!("read `{}`", path.display()));
+    if path.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        return Ok((path, String::new(), None));
+    }
+    // A link that leads nowhere is not replaced: what it stands for may be back tomorrow.
+    let real = path.canonicalize().map_err(cannot)?;
+    let metadata = real.metadata().map_err(cannot)?;
+    if !metadata.is_file() {
+        return Err(Failure::new(ErrorKind::Failed, format!("`{}` is no file", path.display())).into());
+    }
+    let text = std::fs::read_to_string(&real).map_err(cannot)?;
+    Ok((real, text, Some(metadata.permissions())))
 }
 
 /// What `ssh` will find of a login.
@@ -138,6 +156,24 @@ fn plain(path: &Path) -> Result<String, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_stands_in_the_place_of_a_configuration_is_kept() {
+        let home = tempfile::tempdir().unwrap();
+        let at = |name: &str| home.path().join(name);
+        let (path, text, mode) = kept(at("none")).unwrap();
+        assert!(path == at("none") && text.is_empty() && mode.is_none());
+        std::fs::write(at("real"), "Host x\n").unwrap();
+        std::os::unix::fs::symlink("real", at("link")).unwrap();
+        let (path, text, mode) = kept(at("link")).unwrap();
+        assert_eq!((path, &*text), (at("real").canonicalize().unwrap(), "Host x\n"));
+        assert_eq!(mode, Some(at("real").metadata().unwrap().permissions()));
+        std::os::unix::fs::symlink("away", at("dangling")).unwrap();
+        std::fs::create_dir(at("directory")).unwrap();
+        for bad in ["dangling", "directory"] {
+            assert!(kept(at(bad)).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn a_project_s_part_leads_to_this_program() {

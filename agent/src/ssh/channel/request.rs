@@ -115,7 +115,7 @@ fn kind(term: &str) -> String {
 fn is_taken(name: &str, value: &str) -> bool {
     let known = VARIABLES.contains(&name)
         || name.strip_prefix("LC_").is_some_and(|rest| {
-            !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_')
+            !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
         });
     known && name.len() <= LONGEST && value.len() <= LONGEST && !value.contains('\0')
 }
@@ -133,7 +133,8 @@ mod tests {
             ("LD_PRELOAD", "/tmp/x.so", false),
             ("PATH", "/tmp", false),
             ("LC_", "x", false),
-            ("LC_a", "x", false),
+            ("LC_a1", "x", true),
+            ("LC_=", "x", false),
             ("LANG", "a\0b", false),
             ("", "", false),
         ] {
