@@ -50,7 +50,12 @@ impl Name {
 
     /// Whether the engine gives such names to files of its own.
     pub(crate) fn is_ours(&self) -> bool {
-        self.0.starts_with(TEMPORARY) || self.0.starts_with(PARTIAL)
+        self.is_temporary() || self.0.starts_with(PARTIAL)
+    }
+
+    /// Whether it is one of a file that is written right now, or was when its transfer broke off.
+    pub(crate) fn is_temporary(&self) -> bool {
+        self.0.starts_with(TEMPORARY)
     }
 }
 

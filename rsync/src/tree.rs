@@ -21,7 +21,7 @@ const RECENT: i64 = 2;
 /// Files of several names that are remembered; beyond, each name is a file of its own.
 const MOST_LEADERS: usize = 1 << 20;
 /// Unfinished files that are remembered.
-const MOST_LEFTOVERS: usize = 10_000;
+pub(crate) const MOST_LEFTOVERS: usize = 10_000;
 /// File systems that are views of the kernel: some of their files never end, and none is anybody's data.
 const KERNEL_VIEWS: [u32; 13] = [
     0x9fa0,      // proc

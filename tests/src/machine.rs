@@ -32,15 +32,15 @@ impl Machine {
 
     /// The same, with more arguments.
     pub fn ready_with(arguments: &[&Path]) -> Result<Machine> {
-        Machine::new()?.to_be_ready(arguments)
+        Machine::new()?.wait_ready(arguments)
     }
 
     /// One whose environment has more settings, such as `production: true`.
     pub fn ready_as(settings: &str) -> Result<Machine> {
-        Machine::new_as(settings)?.to_be_ready(&[])
+        Machine::new_as(settings)?.wait_ready(&[])
     }
 
-    fn to_be_ready(self, arguments: &[&Path]) -> Result<Machine> {
+    fn wait_ready(self, arguments: &[&Path]) -> Result<Machine> {
         let mut machine = self;
         machine.start_by(|system, all| system.start("skpr-aggregator", &[all, arguments].concat()))?;
         eventually("the site answers", PATIENCE, || machine.asked().map(Some))?;

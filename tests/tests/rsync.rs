@@ -86,7 +86,7 @@ fn tree(root: &Path) -> Result<()> {
     std::fs::write(root.join("large"), noise(5 << 20))?;
     symlink("plain", root.join("link"))?;
     symlink("/nowhere/at/all", root.join("dangling"))?;
-    Ok(age(root)?)
+    age(root)
 }
 
 /// What was just modified is looked at twice.
@@ -143,7 +143,7 @@ fn a_tree_goes_there_and_comes_back_and_then_nothing_does() -> Result<()> {
     assert_eq!((&told["direction"], &told["code"]), (&"push".into(), &0.into()), "{told}");
     assert_eq!(told["matched_bytes"], 5 << 20, "{told}");
     assert!(told["sent_bytes"].as_u64().context("a number")? < 10_000, "{told}");
-    assert_eq!(leftovers(&there)?, [PathBuf::new(); 0]);
+    assert_eq!(leftovers(&there)?, Vec::<PathBuf>::new());
     Ok(())
 }
 
@@ -384,6 +384,6 @@ fn a_killed_end_leaves_the_old_file_and_nothing_after_the_next_run() -> Result<(
     std::fs::write(machine.user.home().join("file"), noise(24 << 20))?;
     rsync(&machine.user, &["-a", "file", "dev:there/file"])?.success()?;
     ensure!(std::fs::read(there.join("file"))? == noise(24 << 20), "it came another");
-    assert_eq!(leftovers(&there)?, [PathBuf::new(); 0]);
+    assert_eq!(leftovers(&there)?, Vec::<PathBuf>::new());
     Ok(())
 }

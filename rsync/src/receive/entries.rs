@@ -16,6 +16,7 @@ use crate::options::Delete;
 use crate::place::{self, Names, Places};
 use crate::session::Event;
 use crate::stats::Totals;
+use crate::tree::MOST_LEFTOVERS;
 use crate::wire::Cursor;
 use rustix::fs::fstat;
 use std::collections::{BTreeMap, HashSet};
@@ -135,6 +136,20 @@ impl<'a> Entries<'a> {
                     .or_insert(Last { mode: None, modified: keep.then_some(modified) });
             }
         }
+        // What one thing is put into was not looked through. What is kept there to go on with may be another's.
+        if self.only.is_some() {
+            let names = places.open(&TreePath::root()).and_then(Names::read);
+            let names = names.iter().flat_map(|names| (0..names.len()).filter_map(|at| names.get(at)));
+            for name in names.filter(Name::is_temporary).take(MOST_LEFTOVERS) {
+                let open = places.open(&TreePath::root());
+                let cleaned =
+                    open.and_then(|open| temporary::clean(open, &name, self.setting.options.partial));
+                // As above: what stays is seen by the next transfer.
+                if cleaned.is_err() {
+                    break;
+                }
+            }
+        }
         Ok(())
     }
 
@@ -170,8 +185,9 @@ impl<'a> Entries<'a> {
         self.before = Some(path.clone());
         self.root_told |= path.is_root();
         let mut current = Current { path, own: None, at: 0, last: None, missing: false };
-        let wants_extras =
-            self.setting.options.delete != Delete::No && !(self.only.is_some() && current.path.is_root());
+        // Where one file is all that was asked for, what it is in is not part of the transfer.
+        let takes_part = !(self.only.is_some() && current.path.is_root());
+        let wants_extras = self.setting.options.delete != Delete::No && takes_part;
         match self.places.as_mut().filter(|_| !self.unmade.contains(&current.path)) {
             None => {
                 current.missing = true;
@@ -185,7 +201,7 @@ impl<'a> Entries<'a> {
                     })?;
                     let modified = self.setting.compared.times.then(|| Time::of(&stat));
                     // Whatever is made or removed in it, its time becomes again what it is, or what is told of it.
-                    if !self.setting.options.dry_run {
+                    if !self.setting.options.dry_run && takes_part {
                         let last = self.directories.entry(current.path.clone()).or_default();
                         last.modified = last.modified.or(modified);
                     }

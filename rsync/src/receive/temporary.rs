@@ -160,8 +160,7 @@ impl Drop for Temporary {
 
 /// Removes a file that a transfer has left, unless one is still writing it; with `keep` it goes on from there.
 pub(super) fn clean(directory: BorrowedFd<'_>, name: &Name, keep: bool) -> Result<(), Errno> {
-    let is_temporary = name.as_bytes().starts_with(TEMPORARY);
-    if !is_temporary && keep {
+    if !name.is_temporary() && keep {
         return Ok(());
     }
     if let Ok((file, stat)) = place::open_file(directory, name) {
