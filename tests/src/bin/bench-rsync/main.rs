@@ -139,7 +139,7 @@ fn far(bench: &Bench<'_>, options: &Options) -> Result<Vec<Figure>> {
     for millis in [20, 100] {
         let Some(away) = Far::away(&bench.interface, millis)? else {
             let why = Figure::new(format!("at {millis} ms"), f64::NAN, "s", Better::Lower);
-            figures.push(why.without("needs root and tc"));
+            figures.push(why.without("needs root, tc and a kernel with netem"));
             continue;
         };
         let unchanged = bench.compare(&from, "before", &["-a"])?;
