@@ -50,13 +50,26 @@ impl Name {
 
     /// Whether the engine gives such names to files of its own.
     pub(crate) fn is_ours(&self) -> bool {
-        self.is_temporary() || self.0.starts_with(PARTIAL)
+        self.0.starts_with(TEMPORARY) || self.0.starts_with(PARTIAL)
     }
 
     /// Whether it is one of a file that is written right now, or was when its transfer broke off.
     pub(crate) fn is_temporary(&self) -> bool {
-        self.0.starts_with(TEMPORARY)
+        let rest = self.0.strip_prefix(TEMPORARY).and_then(|rest| rest.split_at_checked(LABEL));
+        rest.is_some_and(|(label, random)| is_label(label) && random.strip_prefix(b".").is_some_and(is_label))
     }
+
+    /// Whether it is one of what a broken transfer has kept to go on with.
+    pub(crate) fn is_partial(&self) -> bool {
+        self.0.strip_prefix(PARTIAL).is_some_and(is_label)
+    }
+}
+
+/// Eight bytes in hexadecimal.
+const LABEL: usize = 16;
+
+fn is_label(bytes: &[u8]) -> bool {
+    bytes.len() == LABEL && bytes.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 fn check(name: &[u8]) -> Result<(), BadName> {

@@ -16,10 +16,11 @@ mod temporary;
 
 use crate::digest::{self, Digester, MOST_DIGEST_BYTES};
 use crate::entry::Kind;
-use crate::error::{Error, Problem};
+use crate::error::{Code, Error, Problem};
 use crate::filter::Side;
 use crate::link::{Inbox, Packing};
 use crate::message::{Attributes, Either, MOST_CHUNK, MOST_TOLD, ToReceiver, ToSender};
+use crate::name::TreePath;
 use crate::options::Options;
 use crate::session::{Session, Signal, lock};
 use crate::stats::{Received, Totals};
@@ -61,6 +62,11 @@ impl Setting<'_> {
     pub(crate) fn problem(&self, problem: Problem) -> Result<(), Error> {
         self.session.problem(&problem);
         self.say(&ToSender::Either(Either::Problem(problem)))
+    }
+
+    /// Something that is left out, which both ends are to know, and no failure.
+    pub(crate) fn skip(&self, path: &TreePath, text: &str) -> Result<(), Error> {
+        self.problem(Problem { code: Code::Done, ..Problem::says(path, text) })
     }
 
     pub(crate) fn count(&self, count: impl FnOnce(&mut Received)) {
@@ -117,7 +123,7 @@ fn run<'scope>(
     let mut source = None;
     let only = destination.only.clone();
     let place = destination.resolve(setting.options, || {
-        let (kind, content, attributes) = lists.source(session)?;
+        let (kind, content, attributes) = lists.source(session, only.is_some())?;
         source = Some((content, attributes));
         Ok((kind, content))
     })?;
@@ -137,7 +143,9 @@ fn run<'scope>(
     session.outbox.flush()?;
     let (content, attributes) = match source {
         Some(source) => source,
-        None => lists.source(session).map(|(_, content, attributes)| (content, attributes))?,
+        None => {
+            lists.source(session, only.is_some()).map(|(_, content, attributes)| (content, attributes))?
+        }
     };
     let seconds = place.places.as_ref().map(|places| places.again()).transpose();
     let seconds = seconds.map_err(|source| Error::Start { doing: "open", path: ".".to_owned(), source })?;
@@ -211,10 +219,15 @@ struct Waiting {
 }
 
 impl Lists {
-    fn source(&self, session: &Session<'_>) -> Result<(Kind, bool, Attributes), Error> {
+    /// What comes: with `named` an entry, which is put into the destination, else what is in a directory.
+    fn source(&self, session: &Session<'_>, named: bool) -> Result<(Kind, bool, Attributes), Error> {
         let mut inner = lock(&self.inner);
         loop {
             match inner.source {
+                // Whoever asks for one file has not offered its directory.
+                Some((_, content, _)) if content == named => {
+                    return Err(Error::Protocol("something else than was asked for"));
+                }
                 Some(source) => return Ok(source),
                 None => {
                     drop(inner);
@@ -278,7 +291,7 @@ fn read(
             next = if bytes < MOST_BATCH { inbox.ready()? } else { None };
         }
         // The other end is gone only when the session is over.
-        if !batch.is_empty() && files.send(batch).is_err() {
+        if !batch.is_empty() && session.pulse.held_by(|| files.send(batch)).is_err() {
             if session.is_cut() {
                 continue;
             }

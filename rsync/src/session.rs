@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 /// After so much silence the other end is taken for dead; it says something at least every [`ALIVE`].
 const SILENCE: Duration = Duration::from_secs(60);
+/// So many times as long, an end may take nothing that says all the time that it is there.
+const SLOWER: u64 = 10;
 const ALIVE: Duration = Duration::from_secs(10);
 /// How long a connection may stay open after a failure, so that the other end can read of it.
 const GRACE: Duration = Duration::from_secs(2);
@@ -133,12 +135,6 @@ impl<'a> Session<'a> {
         (self.watcher)(Event::Problem(problem));
     }
 
-    /// Something that is left out and said, without counting as a failure.
-    pub(crate) fn skip(&self, path: &TreePath, text: &str) -> Result<(), Error> {
-        (self.watcher)(Event::Problem(&Problem { code: Code::Done, ..Problem::says(path, text) }));
-        Ok(())
-    }
-
     pub(crate) fn note(&self, code: Code) {
         let mut worst = lock(&self.code);
         // What is partial outweighs what has vanished; deletions that were stopped are told unless something else is.
@@ -172,7 +168,8 @@ impl<'a> Session<'a> {
                 }
                 continue;
             }
-            let silence = self.pulse.silence().max(self.outbox.stuck());
+            // One that says that it is there may take its time for what it writes to its disk, though not for ever.
+            let silence = self.pulse.silence().max(self.outbox.stuck() / SLOWER);
             if Duration::from_millis(silence) > self.silence {
                 self.fail(Error::Timeout(self.silence.as_secs()));
                 close();

@@ -180,9 +180,19 @@ mod tests {
             let (local, host, port) = parse(typed).unwrap();
             assert_eq!((local, host.as_str(), port), expected, "{typed}");
         }
-        for typed in
-            ["", "80", ":80", "80:", "80:0", "70000:80", "80:a b:1", "80::1", "x:80", "1:2:3:4", "\u{1b}:\u{1b}"]
-        {
+        for typed in [
+            "",
+            "80",
+            ":80",
+            "80:",
+            "80:0",
+            "70000:80",
+            "80:a b:1",
+            "80::1",
+            "x:80",
+            "1:2:3:4",
+            "\u{1b}:\u{1b}",
+        ] {
             let failure = parse(typed).unwrap_err();
             assert!(!failure.message.contains('\u{1b}'), "{typed:?}");
         }

@@ -165,9 +165,13 @@ async fn agree(
     let target = Target { environment: remote.environment.clone(), namespace: verb.namespace.clone() };
     let cluster = Cluster::connect(&target, settings, output).await?;
     let production = match cluster.describe().await {
-        Ok(described) => described.summary.is_some_and(|summary| summary.production),
+        Ok(described) => described.summary.is_none_or(|summary| summary.production),
         // Whoever may not see what it is may have to do with production.
-        Err(Error::Failed { failure, .. }) if failure.kind == ErrorKind::NotAllowed => true,
+        Err(Error::Failed { failure, .. })
+            if matches!(failure.kind, ErrorKind::NotAllowed | ErrorKind::NotFound) =>
+        {
+            true
+        }
         Err(error) => return Err(error),
     };
     let environment = &cluster.environment;

@@ -5,7 +5,7 @@ use crate::Error;
 use crate::message::MOST_MESSAGE;
 use crate::wire::Cursor;
 use std::io::{self, Read};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation as _, OutBuffer};
 
@@ -36,11 +36,18 @@ pub(crate) struct Pulse {
     begun: Instant,
     millis: AtomicU64,
     pub(crate) bytes: AtomicU64,
+    /// Nothing is read, because this end has not kept up.
+    held: AtomicBool,
 }
 
 impl Pulse {
     pub(crate) fn new() -> Pulse {
-        Pulse { begun: Instant::now(), millis: AtomicU64::new(0), bytes: AtomicU64::new(0) }
+        Pulse {
+            begun: Instant::now(),
+            millis: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            held: AtomicBool::new(false),
+        }
     }
 
     fn beat(&self, bytes: usize) {
@@ -52,8 +59,20 @@ impl Pulse {
         u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// For how many milliseconds nothing whole has come.
+    /// Does what may wait for this end's own disk, which is no silence of the other.
+    pub(crate) fn held_by<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.held.store(true, Ordering::Relaxed);
+        let done = work();
+        self.millis.store(self.now(), Ordering::Relaxed);
+        self.held.store(false, Ordering::Relaxed);
+        done
+    }
+
+    /// For how many milliseconds nothing whole has come, though it was waited for.
     pub(crate) fn silence(&self) -> u64 {
+        if self.held.load(Ordering::Relaxed) {
+            return 0;
+        }
         self.now().saturating_sub(self.millis.load(Ordering::Relaxed))
     }
 }

@@ -168,7 +168,7 @@ impl Apply<'_> {
     /// The base has the content already.
     fn same(&mut self, number: Number, flight: Flight) -> Result<(), Error> {
         // The file may have another size by now than was told.
-        if flight.base.is_none() || flight.sum_bytes > 0 {
+        if flight.base.is_none() || !flight.may_be_same || flight.sum_bytes > 0 {
             return Err(Error::Protocol("a file that cannot be the same"));
         }
         if !flight.differs.any() || self.setting.options.dry_run {

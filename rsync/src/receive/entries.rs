@@ -24,10 +24,10 @@ use std::collections::{BTreeMap, HashSet};
 /// Deletions that wait for the end; beyond, the rest stays and is told.
 const MOST_EXTRAS: usize = 1 << 20;
 
-/// Bytes of changed directories and further names of files that are remembered to the end: about half a million.
+/// Bytes of changed directories and further names of files that are remembered to the end: some two hundred thousand.
 const MOST_REMEMBERED: usize = 64 << 20;
-/// What each takes beside its path.
-const REMEMBERED: usize = 80;
+/// What each takes beside its paths.
+const REMEMBERED: usize = 256;
 
 /// What the sender tells of entries.
 pub(crate) enum Told {
@@ -89,8 +89,8 @@ pub(super) struct Entries<'a> {
     pub(super) extras: Vec<(TreePath, Name)>,
     /// Hard links, for when their files are in place.
     pub(super) links: Vec<Further>,
-    pub(super) entries_of_root: u64,
-    pub(super) root_told: bool,
+    pub(super) entries_of_top: u64,
+    pub(super) top_told: bool,
     queued: (u64, u64),
     /// Bytes of what is remembered to the end.
     remembered: usize,
@@ -111,8 +111,8 @@ impl<'a> Entries<'a> {
             directories: BTreeMap::new(),
             extras: vec![],
             links: vec![],
-            entries_of_root: 0,
-            root_told: false,
+            entries_of_top: 0,
+            top_told: false,
             queued: (0, 0),
             remembered: 0,
         }
@@ -153,13 +153,30 @@ impl<'a> Entries<'a> {
         Ok(())
     }
 
+    /// Of a mode that the sender tells, what may be given: senders that keep to the protocol have left out the rest.
+    pub(super) fn allowed(&self, mode: u32) -> u32 {
+        if self.setting.compared.set_id { mode } else { mode & !0o6000 }
+    }
+
+    /// Whether this is the directory whose content comes.
+    fn is_top(&self, directory: &TreePath) -> bool {
+        match &self.only {
+            Some(only) => directory.as_bytes() == only.as_bytes(),
+            None => directory.is_root(),
+        }
+    }
+
     fn times(&self, modified: Time) -> Option<Time> {
         self.setting.compared.times.then_some(modified)
     }
 
     /// Counts what has to be remembered to the end: the sender decides how much that is.
     fn remember(&mut self, path: &TreePath) -> Result<(), Error> {
-        self.remembered += path.as_bytes().len() + REMEMBERED;
+        self.remember_bytes(path.as_bytes().len())
+    }
+
+    fn remember_bytes(&mut self, bytes: usize) -> Result<(), Error> {
+        self.remembered += bytes + REMEMBERED;
         if self.remembered > MOST_REMEMBERED {
             return Err(Error::Refused(
                 "more changed directories and links than can be remembered".to_owned(),
@@ -183,7 +200,7 @@ impl<'a> Entries<'a> {
         }
         self.remember(&path)?;
         self.before = Some(path.clone());
-        self.root_told |= path.is_root();
+        self.top_told |= self.is_top(&path);
         let mut current = Current { path, own: None, at: 0, last: None, missing: false };
         // Where one file is all that was asked for, what it is in is not part of the transfer.
         let takes_part = !(self.only.is_some() && current.path.is_root());
@@ -192,8 +209,11 @@ impl<'a> Entries<'a> {
             None => {
                 current.missing = true;
             }
-            Some(places) => match places.open(&current.path) {
-                Ok(open) => {
+            Some(places) => match fstat(places.root())
+                .map(|stat| stat.st_dev)
+                .and_then(|top| Ok((top, places.open(&current.path)?)))
+            {
+                Ok((top, open)) => {
                     let stat = fstat(open).map_err(|source| Error::Start {
                         doing: "look at",
                         path: current.path.to_string(),
@@ -205,7 +225,9 @@ impl<'a> Entries<'a> {
                         let last = self.directories.entry(current.path.clone()).or_default();
                         last.modified = last.modified.or(modified);
                     }
-                    if wants_extras {
+                    // As with rsync: what is mounted here is not looked into.
+                    let elsewhere = self.setting.options.one_file_system && stat.st_dev != top;
+                    if wants_extras && !elsewhere {
                         match Names::read(open) {
                             Ok(names) => current.own = Some(names),
                             Err(errno) => self.setting.problem(Problem::call(
@@ -237,7 +259,8 @@ impl<'a> Entries<'a> {
         };
         let (mut cursor, mut codec, mut count) = (Cursor(bytes), EntryCodec::default(), 1);
         while !cursor.0.is_empty() {
-            let entry = codec.read(&mut cursor)?;
+            let mut entry = codec.read(&mut cursor)?;
+            entry.mode = self.allowed(entry.mode);
             if current.last.as_ref().is_some_and(|before| *before >= entry.name) {
                 return Err(Error::Protocol("entries out of order"));
             }
@@ -245,7 +268,7 @@ impl<'a> Entries<'a> {
                 return Err(Error::Protocol("an entry that was not asked for"));
             }
             current.last = Some(entry.name.clone());
-            self.entries_of_root += u64::from(current.path.is_root());
+            self.entries_of_top += u64::from(self.is_top(&current.path));
             self.find_extras(&mut current, Some(&entry.name))?;
             let number =
                 Number::try_from(self.number).map_err(|_| Error::Protocol("more entries than numbers"))?;

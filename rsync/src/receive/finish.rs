@@ -54,7 +54,7 @@ fn delete(entries: &mut Entries<'_>, complete: bool) -> Result<(), Error> {
     if !complete {
         return refuse("nothing is deleted, since not all of the source could be read");
     }
-    if entries.root_told && entries.entries_of_root == 0 && setting.options.delete != Delete::EvenAll {
+    if entries.top_told && entries.entries_of_top == 0 && setting.options.delete != Delete::EvenAll {
         return refuse("nothing is deleted, since the source is empty");
     }
     let Some(places) = &mut entries.places else { return Ok(()) };
@@ -106,6 +106,7 @@ fn fetch(setting: &Setting<'_>, further: Further) -> Result<(), Error> {
         base: None,
         tries: 0,
         sum_bytes: 0,
+        may_be_same: false,
     };
     setting.flights.add(setting.session, number, flight)?;
     setting.say(&ToSender::WantWhole(number))?;

@@ -36,6 +36,8 @@ pub(crate) struct Flight {
     pub(crate) base: Option<BaseFile>,
     pub(crate) tries: u8,
     pub(crate) sum_bytes: u64,
+    /// The sender was asked whether it is what it has.
+    pub(crate) may_be_same: bool,
 }
 
 #[derive(Default)]

@@ -79,24 +79,39 @@ fn attributes_by_name(
     Ok(())
 }
 
-/// Owner, then mode, since a new owner takes the set-user-id bit away, then time.
+/// Whose it is after its attributes were set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owned {
+    AsTold,
+    /// Root may not give files away here.
+    ByUs(Errno),
+}
+
+/// Owner, then mode, since a new owner takes the set-user-id bit away, then time. Without the owner there are no set-id bits.
 pub(super) fn attributes_of_open(
     setting: &Setting<'_>,
     file: BorrowedFd<'_>,
     entry: &Entry,
     mode: Option<Mode>,
-) -> Result<(), Errno> {
+) -> Result<Owned, Errno> {
     let (user, group) = owners(setting, entry);
+    let mut owned = Owned::AsTold;
     if user.is_some() || group.is_some() {
-        fchown(file, user, group)?;
+        match fchown(file, user, group) {
+            Ok(()) => {}
+            // Without the capability, or a number that is none in this user namespace.
+            Err(errno @ (Errno::PERM | Errno::INVAL)) => owned = Owned::ByUs(errno),
+            Err(errno) => return Err(errno),
+        }
     }
     if let Some(mode) = mode {
-        fchmod(file, mode)?;
+        let kept = if owned == Owned::AsTold { 0o7777 } else { 0o1777 };
+        fchmod(file, Mode::from_raw_mode(mode.as_raw_mode() & kept))?;
     }
     if setting.compared.times {
         futimens(file, &times(entry.modified))?;
     }
-    Ok(())
+    Ok(owned)
 }
 
 /// Gives a file or directory that is there what differs, and nothing else.

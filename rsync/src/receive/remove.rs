@@ -8,7 +8,7 @@ use crate::filter::Side;
 use crate::name::{Name, TreePath};
 use crate::place::{self, Names, Places};
 use crate::session::lock;
-use rustix::fs::{AtFlags, unlinkat};
+use rustix::fs::{AtFlags, fstat, unlinkat};
 use rustix::io::Errno;
 
 /// Why something is removed. As with rsync, what makes way for something of its name is not told, counted or limited;
@@ -43,12 +43,19 @@ pub(super) fn remove(
         Ok(open) => open,
         Err(errno) => return failed("open its directory", errno),
     };
-    let kind = match place::stat(open, name) {
-        Ok(None) => return Ok(Removed::Gone),
-        Ok(Some(stat)) => Kind::of(stat.st_mode).unwrap_or(Kind::File),
+    let (kind, is_mounted) = match fstat(open).and_then(|parent| Ok((parent, place::stat(open, name)?))) {
+        Ok((_, None)) => return Ok(Removed::Gone),
+        Ok((parent, Some(stat))) => {
+            (Kind::of(stat.st_mode).unwrap_or(Kind::File), stat.st_dev != parent.st_dev)
+        }
         Err(errno) => return failed("look at it", errno),
     };
     if setting.options.filters.excludes(path.as_bytes(), kind == Kind::Directory, Side::Receiver) {
+        return Ok(Removed::Stays);
+    }
+    // A volume may hold what the source has never had, and itself cannot be deleted anyway.
+    if is_mounted && kind == Kind::Directory {
+        setting.skip(&path, "not deleted: something is mounted there")?;
         return Ok(Removed::Stays);
     }
     let flags = if kind == Kind::Directory {

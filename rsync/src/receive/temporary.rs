@@ -4,9 +4,11 @@
 //! one is still writing. Its name says which file it is of.
 
 use crate::content::is_zero;
+use crate::entry::Kind;
 use crate::file::errno;
 use crate::name::{Name, PARTIAL, TEMPORARY};
 use crate::place;
+use crate::receive::compare;
 use rustix::fs::{
     AtFlags, FlockOperation, Mode, OFlags, RenameFlags, flock, openat, renameat, renameat_with, unlinkat,
 };
@@ -143,6 +145,9 @@ impl Temporary {
     pub(super) fn keep(mut self, of: &Name) {
         if self.written > 0 && self.end().is_ok() {
             let partial = partial_name(of);
+            if kept_before(self.directory.as_fd(), &partial) >= self.written {
+                return;
+            }
             self.placed =
                 renameat(&self.directory, self.name.as_bytes(), &self.directory, partial.as_bytes()).is_ok();
         }
@@ -158,9 +163,16 @@ impl Drop for Temporary {
     }
 }
 
+/// How much of a file is kept already, of a transfer that came further.
+fn kept_before(directory: BorrowedFd<'_>, partial: &Name) -> u64 {
+    let stat = place::stat(directory, partial).ok().flatten();
+    stat.filter(|stat| Kind::of(stat.st_mode) == Some(Kind::File)).map_or(0, |stat| compare::size(&stat))
+}
+
 /// Removes a file that a transfer has left, unless one is still writing it; with `keep` it goes on from there.
 pub(super) fn clean(directory: BorrowedFd<'_>, name: &Name, keep: bool) -> Result<(), Errno> {
-    if !name.is_temporary() && keep {
+    // Of what only begins as our names do, nobody knows whose it is.
+    if !name.is_temporary() && (keep || !name.is_partial()) {
         return Ok(());
     }
     if let Ok((file, stat)) = place::open_file(directory, name) {
@@ -171,6 +183,9 @@ pub(super) fn clean(directory: BorrowedFd<'_>, name: &Name, keep: bool) -> Resul
             name.as_bytes().strip_prefix(TEMPORARY).and_then(|rest| rest.split(|byte| *byte == b'.').next());
         if let Some(label) = label.filter(|label| keep && stat.st_size > 0 && label.len() == 16) {
             let partial = Name::new(&[PARTIAL, label].concat()).map_err(|_| Errno::INVAL)?;
+            if kept_before(directory, &partial) >= u64::try_from(stat.st_size).unwrap_or(0) {
+                return unlinkat(directory, name.as_bytes(), AtFlags::empty());
+            }
             return renameat(directory, name.as_bytes(), directory, partial.as_bytes());
         }
     }
@@ -181,7 +196,9 @@ pub(super) fn clean(directory: BorrowedFd<'_>, name: &Name, keep: bool) -> Resul
 mod tests {
     use super::*;
     use crate::place::DIRECTORY;
+    use std::ffi::OsStr;
     use std::fs;
+    use std::os::unix::ffi::OsStrExt as _;
 
     fn temporary(root: &std::path::Path, sparse: bool) -> Temporary {
         let directory = rustix::fs::open(root, DIRECTORY, Mode::empty()).unwrap();
@@ -199,6 +216,20 @@ mod tests {
         temporary(root.path(), false).place(&name, false).unwrap();
         assert_eq!(fs::read(root.path().join("file")).unwrap(), b"");
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn of_two_interrupted_transfers_the_one_that_came_further_is_kept() {
+        let root = tempfile::tempdir().unwrap();
+        let name = Name::new(b"file").unwrap();
+        for (written, kept) in [(1000, 1000), (10, 1000), (2000, 2000)] {
+            let mut file = temporary(root.path(), false);
+            file.write(&vec![7; written]).unwrap();
+            file.keep(&name);
+            let partial = fs::metadata(root.path().join(OsStr::from_bytes(partial_name(&name).as_bytes())));
+            assert_eq!(partial.unwrap().len(), kept);
+            assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+        }
     }
 
     #[test]

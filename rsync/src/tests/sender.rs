@@ -1,14 +1,15 @@
 //! A receiver with a sender that lies.
 
-use super::peer::{Peer, file, hash, pulled, refused};
+use super::peer::{Peer, file, hash, pulled, pulled_as, refused};
 use crate::entry::{Entry, EntryCodec, Kind, Time};
 use crate::error::{Code, Error};
-use crate::message::{Either, Failure, Gap, MOST_TOLD, ToReceiver, ToSender};
+use crate::message::{Attributes, Either, Failure, Gap, MOST_TOLD, ToReceiver, ToSender};
 use crate::name::TreePath;
 use crate::options::Options;
 use crate::stats::Totals;
 use proptest::prelude::*;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 fn told() -> ToReceiver {
@@ -117,6 +118,54 @@ fn case_6_a_forged_match_costs_the_whole_file_and_no_wrong_byte() {
     });
     assert_eq!(summary.unwrap().code, Code::Vanished);
     assert_eq!(names(root.path()), ["base"]);
+}
+
+#[test]
+fn what_was_not_asked_for_is_not_taken() {
+    found_out("a file's further name without -H", |peer| {
+        peer.source();
+        let leader = Some(TreePath::new(b"base").unwrap());
+        peer.entries("", &[Entry { leader, ..file("other", 4000) }], true);
+        peer.wait_for(|_| false);
+    });
+    found_out("the same as what was only a beginning", |peer| {
+        peer.source();
+        peer.entries("", &[file("base", 5000)], true);
+        peer.wait_for(|message| matches!(message, ToSender::WantTail { number: 0, .. }));
+        peer.say(&ToReceiver::Same(0));
+        peer.wait_for(|_| false);
+    });
+    let root = tempfile::tempdir().unwrap();
+    let before = fs::metadata(root.path()).unwrap().permissions();
+    let named = pulled_as(root.path(), b"/source/file", &Options { perms: true, ..options() }, |peer| {
+        let root = Attributes { mode: 0o777, ..Attributes::default() };
+        peer.say(&ToReceiver::Source { kind: Kind::Directory, content: true, root });
+        peer.say(&told());
+        peer.wait_for(|_| false);
+    });
+    refused(named, "the directory of a file");
+    assert_eq!(fs::metadata(root.path()).unwrap().permissions(), before);
+}
+
+#[test]
+fn set_id_bits_are_not_given_that_were_not_asked_for() {
+    for (set_id, expected) in [(false, 0o755), (true, 0o6755)] {
+        let root = tempfile::tempdir().unwrap();
+        let options = Options { perms: true, set_id, ..options() };
+        let done = pulled(root.path(), &options, |peer| {
+            peer.source();
+            peer.entries("", &[Entry { mode: 0o6755, ..file("tool", 1) }], true);
+            peer.say(&told());
+            peer.wait_for(|message| *message == ToSender::WantWhole(0));
+            peer.say(&ToReceiver::File { number: 0, size: 1, modified: Time::default() });
+            peer.say(&ToReceiver::Data(vec![3]));
+            peer.say(&ToReceiver::End(hash(&[3])));
+            peer.wait_for(|message| matches!(message, ToSender::Finished(_)));
+        });
+        assert_eq!(done.unwrap().code, Code::Done);
+        let mode = fs::metadata(root.path().join("tool")).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, expected, "{set_id}");
+    }
 }
 
 #[test]

@@ -2,8 +2,8 @@
 //! single parts are beside these: 1 to 4 with the signature and the search, 7 and 8 with the link, 9 with names and entries.
 
 use crate::harness::{
-    Done, Trees, Way, age, archive, both, bytes, content, link, mode, noise, policy, state, transfer, trees,
-    whole, write,
+    Done, Mount, Trees, WAYS, Way, age, archive, both, bytes, content, link, mode, noise, policy, state,
+    transfer, trees, whole, write,
 };
 use rustix::fs::{AtFlags, CWD, Mode, RenameFlags, renameat_with};
 use skpr_rsync::options::{Delete, Options};
@@ -24,8 +24,6 @@ impl Drop for Stop<'_> {
         self.0.store(true, Ordering::Relaxed);
     }
 }
-
-const WAYS: [Way; 2] = [Way::Push, Way::Pull];
 
 fn leftovers(root: &Path) -> Vec<String> {
     state(root).into_keys().filter(|name| name.contains(".skpr-")).collect()
@@ -220,54 +218,6 @@ fn case_16_another_name_of_a_file_keeps_its_content() {
 }
 
 #[test]
-fn case_17_an_empty_or_unreadable_source_deletes_nothing() {
-    for way in WAYS {
-        let trees = trees();
-        write(&trees.to.join("precious"), b"x");
-        let options = Options { delete: Delete::Yes, ..archive() };
-        let done = content(way, &trees.from, &trees.to, &options);
-        assert!(trees.to.join("precious").exists());
-        assert_eq!(done.summary.code, Code::Partial, "{done:?}");
-        content(way, &trees.from, &trees.to, &Options { delete: Delete::EvenAll, ..options.clone() });
-        assert!(!trees.to.join("precious").exists());
-        // A directory whose path is too long to be told stands for what cannot be read: root reads everything.
-        write(&trees.to.join("precious"), b"x");
-        write(&trees.from.join("other"), b"x");
-        let mut deep = trees.from.clone();
-        let name = "n".repeat(250);
-        let before = std::env::current_dir().unwrap();
-        make_too_deep(&mut deep, &name);
-        assert_eq!(std::env::current_dir().unwrap(), before);
-        let done = content(way, &trees.from, &trees.to, &options);
-        assert!(trees.to.join("precious").exists(), "{:?}", done.problems);
-        assert_eq!(done.summary.code, Code::Partial);
-    }
-}
-
-/// Directories in each other until no path leads to the last.
-fn make_too_deep(root: &mut Path, name: &str) {
-    let mut directory = rustix::fs::open(&*root, rustix::fs::OFlags::DIRECTORY, Mode::empty()).unwrap();
-    for _ in 0..20 {
-        rustix::fs::mkdirat(&directory, name, Mode::RWXU).unwrap();
-        directory =
-            rustix::fs::openat(&directory, name, rustix::fs::OFlags::DIRECTORY, Mode::empty()).unwrap();
-    }
-}
-
-#[test]
-fn case_17_deletions_stop_where_they_are_told_to() {
-    let trees = trees();
-    write(&trees.from.join("keep"), b"x");
-    for file in 0..5 {
-        write(&trees.to.join(format!("extra{file}")), b"x");
-    }
-    let options = Options { delete: Delete::Yes, max_delete: Some(2), ..archive() };
-    let done = content(Way::Push, &trees.from, &trees.to, &options);
-    assert_eq!((done.summary.code, done.summary.stats.received.deleted), (Code::MaxDelete, 2));
-    assert_eq!(fs::read_dir(&trees.to).unwrap().count(), 4);
-}
-
-#[test]
 fn case_18_what_an_interruption_left_is_no_way_out() {
     let trees = trees();
     let outside = trees.root.path().join("outside");
@@ -421,26 +371,6 @@ fn case_25_files_at_the_edges_of_blocks_arrive() {
     }
 }
 
-/// A small file system of its own; none where mounting is not allowed.
-struct Mount(tempfile::TempDir);
-
-impl Mount {
-    fn new(options: &str) -> Option<Mount> {
-        let directory = tempfile::tempdir().unwrap();
-        let mount = std::process::Command::new("mount")
-            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
-            .arg(directory.path())
-            .status();
-        mount.is_ok_and(|status| status.success()).then_some(Mount(directory))
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        drop(std::process::Command::new("umount").arg(self.0.path()).status());
-    }
-}
-
 #[test]
 fn case_26_a_full_disk_leaves_the_old_file_and_says_which() {
     let Some(mount) = Mount::new("size=3m") else { return };
@@ -461,27 +391,6 @@ fn case_26_a_full_disk_leaves_the_old_file_and_says_which() {
         }
         assert_eq!(fs::read(mount.0.path().join("file")).unwrap(), b"old");
         assert_eq!(leftovers(mount.0.path()), [""; 0]);
-    }
-}
-
-#[test]
-fn case_17_what_is_mounted_elsewhere_stays_where_it_is() {
-    let Some(mount) = Mount::new("size=1m") else { return };
-    write(&mount.0.path().join("other"), b"x");
-    for way in WAYS {
-        let trees = trees();
-        let at = trees.from.join("mounted");
-        fs::create_dir(&at).unwrap();
-        write(&trees.from.join("file"), b"x");
-        let bind = std::process::Command::new("mount").arg("--bind").args([mount.0.path(), &at]).status();
-        assert!(bind.unwrap().success());
-        fs::create_dir(trees.to.join("mounted")).unwrap();
-        write(&trees.to.join("mounted/precious"), b"x");
-        let options = Options { delete: Delete::Yes, one_file_system: true, ..archive() };
-        let done = content(way, &trees.from, &trees.to, &options);
-        assert!(std::process::Command::new("umount").arg(&at).status().unwrap().success());
-        let names: Vec<String> = state(&trees.to).into_keys().collect();
-        assert_eq!(names, ["", "file", "mounted", "mounted/precious"], "{done:?}");
     }
 }
 
@@ -553,13 +462,13 @@ fn case_27_what_a_killed_process_left_is_put_away_or_gone_on_with() {
         let label: String = hash.as_bytes().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
         let left = trees.to.join(format!(".skpr-rsync.{label}.0123456789abcdef"));
         // Another process that still writes keeps its file.
-        let held = File::create(trees.to.join(".skpr-rsync.0000000000000000.1")).unwrap();
+        let held = File::create(trees.to.join(".skpr-rsync.0000000000000000.0000000000000001")).unwrap();
         held.lock().unwrap();
         fs::write(&left, &data[..900_000]).unwrap();
         let stats =
             content(way, &trees.from, &trees.to, &Options { partial: true, ..archive() }).summary.stats;
         assert!(stats.sent_bytes + stats.received_bytes < 200_000, "{stats:?}");
-        assert_eq!(leftovers(&trees.to), [".skpr-rsync.0000000000000000.1"]);
+        assert_eq!(leftovers(&trees.to), [".skpr-rsync.0000000000000000.0000000000000001"]);
         drop(held);
         fs::write(&left, &data[..900_000]).unwrap();
         content(way, &trees.from, &trees.to, &archive());

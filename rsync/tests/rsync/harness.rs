@@ -182,3 +182,25 @@ pub(crate) fn age(path: &Path, seconds: u64) {
 pub(crate) fn mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
+
+/// A small file system of its own; none where mounting is not allowed.
+pub(crate) struct Mount(pub(crate) tempfile::TempDir);
+
+impl Mount {
+    pub(crate) fn new(options: &str) -> Option<Mount> {
+        let directory = tempfile::tempdir().unwrap();
+        let mount = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", options, "tmpfs"])
+            .arg(directory.path())
+            .status();
+        mount.is_ok_and(|status| status.success()).then_some(Mount(directory))
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        drop(std::process::Command::new("umount").arg(self.0.path()).status());
+    }
+}
+
+pub(crate) const WAYS: [Way; 2] = [Way::Push, Way::Pull];

@@ -4,5 +4,6 @@
 
 mod against_rsync;
 mod cases;
+mod deletions;
 mod harness;
 mod transfers;

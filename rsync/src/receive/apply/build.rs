@@ -3,13 +3,13 @@
 use super::is_same_base;
 use crate::content::{ContentHash, ContentHasher};
 use crate::entry::{Entry, Time};
-use crate::error::Error;
+use crate::error::{Error, Problem};
 use crate::file::read_exact;
 use crate::message::Number;
 use crate::place::{self, Places};
 use crate::receive::Setting;
 use crate::receive::flights::Flight;
-use crate::receive::place_entry::{attributes_of_open, new_mode};
+use crate::receive::place_entry::{Owned, attributes_of_open, new_mode};
 use crate::receive::temporary::{Temporary, partial_name};
 use crate::session::Event;
 use rustix::fs::{Mode, fstat};
@@ -176,9 +176,11 @@ impl Build {
         let finished = temporary
             .end()
             .and_then(|()| attributes_of_open(setting, temporary.file.as_fd(), &entry, Some(mode)))
-            .and_then(|()| temporary.place(&entry.name, nothing_there));
-        if let Err(errno) = finished {
-            return Ok(Outcome::Failed("put it in place", errno));
+            .and_then(|owned| temporary.place(&entry.name, nothing_there).map(|()| owned));
+        match finished {
+            Ok(Owned::AsTold) => {}
+            Ok(Owned::ByUs(errno)) => setting.problem(Problem::call(&flight.path, "set its owner", errno))?,
+            Err(errno) => return Ok(Outcome::Failed("put it in place", errno)),
         }
         if setting.options.partial
             && let Ok(directory) = places.open(&flight.directory)

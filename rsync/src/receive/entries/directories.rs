@@ -9,7 +9,7 @@ use crate::name::{Name, TreePath};
 use crate::options::Delete;
 use crate::place::Names;
 use crate::receive::compare;
-use crate::receive::place_entry::{adjust, attributes_of_open, new_mode};
+use crate::receive::place_entry::{Owned, adjust, attributes_of_open, new_mode};
 use crate::receive::remove::{Removed, Why, remove};
 use rustix::fs::{Mode, Stat, fstat, mkdirat};
 
@@ -20,7 +20,7 @@ impl Entries<'_> {
         let entry = Entry {
             name,
             kind: Kind::Directory,
-            mode: root.mode,
+            mode: self.allowed(root.mode),
             size: 0,
             modified: root.modified,
             user: if self.setting.compared.owner { root.user } else { 0 },
@@ -61,7 +61,8 @@ impl Entries<'_> {
             if (differs.owner
                 || differs.group
                 || differs.new && (self.setting.compared.owner || self.setting.compared.group))
-                && let Err(errno) = attributes_of_open(self.setting, places.root(), &entry, mode)
+                && let Err(errno) | Ok(Owned::ByUs(errno)) =
+                    attributes_of_open(self.setting, places.root(), &entry, mode)
             {
                 self.setting.problem(Problem::call(&TreePath::root(), "set its owner", errno))?;
             }
@@ -153,8 +154,12 @@ impl Entries<'_> {
                 let made = places.open(&path)?;
                 attributes_of_open(self.setting, made, &entry, Some(mode | Mode::RWXU))
             });
-            if let Err(errno) = made {
-                return self.setting.problem(Problem::call(&path, "make the directory", errno));
+            match made {
+                Ok(Owned::AsTold) => {}
+                Ok(Owned::ByUs(errno)) => {
+                    self.setting.problem(Problem::call(&path, "set its owner", errno))?;
+                }
+                Err(errno) => return self.setting.problem(Problem::call(&path, "make the directory", errno)),
             }
             let modified = self.times(entry.modified);
             self.directories.insert(path.clone(), Last { mode: Some(mode.as_raw_mode()), modified });

@@ -19,13 +19,13 @@ impl Entries<'_> {
         stat: Option<Stat>,
     ) -> Result<(), Error> {
         if !self.setting.options.links {
-            return self.setting.session.skip(&path, "skipped: it is a symbolic link");
+            return self.setting.skip(&path, "skipped: it is a symbolic link");
         }
         if entry.target.is_empty() {
             return Err(Error::Protocol("a link that leads nowhere"));
         }
         if self.setting.options.safe_links && leads_out(&path, &entry.target) {
-            return self.setting.session.skip(&path, "skipped: the link leads out of the tree");
+            return self.setting.skip(&path, "skipped: the link leads out of the tree");
         }
         let mut differs = Differs { new: stat.is_none(), ..Differs::default() };
         if let (Some(stat), Some(places)) = (&stat, &mut self.places)
@@ -56,7 +56,7 @@ impl Entries<'_> {
         let wanted =
             if entry.kind.is_device() { self.setting.options.devices } else { self.setting.options.specials };
         if !wanted {
-            return self.setting.session.skip(&path, "skipped: it is a device, a pipe or a socket");
+            return self.setting.skip(&path, "skipped: it is a device, a pipe or a socket");
         }
         let mut entry = entry;
         if entry.kind != Kind::Fifo {
@@ -122,7 +122,7 @@ impl Entries<'_> {
             match made {
                 Ok(()) => {}
                 Err(Errno::PERM) if entry.kind.is_device() => {
-                    return self.setting.session.skip(&path, "skipped: only root makes devices");
+                    return self.setting.skip(&path, "skipped: only root makes devices");
                 }
                 Err(errno) => return self.setting.problem(Problem::call(&path, "make it", errno)),
             }

@@ -31,8 +31,11 @@ impl Entries<'_> {
         stat: Option<Stat>,
     ) -> Result<(), Error> {
         if let Some(leader) = entry.leader.clone() {
+            self.check_leader(&leader)?;
             if self.make_way(current, &path, &entry, stat.as_ref())? {
-                self.remember(&path)?;
+                // The leader is in the entry as well.
+                let held = [&current.path, &leader, &leader].map(|path| path.as_bytes().len());
+                self.remember_bytes(held.iter().sum::<usize>() + entry.name.as_bytes().len())?;
                 self.links.push(Further { directory: current.path.clone(), number, entry, leader });
             }
             return Ok(());
@@ -64,6 +67,20 @@ impl Entries<'_> {
         self.fetch(current, number, path, entry, differs, Some(found))
     }
 
+    /// A further name is of a file that takes part, and only where such names were asked for: else the sender could give a
+    /// file's name to any other that is here, and then change that.
+    fn check_leader(&self, leader: &TreePath) -> Result<(), Error> {
+        let inside = self
+            .only
+            .as_ref()
+            .is_none_or(|only| leader.components().next().is_some_and(|first| first == only.as_bytes()));
+        if self.setting.compared.hard_links && inside {
+            Ok(())
+        } else {
+            Err(Error::Protocol("a further name of a file that was not asked for"))
+        }
+    }
+
     fn hash(&mut self, current: &Current, entry: &Entry) -> Result<ContentHash, Errno> {
         let Some(places) = &mut self.places else { return Err(Errno::NOENT) };
         file::hash(places.open(&current.path)?, &entry.name)
@@ -92,7 +109,8 @@ impl Entries<'_> {
         let differs = compare::attributes(&entry, found, self.setting.compared, false);
         let base = BaseFile { name: entry.name.clone(), size: entry.size, identity: Identity::of(found) };
         let length = entry.size;
-        let flight = self.flight(current, path, entry, differs, Some(found), Some(base));
+        let mut flight = self.flight(current, path, entry, differs, Some(found), Some(base));
+        flight.may_be_same = true;
         self.setting.flights.add(self.setting.session, number, flight)?;
         self.setting.say(&ToSender::WantRest { number, length, hash })
     }
@@ -119,6 +137,7 @@ impl Entries<'_> {
             base,
             tries: 0,
             sum_bytes: 0,
+            may_be_same: false,
         }
     }
 
