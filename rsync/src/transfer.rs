@@ -7,7 +7,7 @@
 use crate::entry::Kind;
 use crate::error::{Code, Error};
 use crate::link::{Inbox, Link, Outbox, Packing, plain_packet};
-use crate::message::Either;
+use crate::message::{Either, ToSender};
 use crate::name::{LONGEST_PATH, Name, escape};
 use crate::options::Options;
 use crate::place::{Base, Places};
@@ -115,6 +115,16 @@ fn client(
     let (reader, writer, close) = halves(link);
     let outbox = Outbox::new(writer, FIRST_LEVEL, None)?;
     let session = Session::new(outbox, local.watcher).patient(local.silence);
+    let mut inbox = Inbox::new(reader)?.with_hello(check_hello);
+    if let Err(error) = ask(&session, &wish) {
+        // A server that takes nothing may have said why before it went.
+        return Err(in_time(&session, &*close, || last_words(&session, &mut inbox, error)));
+    }
+    let done = run(&session, &wish, inbox, &*close, (local.base, local.path.to_vec()))?;
+    Ok(summary(&session, done))
+}
+
+fn ask(session: &Session<'_>, wish: &Wish) -> Result<(), Error> {
     session.outbox.send(&hello(), Packing::AsItIs)?;
     session.outbox.configure(wish.options.level(), wish.options.bandwidth)?;
     let mut message = vec![];
@@ -123,10 +133,30 @@ fn client(
         session.outbox.send(chunk, Packing::Compress)?;
     }
     session.outbox.send(&[], Packing::Compress)?;
-    session.outbox.flush()?;
-    let inbox = Inbox::new(reader)?.with_hello(check_hello);
-    let done = run(&session, &wish, inbox, &*close, (local.base, local.path.to_vec()))?;
-    Ok(summary(&session, done))
+    session.outbox.flush()
+}
+
+/// What the other end has said to end it, else what is known here.
+fn last_words(session: &Session<'_>, inbox: &mut Inbox, error: Error) -> Error {
+    match inbox.next(&session.pulse) {
+        Ok(Some(message)) => match ToSender::decode(&message) {
+            Ok(ToSender::Either(Either::Abort { code, text })) => Error::Peer { code, text: escape(&text) },
+            _ => error,
+        },
+        _ => error,
+    }
+}
+
+/// Does what waits for the other end, which is let go when that says nothing for too long.
+fn in_time<T>(session: &Session<'_>, close: &(dyn Fn() + Send + Sync), work: impl FnOnce() -> T) -> T {
+    let reading = AtomicBool::new(true);
+    std::thread::scope(|scope| {
+        let watch = scope.spawn(|| session.watch(close, &reading)).thread().clone();
+        let done = work();
+        reading.store(false, Ordering::Release);
+        watch.unpark();
+        done
+    })
 }
 
 /// Does what a client at the other end asks for, with files below `base`.
@@ -186,14 +216,7 @@ fn wish_in_time(
     inbox: &mut Inbox,
     close: &(dyn Fn() + Send + Sync),
 ) -> Result<Wish, Error> {
-    let reading = AtomicBool::new(true);
-    let wish = std::thread::scope(|scope| {
-        let watch = scope.spawn(|| session.watch(close, &reading)).thread().clone();
-        let wish = wish_of(session, inbox);
-        reading.store(false, Ordering::Release);
-        watch.unpark();
-        wish
-    });
+    let wish = in_time(session, close, || wish_of(session, inbox));
     match session.failure() {
         Some(failure) => Err(failure),
         None => wish,

@@ -8,7 +8,7 @@ use crate::name::Name;
 use crate::place;
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, chownat, fchmod, fchown,
-    futimens, mknodat, openat, renameat, symlinkat, utimensat,
+    fstat, futimens, mknodat, openat, renameat, symlinkat, utimensat,
 };
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -96,7 +96,11 @@ pub(super) fn attributes_of_open(
 ) -> Result<Owned, Errno> {
     let (user, group) = owners(setting, entry);
     let mut owned = Owned::AsTold;
-    if user.is_some() || group.is_some() {
+    // Most are root's and are made by root; a change of nothing still costs the file system a write.
+    let stat = fstat(file)?;
+    let differs = user.is_some_and(|user| user.as_raw() != stat.st_uid)
+        || group.is_some_and(|group| group.as_raw() != stat.st_gid);
+    if differs {
         match fchown(file, user, group) {
             Ok(()) => {}
             // Without the capability, or a number that is none in this user namespace.
