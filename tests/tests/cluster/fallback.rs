@@ -103,10 +103,14 @@ fn every_byte_arrives_both_ways(site: &Site) -> Result<()> {
         assert_eq!(back.status.code(), Some(0), "{}", text(&back.stderr));
         ensure!(back.stdout == noise, "{} bytes came back", back.stdout.len());
     }
-    // One that ends without having read ends all the same, whatever is still on its way to it.
+    // One that ends without having read ends all the same, whatever is still on its way to it. Kubernetes sometimes loses with
+    // that what was said last, and calls it a success: then nobody knows, which is said.
     for round in 0..20 {
         let ended = fed(skpr(&["sh", "-c", "exit 7"])?, noise.clone())?;
-        assert_eq!(ended.status.code(), Some(7), "round {round}: {}", text(&ended.stderr));
+        let (code, said) = (ended.status.code(), text(&ended.stderr));
+        let known =
+            code == Some(7) || code == Some(255) && said.contains("nobody knows how the process ended");
+        assert!(known, "round {round}: {code:?}: {said}");
     }
     Ok(())
 }
