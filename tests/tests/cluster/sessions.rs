@@ -344,7 +344,9 @@ pub(crate) fn a_namespace_that_is_denied_is_not_entered_by_whoever_may(site: &Si
     let command = r#"[sh, -c, "while :; do sleep 1; done"]"#;
     instance(&site.sites, "dev", SITE_IMAGE, command, USUAL)?;
     site.reaches("dev", &["true"])?;
-    site.skpr.upgrade(&[&format!("sessions.denyNamespaces={{{}}}", site.sites.name())])?;
+    // The second is for where no agent serves sessions, and makes no difference where one does.
+    let denied = format!("sessions.denyNamespaces={{{}}}", site.sites.name());
+    site.skpr.upgrade(&[&denied, "sessions.podsExec=true"])?;
     let expected = format!("processes of namespace `{}` are not for sessions", site.sites.name());
     eventually("the agents have heard", TIMEOUT, || {
         let refused = exec(&site.user, "dev", &["true"])?.exit(126)?;
