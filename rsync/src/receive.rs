@@ -5,12 +5,12 @@
 //! destination are touched, and none through a link.
 
 mod apply;
+mod attributes;
 mod compare;
 mod destination;
 mod entries;
 mod finish;
 mod flights;
-mod place_entry;
 mod remove;
 mod temporary;
 
@@ -30,7 +30,6 @@ use entries::{Entries, Told};
 use flights::Flights;
 use std::collections::VecDeque;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 /// Batches of messages about files that may wait for the disk: 4 MiB, beyond which the sender has to wait.
@@ -94,15 +93,13 @@ pub(crate) fn receive(
         flights: Flights::default(),
         received: Mutex::new(Received::default()),
     };
-    let (lists, reading) = (Lists::default(), AtomicBool::new(true));
+    let lists = Lists::default();
     std::thread::scope(|scope| {
-        let watch = scope.spawn(|| session.watch(close, &reading)).thread().clone();
-        let (setting, lists, reading) = (&setting, &lists, &reading);
+        let (watched, setting, lists) = (session.watched(scope, close), &setting, &lists);
         let (files, waiting) = sync_channel(MOST_WAITING);
         scope.spawn(move || {
             session.guard(|| read(session, lists, files, inbox));
-            reading.store(false, Ordering::Release);
-            watch.unpark();
+            drop(watched);
             lists.changed.tell();
         });
         session.guard(|| run(scope, setting, lists, waiting, destination, root, &key))

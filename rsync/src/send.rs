@@ -20,7 +20,6 @@ use crate::session::{Event, Session};
 use crate::stats::{Received, Totals};
 use crate::tree::{Only, Tree};
 use desk::{Desk, Queued};
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What is to be sent.
 pub(crate) struct Outgoing {
@@ -40,14 +39,11 @@ pub(crate) fn send(
     close: &(dyn Fn() + Send + Sync),
 ) -> Result<(Received, Totals), Error> {
     let desk = Desk::default();
-    let reading = AtomicBool::new(true);
     std::thread::scope(|scope| {
-        let watch = scope.spawn(|| session.watch(close, &reading)).thread().clone();
-        let (desk, reading) = (&desk, &reading);
+        let (watched, desk) = (session.watched(scope, close), &desk);
         scope.spawn(move || {
             session.guard(|| read(session, desk, inbox));
-            reading.store(false, Ordering::Release);
-            watch.unpark();
+            drop(watched);
             desk.wake();
         });
         session.guard(|| {

@@ -9,7 +9,8 @@ use crate::link::{Link, Outbox, Packing, Pulse};
 use crate::message::Either;
 use crate::name::TreePath;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{Scope, Thread};
 use std::time::{Duration, Instant};
 
 /// After so much silence the other end is taken for dead; it says something at least every [`ALIVE`].
@@ -153,12 +154,24 @@ impl<'a> Session<'a> {
         *lock(&self.code)
     }
 
+    /// Has the other end watched over while something is read from it: until what is returned is dropped.
+    pub(crate) fn watched<'scope>(
+        &'scope self,
+        scope: &'scope Scope<'scope, '_>,
+        close: &'scope (dyn Fn() + Send + Sync),
+    ) -> Watched {
+        let reading = Arc::new(AtomicBool::new(true));
+        let read = Arc::clone(&reading);
+        let watch = scope.spawn(move || self.watch(close, &read)).thread().clone();
+        Watched { reading, watch }
+    }
+
     /// Keeps the connection alive and watches over the other end, until the session is over; then sees to it that
     /// whoever still reads is let go.
-    pub(crate) fn watch(&self, close: &(dyn Fn() + Send + Sync), reading: &AtomicBool) {
+    fn watch(&self, close: &(dyn Fn() + Send + Sync), reading: &AtomicBool) {
         let mut over_at = None;
         while reading.load(Ordering::Acquire) {
-            // The reader wakes this thread when it ends.
+            // It is woken when nothing is read any more.
             std::thread::park_timeout(TICK);
             if self.is_over() {
                 let since: &Instant = over_at.get_or_insert_with(Instant::now);
@@ -181,6 +194,19 @@ impl<'a> Session<'a> {
                 self.fail(error);
             }
         }
+    }
+}
+
+/// Held by whoever reads.
+pub(crate) struct Watched {
+    reading: Arc<AtomicBool>,
+    watch: Thread,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.reading.store(false, Ordering::Release);
+        self.watch.unpark();
     }
 }
 

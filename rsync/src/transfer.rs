@@ -19,7 +19,7 @@ use crate::wire::{Cursor, Malformed, put_bytes, put_number};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// The version of the protocol. Two ends with different ones say so and stop.
@@ -149,13 +149,9 @@ fn last_words(session: &Session<'_>, inbox: &mut Inbox, error: Error) -> Error {
 
 /// Does what waits for the other end, which is let go when that says nothing for too long.
 fn in_time<T>(session: &Session<'_>, close: &(dyn Fn() + Send + Sync), work: impl FnOnce() -> T) -> T {
-    let reading = AtomicBool::new(true);
     std::thread::scope(|scope| {
-        let watch = scope.spawn(|| session.watch(close, &reading)).thread().clone();
-        let done = work();
-        reading.store(false, Ordering::Release);
-        watch.unpark();
-        done
+        let _watched = session.watched(scope, close);
+        work()
     })
 }
 

@@ -178,7 +178,7 @@ impl Apply<'_> {
         let adjusted = self
             .places
             .open(&flight.directory)
-            .and_then(|open| super::place_entry::adjust(self.setting, open, &flight.entry, flight.differs));
+            .and_then(|open| super::attributes::adjust(self.setting, open, &flight.entry, flight.differs));
         if let Err(errno) = adjusted {
             return self.land(number, Problem::call(&flight.path, "set its attributes", errno));
         }

@@ -6,8 +6,8 @@ mod regular;
 
 use super::Setting;
 use super::destination::Resolved;
-use super::temporary;
-use crate::change::Change;
+use super::{attributes, temporary};
+use crate::change::{Change, Differs};
 use crate::entry::{Entry, EntryCodec, Kind, Time};
 use crate::error::{Error, Problem};
 use crate::message::{MOST_TOLD, Number, ToSender};
@@ -163,6 +163,26 @@ impl<'a> Entries<'a> {
         match &self.only {
             Some(only) => directory.as_bytes() == only.as_bytes(),
             None => directory.is_root(),
+        }
+    }
+
+    /// Gives what is there what differs. Whether it could; if not, that is told.
+    fn adjust(
+        &mut self,
+        current: &Current,
+        path: &TreePath,
+        entry: &Entry,
+        differs: Differs,
+    ) -> Result<bool, Error> {
+        let Some(places) = self.places.as_mut().filter(|_| !self.setting.options.dry_run) else {
+            return Ok(true);
+        };
+        let open = places.open(&current.path);
+        match open.and_then(|open| attributes::adjust(self.setting, open, entry, differs)) {
+            Ok(()) => Ok(true),
+            Err(errno) => {
+                self.setting.problem(Problem::call(path, "set its attributes", errno)).map(|()| false)
+            }
         }
     }
 

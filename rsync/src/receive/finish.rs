@@ -30,7 +30,7 @@ pub(super) fn finish(mut entries: Entries<'_>, complete: bool) -> Result<Receive
         for (path, last) in directories.into_iter().rev() {
             let finished = places
                 .open(&path)
-                .and_then(|open| super::place_entry::finish_directory(open, last.mode, last.modified));
+                .and_then(|open| super::attributes::finish_directory(open, last.mode, last.modified));
             match finished {
                 // It was deleted, or something else has taken its place.
                 Ok(()) | Err(Errno::NOENT | Errno::NOTDIR) => {}

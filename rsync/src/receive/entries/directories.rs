@@ -8,8 +8,8 @@ use crate::message::Attributes;
 use crate::name::{Name, TreePath};
 use crate::options::Delete;
 use crate::place::Names;
+use crate::receive::attributes::{Owned, attributes_of_open, new_mode};
 use crate::receive::compare;
-use crate::receive::place_entry::{Owned, adjust, attributes_of_open, new_mode};
 use crate::receive::remove::{Removed, Why, remove};
 use rustix::fs::{Mode, Stat, fstat, mkdirat};
 
@@ -178,17 +178,11 @@ impl Entries<'_> {
         if !differs.any() {
             return Ok(());
         }
-        if !self.setting.options.dry_run
-            && let Some(places) = &mut self.places
-        {
+        if !self.setting.options.dry_run && self.places.is_some() {
             // The mode that it needs meanwhile, and the last one at the end.
             let meanwhile = Entry { mode: entry.mode | 0o700, ..entry.clone() };
             let now = Differs { time: false, ..differs };
-            let adjusted =
-                places.open(&current.path).and_then(|open| adjust(self.setting, open, &meanwhile, now));
-            if let Err(errno) = adjusted {
-                self.setting.problem(Problem::call(&path, "set its attributes", errno))?;
-            }
+            self.adjust(current, &path, &meanwhile, now)?;
             let mode = Some(entry.mode).filter(|_| differs.perms || differs.owner || differs.group);
             let modified = self.times(entry.modified).filter(|_| differs.time);
             self.directories

@@ -5,8 +5,8 @@ use crate::change::{Change, Differs, How};
 use crate::entry::{Entry, Kind};
 use crate::error::{Error, Problem};
 use crate::name::TreePath;
+use crate::receive::attributes::make;
 use crate::receive::compare;
-use crate::receive::place_entry::{adjust, make};
 use rustix::fs::Stat;
 use rustix::io::Errno;
 
@@ -85,17 +85,8 @@ impl Entries<'_> {
         entry: Entry,
         differs: Differs,
     ) -> Result<(), Error> {
-        if !differs.any() {
+        if !differs.any() || !self.adjust(current, &path, &entry, differs)? {
             return Ok(());
-        }
-        if !self.setting.options.dry_run
-            && let Some(places) = &mut self.places
-        {
-            let adjusted =
-                places.open(&current.path).and_then(|open| adjust(self.setting, open, &entry, differs));
-            if let Err(errno) = adjusted {
-                return self.setting.problem(Problem::call(&path, "set its attributes", errno));
-            }
         }
         tell(
             self.setting,
