@@ -14,6 +14,7 @@ pub mod node;
 pub mod numbers;
 pub mod report;
 pub mod scrape;
+pub mod screen;
 pub mod ssh;
 pub mod tmux;
 

@@ -17,6 +17,16 @@ impl Numbers {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (z ^ (z >> 31)) % limit.max(1)
     }
+
+    /// So many bytes of which nothing can be saved.
+    pub fn bytes(&mut self, length: usize) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(length + size_of::<u64>());
+        while bytes.len() < length {
+            bytes.extend(self.below(u64::MAX).to_le_bytes());
+        }
+        bytes.truncate(length);
+        bytes
+    }
 }
 
 /// So many bytes among which there is every value, and in which a piece that is missing or twice shows.

@@ -4,6 +4,14 @@ use anyhow::Context as _;
 use serde::Serialize;
 use std::path::Path;
 
+/// How much is measured: a number from 1 on, by the environment. `BENCH_SHORT` makes what is not said smaller.
+pub fn amount(name: &str, whole: usize, shortened: usize) -> anyhow::Result<usize> {
+    let short = std::env::var_os("BENCH_SHORT").is_some_and(|text| !text.is_empty());
+    let usual = if short { shortened } else { whole };
+    let number = std::env::var(name).map_or(Ok(usual), |text| text.parse());
+    number.ok().filter(|number| *number > 0).with_context(|| format!("{name} is a number from 1 on"))
+}
+
 /// Which direction is good.
 #[derive(Clone, Copy, Serialize)]
 #[serde(rename_all = "lowercase")]

@@ -20,15 +20,9 @@ fn rsync(user: &User, words: &[&str]) -> Result<Finished> {
     user.skpr(&[&["rsync"], words].concat())
 }
 
-/// Bytes that nothing can be saved of.
+/// Bytes of which nothing can be saved, by their number.
 fn noise(length: usize) -> Vec<u8> {
-    let mut numbers = Numbers::new(length as u64);
-    let mut bytes = Vec::with_capacity(length + 8);
-    while bytes.len() < length {
-        bytes.extend(numbers.below(u64::MAX).to_le_bytes());
-    }
-    bytes.truncate(length);
-    bytes
+    Numbers::new(length as u64).bytes(length)
 }
 
 /// Where the instance of a machine is.

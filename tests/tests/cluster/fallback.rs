@@ -2,8 +2,8 @@
 
 use super::sessions::{
     Site, a_namespace_that_is_denied_is_not_entered_by_whoever_may, all,
-    an_image_without_a_shell_says_so_and_runs_what_it_has, exec, scenarios, ssh, text,
-    who_has_not_both_rights_is_told_the_same_as_of_what_is_not_there,
+    an_image_without_a_shell_says_so_and_runs_what_it_has, bytes_come_back, exec, scenarios, skpr_exec, ssh,
+    text, who_has_not_both_rights_is_told_the_same_as_of_what_is_not_there,
 };
 use super::shop::TIMEOUT;
 use anyhow::{Result, ensure};
@@ -11,7 +11,6 @@ use skpr_tests::cli::{fed, program};
 use skpr_tests::eventually;
 use skpr_tests::numbers::noise;
 use skpr_tests::tmux::Tmux;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 #[test]
@@ -92,21 +91,12 @@ fn a_process_that_ends_at_once_ends_with_its_own_code(site: &Site) -> Result<()>
 }
 
 fn every_byte_arrives_both_ways(site: &Site) -> Result<()> {
-    let skpr = |words: &[&str]| -> Result<Command> {
-        Ok(site.user.other(program("skpr")?, &[&["exec", "dev", "--"], words].concat()))
-    };
-    let hi = fed(skpr(&["cat"])?, b"hi\n".to_vec())?;
-    assert_eq!((hi.status.code(), text(&hi.stdout)), (Some(0), "hi\n".into()));
     let noise = noise(8 << 20);
-    for command in [skpr(&["cat"])?, ssh(&site.user, &["-T"], &["cat"])?] {
-        let back = fed(command, noise.clone())?;
-        assert_eq!(back.status.code(), Some(0), "{}", text(&back.stderr));
-        ensure!(back.stdout == noise, "{} bytes came back", back.stdout.len());
-    }
+    bytes_come_back(site, &noise)?;
     // One that ends without having read ends all the same, whatever is still on its way to it. Kubernetes sometimes loses with
     // that what was said last, and calls it a success: then nobody knows, which is said.
     for round in 0..20 {
-        let ended = fed(skpr(&["sh", "-c", "exit 7"])?, noise.clone())?;
+        let ended = fed(skpr_exec(site, &["sh", "-c", "exit 7"])?, noise.clone())?;
         let (code, said) = (ended.status.code(), text(&ended.stderr));
         let known =
             code == Some(7) || code == Some(255) && said.contains("nobody knows how the process ended");

@@ -1,6 +1,6 @@
 //! `skpr rsync` with the containers of a real node, which have no program for it.
 
-use super::sessions::{BARE_IMAGE, HARDENED, Site, USUAL, instance, load_bare_image, text};
+use super::sessions::{BARE_IMAGE, HARDENED, Site, USUAL, half, instance, load_bare_image, text};
 use super::setup::SITE_IMAGE;
 use super::shop::TIMEOUT;
 use anyhow::{Context as _, Result, ensure};
@@ -15,38 +15,9 @@ use std::time::{Duration, Instant};
 
 const SLEEP: &str = r#"[sh, -c, "while :; do sleep 1; done"]"#;
 const BARE: &str = "[/bin/busybox, sleep, '86400']";
-/// Whoever may reach files by skpr's rights, and may not enter pods by Kubernetes'.
-const HALF: &str = r#"
-apiVersion: v1
-kind: ServiceAccount
-metadata: {name: half, namespace: $NAMESPACE}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: Role
-metadata: {name: half, namespace: $NAMESPACE}
-rules:
-  - {apiGroups: [skpr.io], resources: [environments/files], verbs: [create]}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {name: half, namespace: $NAMESPACE}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: half}
-subjects: [{kind: ServiceAccount, name: half, namespace: $NAMESPACE}]
-"#;
 
 fn rsync(site: &Site, words: &[&str]) -> Result<Finished> {
     site.user.skpr(&[&["rsync"], words].concat())
-}
-
-/// Bytes that nothing can be saved of.
-fn noise(seed: u64, length: usize) -> Vec<u8> {
-    let mut numbers = Numbers::new(seed);
-    let mut bytes = Vec::with_capacity(length + 8);
-    while bytes.len() < length {
-        bytes.extend(numbers.below(u64::MAX).to_le_bytes());
-    }
-    bytes.truncate(length);
-    bytes
 }
 
 /// A site of so many files, in a version of it: of the second one some are new, some are gone, and some are others.
@@ -61,7 +32,7 @@ fn tree(root: &Path, files: u64, version: u64) -> Result<()> {
         fs::create_dir_all(&directory)?;
         let seed = if changes { number + version * files } else { number };
         let mut text = format!("<?php // {seed}\n").repeat(1 + (number % 60) as usize).into_bytes();
-        text.extend(noise(seed, (number % 7 * 100) as usize));
+        text.extend(Numbers::new(seed).bytes((number % 7 * 100) as usize));
         fs::write(directory.join(format!("{name}-{number}.php")), text)?;
     }
     symlink("part-1", root.join("link")).ok();
@@ -147,7 +118,7 @@ fn a_large_project(site: &Site) -> Result<()> {
 }
 
 fn rights(site: &Site) -> Result<()> {
-    site.sites.apply(HALF)?;
+    site.sites.apply(&half("environments/files"))?;
     let half = site.skpr.user(&site.sites, "half", "skpr")?;
     fs::write(half.home().join("file"), "file")?;
     let refused = half.skpr(&["rsync", "-p", "shop", "file", "bare:file"])?.exit(5)?;
@@ -227,7 +198,7 @@ fn whatever_is_killed_a_file_is_old_or_new_and_nothing_is_left() -> Result<()> {
     let site = Site::start()?;
     let Some(own) = site.skpr.cluster.breakable() else { return Ok(()) };
     let home = site.user.home();
-    let (old, new) = (noise(1, 8 << 20), noise(2, 24 << 20));
+    let (old, new) = (Numbers::new(1).bytes(8 << 20), Numbers::new(2).bytes(24 << 20));
     fs::write(home.join("old"), &old)?;
     fs::write(home.join("new"), &new)?;
     let list = ["exec", "dev", "--", "ls", "-a", "/data"];
@@ -272,7 +243,7 @@ fn whatever_is_killed_a_file_is_old_or_new_and_nothing_is_left() -> Result<()> {
 fn a_container_that_is_deleted_is_not_held_by_a_transfer() -> Result<()> {
     let site = Site::start()?;
     let home = site.user.home();
-    fs::write(home.join("file"), noise(3, 64 << 20))?;
+    fs::write(home.join("file"), Numbers::new(3).bytes(64 << 20))?;
     let list = ["exec", "dev", "--", "ls", "-a", "/data"];
     let pushing = slow(&site, &["file", "dev:/data/file"], &list)?;
     let begun = Instant::now();

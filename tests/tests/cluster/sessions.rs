@@ -15,28 +15,33 @@ use std::time::{Duration, Instant};
 
 /// The image of a site that has one program and no shell.
 pub(crate) const BARE_IMAGE: &str = "skpr-test-bare:1";
-/// Who may do less than the chart's rights ask for, each in a way of its own.
-const LIMITED: &str = r#"
-apiVersion: v1
-kind: ServiceAccount
-metadata: {name: half, namespace: $NAMESPACE}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: Role
-metadata: {name: half, namespace: $NAMESPACE}
-rules:
-  - {apiGroups: [skpr.io], resources: [environments/exec], verbs: [create]}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {name: half, namespace: $NAMESPACE}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: half}
-subjects: [{kind: ServiceAccount, name: half, namespace: $NAMESPACE}]
-"#;
 /// As the strictest sites are run, and as the others are.
 pub(crate) const HARDENED: &str = "runAsUser: 1000, runAsGroup: 1000, runAsNonRoot: true, allowPrivilegeEscalation: false, \
     capabilities: {drop: [ALL]}, seccompProfile: {type: RuntimeDefault}";
 pub(crate) const USUAL: &str = "capabilities: {add: [NET_ADMIN], drop: [MKNOD]}";
+
+/// The account `half`, which has this right of skpr and may not enter pods by Kubernetes'.
+pub(crate) fn half(right: &str) -> String {
+    format!(
+        r#"
+apiVersion: v1
+kind: ServiceAccount
+metadata: {{name: half, namespace: $NAMESPACE}}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {{name: half, namespace: $NAMESPACE}}
+rules:
+  - {{apiGroups: [skpr.io], resources: [{right}], verbs: [create]}}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {{name: half, namespace: $NAMESPACE}}
+roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: Role, name: half}}
+subjects: [{{kind: ServiceAccount, name: half, namespace: $NAMESPACE}}]
+"#
+    )
+}
 
 /// skpr, and a namespace with an instance of the environment `dev`.
 pub(crate) struct Site {
@@ -248,19 +253,27 @@ fn what_is_run_is_in_the_container_and_ends_with_its_own_code(site: &Site) -> Re
 }
 
 fn every_byte_arrives_both_ways(site: &Site) -> Result<()> {
-    let skpr = |words: &[&str]| -> Result<Command> {
-        Ok(site.user.other(program("skpr")?, &[&["exec", "dev", "--"], words].concat()))
-    };
-    let hi = fed(skpr(&["cat"])?, b"hi\n".to_vec())?;
+    bytes_come_back(site, &noise(100_000_000))?;
+    // One that ends without having read ends all the same.
+    let ended = fed(skpr_exec(site, &["sh", "-c", "exit 7"])?, vec![b'x'; 1000])?;
+    assert_eq!(ended.status.code(), Some(7));
+    Ok(())
+}
+
+/// `skpr exec` of these words, to be fed.
+pub(crate) fn skpr_exec(site: &Site, words: &[&str]) -> Result<Command> {
+    Ok(site.user.other(program("skpr")?, &[&["exec", "dev", "--"], words].concat()))
+}
+
+/// Bytes go into a program and out of it, by both clients.
+pub(crate) fn bytes_come_back(site: &Site, noise: &[u8]) -> Result<()> {
+    let hi = fed(skpr_exec(site, &["cat"])?, b"hi\n".to_vec())?;
     assert_eq!((hi.status.code(), text(&hi.stdout)), (Some(0), "hi\n".into()));
-    let noise = noise(100_000_000);
-    for command in [skpr(&["cat"])?, ssh(&site.user, &["-T"], &["cat"])?] {
-        let back = fed(command, noise.clone())?;
+    for command in [skpr_exec(site, &["cat"])?, ssh(&site.user, &["-T"], &["cat"])?] {
+        let back = fed(command, noise.to_vec())?;
         assert_eq!(back.status.code(), Some(0), "{}", text(&back.stderr));
         ensure!(back.stdout == noise, "{} bytes came back", back.stdout.len());
     }
-    // One that ends without having read ends all the same.
-    assert_eq!(fed(skpr(&["sh", "-c", "exit 7"])?, vec![b'x'; 1000])?.status.code(), Some(7));
     Ok(())
 }
 
@@ -326,7 +339,7 @@ pub(crate) fn an_image_without_a_shell_says_so_and_runs_what_it_has(site: &Site)
 
 pub(crate) fn who_has_not_both_rights_is_told_the_same_as_of_what_is_not_there(site: &Site) -> Result<()> {
     site.sites.kubectl(&["create", "serviceaccount", "nobody"])?;
-    site.sites.apply(LIMITED)?;
+    site.sites.apply(&half("environments/exec"))?;
     for account in ["nobody", "half"] {
         let user = site.skpr.user(&site.sites, account, "skpr")?;
         let told = |environment: &str| -> Result<String> {

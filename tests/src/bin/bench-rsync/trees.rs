@@ -7,16 +7,6 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-fn noise(seed: u64, length: u64) -> Vec<u8> {
-    let mut numbers = Numbers::new(seed);
-    let mut bytes = Vec::new();
-    while (bytes.len() as u64) < length {
-        bytes.extend(numbers.below(u64::MAX).to_le_bytes());
-    }
-    bytes.truncate(usize::try_from(length).unwrap_or(usize::MAX));
-    bytes
-}
-
 /// Text that compresses as a program's source does.
 fn source(seed: u64, length: u64) -> Vec<u8> {
     let mut numbers = Numbers::new(seed);
@@ -76,7 +66,7 @@ pub(crate) fn small(root: &Path, files: u64) -> Result<()> {
 
 pub(crate) fn noise_file(root: &Path, mib: u64, seed: u64) -> Result<()> {
     let path = root.join("file");
-    fs::write(&path, noise(seed, mib << 20))?;
+    fs::write(&path, Numbers::new(seed).bytes(usize::try_from(mib << 20)?))?;
     old(&path, seed)
 }
 
@@ -88,11 +78,11 @@ pub(crate) fn edit(root: &Path) -> Result<()> {
     for edit in 0..100_u64 {
         let at = usize::try_from(edit * 2_654_435_761 % (length - 64))?;
         if let Some(place) = bytes.get_mut(at..at + 64) {
-            place.copy_from_slice(&noise(edit + 10, 64));
+            place.copy_from_slice(&Numbers::new(edit + 10).bytes(64));
         }
     }
     let middle = bytes.len() / 5 * 2;
-    bytes.splice(middle..middle, noise(2, 1000));
+    bytes.splice(middle..middle, Numbers::new(2).bytes(usize::try_from(1000)?));
     fs::write(&path, bytes)?;
     old(&path, 1000)
 }

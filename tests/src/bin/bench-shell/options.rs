@@ -1,6 +1,6 @@
 //! How much is measured, by the environment.
 
-use anyhow::Context as _;
+use skpr_tests::report::amount;
 
 pub(crate) struct Options {
     /// Keys of each way, of idle sessions and again beside a transfer.
@@ -19,19 +19,13 @@ pub(crate) struct Options {
 
 impl Options {
     pub(crate) fn read() -> anyhow::Result<Options> {
-        let short = std::env::var_os("BENCH_SHORT").is_some_and(|text| !text.is_empty());
-        let of = |name: &str, whole: usize, shortened: usize| -> anyhow::Result<usize> {
-            let usual = if short { shortened } else { whole };
-            let number = std::env::var(name).map_or(Ok(usual), |text| text.parse());
-            number.ok().filter(|number| *number > 0).with_context(|| format!("{name} is a number from 1 on"))
-        };
         Ok(Options {
-            keys: of("BENCH_KEYS", 500, 50)?,
-            connects: of("BENCH_CONNECTS", 21, 5)?,
-            mib: of("BENCH_MIB", 256, 32)?,
-            runs: of("BENCH_RUNS", 20, 2)?,
-            peer_runs: of("BENCH_PEER_RUNS", 5, 1)?,
-            shells: of("BENCH_SHELLS", 50, 6)?,
+            keys: amount("BENCH_KEYS", 500, 50)?,
+            connects: amount("BENCH_CONNECTS", 21, 5)?,
+            mib: amount("BENCH_MIB", 256, 32)?,
+            runs: amount("BENCH_RUNS", 20, 2)?,
+            peer_runs: amount("BENCH_PEER_RUNS", 5, 1)?,
+            shells: amount("BENCH_SHELLS", 50, 6)?,
         })
     }
 }
