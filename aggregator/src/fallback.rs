@@ -23,7 +23,6 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use kube::{Client, Config};
 use pod::Pod;
-use skpr_agent::raise_file_limit;
 use skpr_agent::runtime::Runtime;
 use skpr_agent::ssh::spill::Space;
 use skpr_agent::ssh::{self, Session};
@@ -102,7 +101,6 @@ impl Fallback {
         options: Options,
         inventory: watch::Receiver<Arc<Inventory>>,
     ) -> anyhow::Result<(Fallback, Server)> {
-        raise_file_limit();
         let mut config = Config::infer().await.context("find the Kubernetes API server")?;
         (config.read_timeout, config.write_timeout) = (None, None);
         // What has begun to run is not to be run again.

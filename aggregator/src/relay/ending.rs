@@ -78,12 +78,7 @@ impl Ending {
 
     /// What its environment's events say of it.
     pub(super) fn in_words(&self) -> String {
-        match self.0.why.get() {
-            Some(Why::Client) => "its client has gone".to_owned(),
-            Some(Why::Agent) => "what served it has gone".to_owned(),
-            Some(Why::Failed(failure)) => failure.message.clone(),
-            None => "the connection broke".to_owned(),
-        }
+        self.0.why.get().map_or_else(|| "the connection broke".to_owned(), |why| why.failure().message)
     }
 
     /// Nothing is left of it.
