@@ -15,8 +15,8 @@ mod target;
 use crate::config::{Config, Serving};
 use crate::link::connect::Connection;
 use crate::link::failure::LinkError;
-use crate::recording::Recorder;
-use crate::runtime::{Exit, User};
+use crate::recording::{Record, Recorder};
+use crate::runtime::{Exit, Runtime, User};
 use crate::ssh::spill::Space;
 use crate::ssh::{self, Ended, Session};
 use crate::transfer;
@@ -28,6 +28,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 use target::{NoTarget, Target};
+use tokio::io::DuplexStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
@@ -146,16 +147,7 @@ async fn serve(config: &Config, here: Here, dial: v1::Dial) -> Result<(), NotSer
     tracing::debug!(instance = %target.instance, "a session begins");
     let serving: Served = match (serving, beside) {
         (Serving::Here { runtime, .. }, _) => {
-            let Target { purpose, instance, host_key, .. } = target;
-            match purpose {
-                Purpose::Ssh => {
-                    let session = Session { host_key, instance, runtime, space, record };
-                    Box::pin(async move { ssh::serve(ours, session).await.map(Into::into) })
-                }
-                Purpose::Files => Box::pin(async move {
-                    transfer::serve(ours, &runtime, &instance).await.map(Ended::from).map(Into::into)
-                }),
-            }
+            Box::pin(async move { serve_target(ours, target, runtime, space, record).await.map(Into::into) })
         }
         (Serving::Beside(_), Some(beside)) => Box::pin(beside.pass(ours)),
         (Serving::Beside(_), None) => return Ok(()),
@@ -163,6 +155,21 @@ async fn serve(config: &Config, here: Here, dial: v1::Dial) -> Result<(), NotSer
     let exit = to_its_end(serving, relayed).await;
     tracing::debug!(?exit, "a session has ended");
     Ok(())
+}
+
+/// Serves what a session is for; how it ended, where something was run.
+async fn serve_target(
+    stream: DuplexStream,
+    target: Target,
+    runtime: Runtime,
+    space: Space,
+    record: Option<Record>,
+) -> Option<Ended> {
+    let Target { purpose, instance, host_key, .. } = target;
+    match purpose {
+        Purpose::Ssh => ssh::serve(stream, Session { host_key, instance, runtime, space, record }).await,
+        Purpose::Files => transfer::serve(stream, &runtime, &instance).await.map(Ended::from),
+    }
 }
 
 /// Serves a session of which the other end is in this program: what comes from its client, and what goes there.

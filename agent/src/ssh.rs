@@ -34,10 +34,11 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 /// Sessions on one connection, as an `ssh` that is shared by many opens them.
-pub const INSTANCE_ENDED: &str = "the instance has ended";
-const CHANNELS: usize = 10;
+pub const CHANNELS: usize = 10;
 /// Connections to what listens in the instance, on one connection.
 pub const FORWARDS: usize = 64;
+/// What a client is told when there is nothing more to be a client of.
+const INSTANCE_ENDED: &str = "the instance has ended";
 /// A client that has not come to its log-in by then never will.
 const LOG_IN_WITHIN: Duration = Duration::from_secs(30);
 /// A window of each channel: 2 MiB are 400 Mbit/s at 40 ms.

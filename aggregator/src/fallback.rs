@@ -13,7 +13,7 @@ mod pod;
 mod process;
 mod script;
 
-use crate::api::{Seat, Seats};
+use crate::api::Seat;
 use crate::environment::EnvironmentKey;
 use crate::host_key::HostKey;
 use crate::inventory::Inventory;
@@ -65,8 +65,6 @@ pub struct Fallback {
     denied: Arc<BTreeSet<Label>>,
     space: Space,
     places: Arc<Semaphore>,
-    /// Given back when all that a session has run is over, which may be later than its caller knows.
-    seats: Seats,
     processes: Arc<Semaphore>,
     stopping: CancellationToken,
     work: mpsc::Sender<BoxFuture<'static, ()>>,
@@ -121,14 +119,13 @@ impl Fallback {
         let places = Arc::new(Semaphore::new(SESSIONS));
         let denied = Arc::new(options.denied);
         let (processes, stopping) = (Arc::new(Semaphore::new(PROCESSES)), CancellationToken::new());
-        let seats = Seats::of("sessions that the aggregator serves itself");
         let server = Server { begun, stopping: stopping.clone() };
-        (Fallback { client, inventory, denied, space, places, seats, processes, stopping, work }, server)
+        (Fallback { client, inventory, denied, space, places, processes, stopping, work }, server)
     }
 
-    /// A place for one more session of this user.
-    pub(crate) fn take(&self, user: &str) -> Result<Place, Failure> {
-        let of_user = self.seats.take(user)?;
+    /// A place for one more session of whoever has the seat: both are given back when all that it has run is over, which may
+    /// be later than its caller knows.
+    pub(crate) fn take(&self, of_user: Seat) -> Result<Place, Failure> {
         let of_all = Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
             Failure::new(ErrorKind::Unavailable, "the aggregator has as many sessions as it serves itself")
                 .with_hint("try again in a moment")

@@ -22,8 +22,8 @@ use tokio::process::Child;
 /// Between a process of a container and our end of its output: a pipe, and what containerd's shim copies at once.
 const ON_THE_WAY: u64 = (64 << 10) + (32 << 10);
 
-/// A process that runs. When it is dropped, its process group is killed; in a container, its first process; what is run by others' means goes
-/// on.
+/// A process that runs. When it is dropped, its process group is killed; in a container, its first process; what is run by
+/// others' means goes on.
 #[derive(Debug)]
 pub struct Process {
     pub(super) held: Held,

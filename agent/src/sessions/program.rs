@@ -13,15 +13,13 @@ use crate::recording::{self, Recorder};
 use crate::runtime::Runtime;
 use crate::runtime::containerd::{Containerd, Places, Reaper};
 use crate::ssh::spill::Space;
-use crate::ssh::{self, Ended, Session};
-use crate::transfer;
 use anyhow::{Context as _, bail};
-use skpr_proto::{Label, MAX_PIECE, Purpose};
+use skpr_proto::{Label, MAX_PIECE};
 use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::time::Duration;
 use tokio::io::{AsyncWriteExt as _, BufReader, copy_buf, duplex, split};
 use tokio::net::{UnixListener, UnixStream};
@@ -186,15 +184,9 @@ async fn serve(
     let target = Target::try_from(&dial.context("read what a session is about")?)?;
     tracing::debug!(instance = %target.instance, container = %target.container, "a session begins");
     let record = target.record(recorder.as_ref())?;
-    let Target { purpose, instance, container, host_key, .. } = target;
-    let runtime = Runtime::of_containers(containerd, container);
+    let runtime = Runtime::of_containers(containerd, target.container.clone());
     let (ours, theirs) = duplex(PIPE);
-    let mut serving: Pin<Box<dyn Future<Output = Option<Ended>> + Send>> = match purpose {
-        Purpose::Ssh => Box::pin(ssh::serve(ours, Session { host_key, instance, runtime, space, record })),
-        Purpose::Files => {
-            Box::pin(async move { transfer::serve(ours, &runtime, &instance).await.map(Ended::from) })
-        }
-    };
+    let mut serving = Box::pin(super::serve_target(ours, target, runtime, space, record));
     let (from_server, to_server) = split(theirs);
     let (from_client, mut to_client) = stream.into_split();
     let down = async move {

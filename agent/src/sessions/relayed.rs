@@ -23,7 +23,7 @@ const PIPE: usize = 128 << 10;
 const WAITING: usize = 1;
 /// The aggregator has the caller waiting when it asks.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// When all is said, how long the other side may take to say the same, and how long a process may take to be collected.
+/// When all is said, how long the other side may take to say the same.
 const LINGER: Duration = Duration::from_secs(1);
 /// How long a process may take to be ended whose client has gone, before nothing is said of how it ended.
 const ENDED_WITHIN: Duration = Duration::from_secs(15);

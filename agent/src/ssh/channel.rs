@@ -11,7 +11,7 @@ use super::output::{self, Pace, Stream, To, pass_on};
 use super::signals::to_tell;
 use super::spill::{self, Drain, Filler};
 use super::taken::Taken;
-use super::{CHANNELS, Ended, FORWARDS, Session};
+use super::{CHANNELS, Ended, FORWARDS, INSTANCE_ENDED, Session};
 use crate::recording::{Record, Recording};
 use crate::runtime::{Command, Exit, Input, Process, Size, Start, StartError, User};
 use request::{Asked, Event};
@@ -38,7 +38,7 @@ const TOLD_WITHIN: Duration = Duration::from_secs(15);
 const READ_WITHIN: Duration = Duration::from_secs(2);
 
 /// What a person is told before anything else whose terminal is recorded.
-const RECORDED: &str = "skpr: this session is recorded\n";
+const RECORDED: &str = "this session is recorded";
 
 /// What the channels of one connection share.
 pub(super) struct Channels {
@@ -126,9 +126,8 @@ impl Channels {
         last.map(|exit| Ended { exit, user: self.user() })
     }
 
-    fn refusals(&self) -> Vec<String> {
-        let refused = std::mem::take(&mut *self.refused.lock().unwrap_or_else(PoisonError::into_inner));
-        refused.into_iter().map(|what| format!("skpr: {what}\n")).collect()
+    fn refusals(&self) -> Vec<&'static str> {
+        std::mem::take(&mut *self.refused.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -214,7 +213,7 @@ impl Serving<'_> {
         match why {
             Interrupted::Gone => {}
             Interrupted::Full(why) => {
-                drop(self.farewell(&format!("skpr: {why}\n"), Exit::Code(u8::MAX)).await);
+                drop(self.farewell(&why, Exit::Code(u8::MAX)).await);
             }
         }
     }
@@ -222,7 +221,8 @@ impl Serving<'_> {
     /// What is said beside a process's own output, as what shows it needs it: a terminal that a program has in its hands does
     /// not go back to the first column by itself.
     fn lines(&self, said: &str) -> String {
-        if self.terminal { said.replace('\n', "\r\n") } else { said.to_owned() }
+        let said = format!("skpr: {said}\n");
+        if self.terminal { said.replace('\n', "\r\n") } else { said }
     }
 
     /// Tells the client something.
@@ -322,8 +322,8 @@ impl Serving<'_> {
         let over = async {
             tokio::select! {
                 () = process.ended() => None,
-                () = lost.cancelled() => Some("skpr: what was sent could not be kept, and some of it is lost\n"),
-                () = session.runtime.gone(&session.instance) => Some("skpr: the instance has ended\n"),
+                () = lost.cancelled() => Some("what was sent could not be kept, and some of it is lost"),
+                () = session.runtime.gone(&session.instance) => Some(INSTANCE_ENDED),
             }
         };
         let over = self.meanwhile(over, Some(&process)).await;
@@ -371,15 +371,16 @@ impl Serving<'_> {
     }
 
     async fn not_started(&mut self, error: &StartError) -> Result<(), Interrupted> {
-        let hint = error.hint().map(|hint| format!("hint: {hint}\n")).unwrap_or_default();
+        let hint = error.hint().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
         let exit = Exit::Code(error.exit_code());
         *self.channels.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(exit);
-        self.farewell(&format!("skpr: {error}\n{hint}"), exit).await
+        self.farewell(&format!("{error}{hint}"), exit).await
     }
 
     /// Tells the client how it ended, in the order in which it has to be told.
     async fn farewell(&mut self, why: &str, exit: Exit) -> Result<(), Interrupted> {
-        let (write, handle, why) = (Arc::clone(&self.write), self.handle.clone(), self.lines(why));
+        let (write, handle) = (Arc::clone(&self.write), self.handle.clone());
+        let why = if why.is_empty() { String::new() } else { self.lines(why) };
         let told = async move {
             if !why.is_empty() {
                 write.extended_data_bytes(ssh::STDERR, why).await?;

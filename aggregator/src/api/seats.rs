@@ -15,9 +15,14 @@ pub(crate) struct Seats {
     taken: Arc<Mutex<HashMap<String, usize>>>,
 }
 
-/// One stream of one user.
+/// One of what a user has open. It is given back with the last clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Seat(
+    #[expect(dead_code, reason = "it is held, and given back by being dropped")] Arc<Taken>,
+);
+
 #[derive(Debug)]
-pub(crate) struct Seat {
+struct Taken {
     seats: Seats,
     user: String,
 }
@@ -38,11 +43,11 @@ impl Seats {
             );
         }
         *count += 1;
-        Ok(Seat { seats: self.clone(), user: user.to_owned() })
+        Ok(Seat(Arc::new(Taken { seats: self.clone(), user: user.to_owned() })))
     }
 }
 
-impl Drop for Seat {
+impl Drop for Taken {
     fn drop(&mut self) {
         let mut taken = self.seats.taken.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = taken.get_mut(&self.user) {

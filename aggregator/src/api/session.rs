@@ -128,7 +128,7 @@ impl Prepared {
             }
         };
         let served = match instead(purpose, shared.nodes.reach(&chosen.node), shared.fallback.as_ref()) {
-            Some(fallback) => fallback.take(&user.name).and_then(|place| {
+            Some(fallback) => fallback.take(seat.clone()).and_then(|place| {
                 let id = new_id()?;
                 Ok(By::Aggregator { fallback, place, id })
             }),

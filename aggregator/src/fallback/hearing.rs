@@ -190,8 +190,10 @@ impl Hearing {
 
     /// Tells its user something.
     async fn say(&mut self, what: &str) {
-        let to = self.errors.as_mut().unwrap_or(&mut self.output);
-        to.put(format!("skpr: {what}\r\n").as_bytes()).await;
+        match &mut self.errors {
+            Some(errors) => errors.put(format!("skpr: {what}\n").as_bytes()).await,
+            None => self.output.put(format!("skpr: {what}\r\n").as_bytes()).await,
+        }
     }
 }
 

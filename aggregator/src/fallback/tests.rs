@@ -3,6 +3,7 @@
 use super::fake::{BREAK, Fake, Ways};
 use super::pod::Pod;
 use super::{Fallback, Instance, Options, PROCESSES};
+use crate::api::Seats;
 use crate::inventory::tests::key;
 use crate::inventory::{Detail, Inventory, Pod as Listed, Presence};
 use rustix::process::Signal;
@@ -206,7 +207,7 @@ async fn an_image_without_a_shell_runs_what_it_has() {
     let (output, _, exit) = end(world.program(&["echo", "hi"]).await.unwrap()).await;
     assert_eq!((output.as_str(), exit), ("hi\n", Exit::Code(0)));
     let (_, errors, exit) = end(world.program(&["no-such"]).await.unwrap()).await;
-    assert_eq!((errors.as_str(), exit), ("skpr: there is no program `no-such`\r\n", Exit::Code(127)));
+    assert_eq!((errors.as_str(), exit), ("skpr: there is no program `no-such`\n", Exit::Code(127)));
     // Nobody but Kubernetes could say so of it.
     let (_, _, exit) = end(world.program(&["false"]).await.unwrap()).await;
     assert_eq!(exit, Exit::Code(1));
@@ -286,10 +287,13 @@ async fn there_are_so_many_places_and_no_more() {
     let directory = tempfile::tempdir().unwrap();
     let options = Options { denied: Default::default(), directory: directory.path().to_owned() };
     let (fallback, _server) = Fallback::new(fake.client.clone(), options, watch::channel(Arc::default()).1);
-    let mut places: Vec<_> = (0..32).map(|_| fallback.take("dana").unwrap()).collect();
-    assert!(fallback.take("dana").unwrap_err().message.contains("32 sessions"));
-    places.extend((32..super::SESSIONS).map(|number| fallback.take(&(number / 32).to_string()).unwrap()));
-    assert!(fallback.take("robin").is_err());
-    places.pop();
-    fallback.take("robin").unwrap();
+    let seats = Seats::of("sessions");
+    let mut places: Vec<_> = (0..super::SESSIONS)
+        .map(|number| fallback.take(seats.take(&(number / 32).to_string()).unwrap()).unwrap())
+        .collect();
+    assert!(fallback.take(seats.take("robin").unwrap()).is_err());
+    // Whoever has no place has no seat either, and one that goes gives back both.
+    assert!(seats.take("0").is_err());
+    drop(places.remove(0));
+    fallback.take(seats.take("0").unwrap()).unwrap();
 }
