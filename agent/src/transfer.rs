@@ -104,11 +104,15 @@ async fn pass<S: AsyncRead + AsyncWrite + Unpin>(
 async fn up<S: AsyncWrite>(output: Option<Receiver>, to: &mut WriteHalf<S>) -> bool {
     let Some(mut output) = output else { return false };
     let mut buffer = vec![0; PIECE];
-    let (mut said, mut heard) = (false, true);
+    let mut said = false;
     while let Ok(length @ 1..) = output.read(&mut buffer).await {
         said = true;
-        // What is said to a client that has gone is said to nobody, and does not keep the worker from its end.
-        heard = heard && to.write_all(buffer.get(..length).unwrap_or_default()).await.is_ok();
+        if to.write_all(buffer.get(..length).unwrap_or_default()).await.is_err() {
+            // What is said to a client that has gone is said to nobody, and keeps the worker from its end no longer than this.
+            let rest = async { while let Ok(1..) = output.read(&mut buffer).await {} };
+            drop(timeout(GIVES_UP_WITHIN, rest).await);
+            break;
+        }
     }
     said
 }

@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileExt as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// How much is read at once.
 const READ: usize = 2 * PIECE;
@@ -73,9 +74,12 @@ impl Content {
         Ok(Some(Part::Data(&self.buffer)))
     }
 
-    /// Hashes what is left.
-    pub(crate) fn hash(&mut self, hasher: &mut ContentHasher) -> Result<(), Errno> {
+    /// Hashes what is left; an error once it is `over` and nobody wants to know any more.
+    pub(crate) fn hash(&mut self, hasher: &mut ContentHasher, over: &AtomicBool) -> Result<(), Errno> {
         while let Some(part) = self.next()? {
+            if over.load(Ordering::Acquire) {
+                return Err(Errno::CANCELED);
+            }
             match part {
                 Part::Data(bytes) => hasher.update(bytes),
                 Part::Hole(length) => hasher.zeros(length),
@@ -113,10 +117,10 @@ impl Content {
 }
 
 /// The content hash of a file.
-pub(crate) fn hash(directory: BorrowedFd<'_>, name: &Name) -> Result<ContentHash, Errno> {
+pub(crate) fn hash(directory: BorrowedFd<'_>, name: &Name, over: &AtomicBool) -> Result<ContentHash, Errno> {
     let (file, stat) = place::open_file(directory, name)?;
     let mut hasher = ContentHasher::new();
-    Content::new(file.into(), &stat).hash(&mut hasher)?;
+    Content::new(file.into(), &stat).hash(&mut hasher, over)?;
     Ok(hasher.finish())
 }
 
@@ -162,6 +166,11 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
+    /// Whether it is the same file at all, whatever has become of it.
+    pub(crate) fn is_of(&self, stat: &Stat) -> bool {
+        (self.device, self.inode) == (stat.st_dev, stat.st_ino)
+    }
+
     pub(crate) fn of(stat: &Stat) -> Identity {
         Identity {
             device: stat.st_dev,

@@ -19,7 +19,7 @@ const DEEPEST_MERGE: usize = 10;
 
 /// Where a rule is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Side {
+pub enum Side {
     Sender,
     Receiver,
 }
@@ -192,7 +192,7 @@ impl Filters {
     }
 
     /// Whether a path below the root of the transfer is left out.
-    pub(crate) fn excludes(&self, path: &[u8], is_directory: bool, side: Side) -> bool {
+    pub fn excludes(&self, path: &[u8], is_directory: bool, side: Side) -> bool {
         for rule in &self.rules {
             let acts = match side {
                 Side::Sender => rule.sender,

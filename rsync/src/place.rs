@@ -95,8 +95,8 @@ fn open_within(root: &OwnedFd, path: &[u8], flags: OFlags) -> Result<OwnedFd, Er
 pub(crate) struct Places {
     root: Arc<OwnedFd>,
     held: Vec<(Vec<u8>, Arc<OwnedFd>)>,
-    /// The last one beyond those that are held.
-    deep: Option<Arc<OwnedFd>>,
+    /// The last one beyond those that are held, and its path.
+    deep: Option<(TreePath, Arc<OwnedFd>)>,
 }
 
 impl Places {
@@ -111,20 +111,25 @@ impl Places {
 
     /// A directory of the tree.
     pub(crate) fn open(&mut self, path: &TreePath) -> Result<BorrowedFd<'_>, Errno> {
+        // All entries of a directory are looked at one after the other: the way down to it is gone once.
+        if self.deep.as_ref().is_some_and(|(deep, _)| deep == path) {
+            return Ok(self.last().as_fd());
+        }
         let same =
             self.held.iter().zip(path.components()).take_while(|((held, _), wanted)| held == wanted).count();
         self.held.truncate(same);
         self.deep = None;
+        let mut deep = None;
         for component in path.components().skip(same) {
-            let parent =
-                self.deep.as_ref().or(self.held.last().map(|(_, directory)| directory)).unwrap_or(&self.root);
+            let parent = deep.as_ref().unwrap_or_else(|| self.last());
             let directory = Arc::new(openat(parent, component, DIRECTORY, Mode::empty())?);
             if self.held.len() < MOST_HELD {
                 self.held.push((component.to_vec(), directory));
             } else {
-                self.deep = Some(directory);
+                deep = Some(directory);
             }
         }
+        self.deep = deep.map(|deep| (path.clone(), deep));
         Ok(self.last().as_fd())
     }
 
@@ -136,7 +141,7 @@ impl Places {
 
     fn last(&self) -> &Arc<OwnedFd> {
         let held = self.held.last().map(|(_, directory)| directory);
-        self.deep.as_ref().or(held).unwrap_or(&self.root)
+        self.deep.as_ref().map(|(_, directory)| directory).or(held).unwrap_or(&self.root)
     }
 
     /// Lets go of a directory that is to be renamed or removed.

@@ -129,9 +129,10 @@ fn run<'scope>(
     if let Some(places) = place.places.as_ref().filter(|_| !place.fresh && place.shown.is_none()) {
         let places =
             places.again().map_err(|source| Error::Start { doing: "open", path: ".".to_owned(), source })?;
-        let mut tree = Tree::new(places, Side::Receiver, setting.options.filters.clone());
+        let mut tree =
+            Tree::new(places, Side::Receiver, setting.options.filters.clone(), session.over().clone());
         tree.only = only.clone().map(|name| Only { real: name.clone(), shown: name });
-        tree.compared = setting.compared;
+        tree.compared = crate::entry::Compared { checksum: false, ..setting.compared };
         tree.one_file_system = setting.options.one_file_system;
         tell_digests(setting, &mut tree, key)?;
         leftovers = tree.leftovers;
@@ -169,7 +170,8 @@ fn run<'scope>(
     Ok((received, totals))
 }
 
-/// Of each directory that is here, the digest of its entries.
+/// Of each directory that is here, the digest of its entries. With checksums only what others have left is looked for: to
+/// make digests, each end would read all files once more.
 fn tell_digests(setting: &Setting<'_>, tree: &mut Tree, key: &[u8; 32]) -> Result<(), Error> {
     let (mut walk, mut bytes, mut told) = (Walk::default(), vec![], 0);
     while let Some(directory) = walk.next() {
@@ -186,7 +188,7 @@ fn tell_digests(setting: &Setting<'_>, tree: &mut Tree, key: &[u8; 32]) -> Resul
             if setting.session.is_over() { Err(Error::Stopped) } else { Ok(()) }
         })?;
         // What cannot be read is different, and found again when it is told.
-        if problems.is_empty() || directory.is_root() {
+        if !setting.options.checksum && (problems.is_empty() || directory.is_root()) {
             digest::put(&mut bytes, &directory, digester.finish());
         }
         if bytes.len() >= MOST_CHUNK {
@@ -283,7 +285,9 @@ fn read(
                 return Ok(());
             }
             if !session.is_over() || is_abort {
-                batch.extend(sort(session, lists, message, &mut told_all)?);
+                // Whoever watches may be slow to take it, which is no silence of the sender.
+                let of_file = session.pulse.held_by(|| sort(session, lists, message, &mut told_all))?;
+                batch.extend(of_file);
             }
             next = if bytes < MOST_BATCH { inbox.ready()? } else { None };
         }

@@ -6,7 +6,7 @@
 
 use crate::content::{PIECE, is_zero};
 use crate::index::{Found, Index};
-use crate::signature::{WEAK, sums};
+use crate::signature::sums;
 
 /// Strong sums in vain that are always allowed, in bytes; then as many as bytes have been looked at.
 const FREE_MISSES: u64 = 8 << 20;
@@ -206,8 +206,9 @@ impl<'a> Search<'a> {
             done += 1;
             let Some(new) = entering.next() else { break };
             rolling.rotate(old, new);
-            // A piece of zeros may begin here.
-            if new == 0
+            // A piece of zeros may begin here. Behind it a whole block is summed up anew, which longer ones are not worth.
+            if block <= PIECE
+                && new == 0
                 && old == 0
                 && (self.at + done as u64).is_multiple_of(PIECE as u64)
                 && rest.get(done..done + PIECE).is_some_and(is_zero)
@@ -248,9 +249,11 @@ struct Rolling {
 
 impl Rolling {
     fn new(block: &[u8]) -> Rolling {
-        let weak = sums(block, u32::try_from(block.len()).unwrap_or(u32::MAX), 1);
-        let sum = weak.first_chunk::<WEAK>().map_or(0, |bytes| u32::from_be_bytes(*bytes));
-        Rolling { low: sum & 0xffff, high: sum >> 16, length: block.len() as u32 }
+        let (low, high) = block.iter().fold((0_u32, 0_u32), |(low, high), byte| {
+            let low = low.wrapping_add(u32::from(*byte) + 31);
+            (low, high.wrapping_add(low))
+        });
+        Rolling { low, high, length: block.len() as u32 }
     }
 
     #[inline]

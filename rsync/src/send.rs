@@ -53,7 +53,8 @@ pub(crate) fn send(
             session.outbox.flush()?;
             let second = outgoing.places.again().map_err(|source| start("open", source))?;
             let begin = desk.begin(session)?;
-            let mut tree = Tree::new(outgoing.places, Side::Sender, options.filters.clone());
+            let mut tree =
+                Tree::new(outgoing.places, Side::Sender, options.filters.clone(), session.over().clone());
             tree.only =
                 outgoing.only.map(|real| Only { shown: begin.shown.unwrap_or_else(|| real.clone()), real });
             tree.chmod = options.chmod.clone();
@@ -114,25 +115,34 @@ fn read(session: &Session<'_>, desk: &Desk, mut inbox: Inbox) -> Result<(), Erro
             }
             return Ok(());
         }
-        match message {
-            ToSender::Either(Either::Alive) => {}
-            ToSender::Either(Either::Problem(problem)) => session.problem(&problem),
-            ToSender::Either(Either::Abort { code, text }) => {
-                return Err(Error::Peer { code, text: crate::escape(&text) });
-            }
-            ToSender::Change(change) => (session.watcher)(Event::Change(&change)),
-            ToSender::Finished(received) => {
-                // Whoever still works does it for nobody.
-                desk.finish(received);
-                session.finish();
-                return Ok(());
-            }
-            other => {
-                if let Some(Queued { files, bytes }) = desk.put(other)? {
-                    (session.watcher)(Event::Queued { files, bytes });
-                }
-            }
+        // Whoever watches may be slow to take it, which is no silence of the receiver.
+        if session.pulse.held_by(|| hear(session, desk, message))? {
+            return Ok(());
         }
     }
     Err(Error::Ended)
+}
+
+/// Puts a message where it belongs; whether it was the last.
+fn hear(session: &Session<'_>, desk: &Desk, message: ToSender) -> Result<bool, Error> {
+    match message {
+        ToSender::Either(Either::Alive) => {}
+        ToSender::Either(Either::Problem(problem)) => session.problem(&problem),
+        ToSender::Either(Either::Abort { code, text }) => {
+            return Err(Error::Peer { code, text: crate::escape(&text) });
+        }
+        ToSender::Change(change) => (session.watcher)(Event::Change(&change)),
+        ToSender::Finished(received) => {
+            // Whoever still works does it for nobody.
+            desk.finish(received);
+            session.finish();
+            return Ok(true);
+        }
+        other => {
+            if let Some(Queued { files, bytes }) = desk.put(other)? {
+                (session.watcher)(Event::Queued { files, bytes });
+            }
+        }
+    }
+    Ok(false)
 }

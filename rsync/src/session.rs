@@ -45,7 +45,7 @@ pub(crate) struct Session<'a> {
     pub(crate) pulse: Pulse,
     silence: Duration,
     failure: Mutex<Option<Error>>,
-    over: AtomicBool,
+    over: Arc<AtomicBool>,
     /// The worst problem so far, as an exit code.
     code: Mutex<Code>,
 }
@@ -58,7 +58,7 @@ impl<'a> Session<'a> {
             pulse: Pulse::new(),
             silence: SILENCE,
             failure: Mutex::new(None),
-            over: AtomicBool::new(false),
+            over: Arc::default(),
             code: Mutex::new(Code::Done),
         }
     }
@@ -67,6 +67,11 @@ impl<'a> Session<'a> {
     pub(crate) fn patient(mut self, silence: Option<Duration>) -> Session<'a> {
         self.silence = silence.unwrap_or(SILENCE);
         self
+    }
+
+    /// Set once it is over, for what goes on for long.
+    pub(crate) fn over(&self) -> &Arc<AtomicBool> {
+        &self.over
     }
 
     pub(crate) fn is_over(&self) -> bool {

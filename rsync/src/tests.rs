@@ -1,5 +1,5 @@
 //! Peers that lie: one end is the engine, the other says what the test tells it to.
 
-mod peer;
+pub(crate) mod peer;
 mod receiver;
 mod sender;

@@ -15,6 +15,8 @@ use rustix::io::Errno;
 use rustix::time::{ClockId, clock_gettime};
 use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// A file modified less than this before it is looked at may be modified again without its time showing it.
 const RECENT: i64 = 2;
@@ -60,11 +62,14 @@ pub(crate) struct Tree {
     pub(crate) leftovers: Vec<(TreePath, Name)>,
     leaders: HashMap<(u64, u64), TreePath>,
     device: Option<u64>,
+    over: Arc<AtomicBool>,
 }
 
 impl Tree {
-    pub(crate) fn new(places: Places, side: Side, filters: Filters) -> Tree {
+    /// `over`: nobody wants to know any more, so that long files are not hashed to their end.
+    pub(crate) fn new(places: Places, side: Side, filters: Filters, over: Arc<AtomicBool>) -> Tree {
         Tree {
+            over,
             places,
             only: None,
             side,
@@ -163,7 +168,7 @@ impl Tree {
         if self.filters.excludes(path.as_bytes(), kind == Kind::Directory, self.side) {
             return Ok(None);
         }
-        let entry = match describe(open, name, kind, &stat, self.compared) {
+        let entry = match describe(open, name, &stat, self.compared, &self.over) {
             Ok(entry) => entry,
             Err(Errno::NOENT) => return Ok(None),
             Err(errno) => return Err(Problem::call(&path, "read it", errno)),
@@ -198,10 +203,11 @@ impl Tree {
 fn describe(
     directory: BorrowedFd<'_>,
     name: &Name,
-    kind: Kind,
     stat: &Stat,
     compared: Compared,
+    over: &AtomicBool,
 ) -> Result<Entry, Errno> {
+    let kind = Kind::of(stat.st_mode).ok_or(Errno::INVAL)?;
     let mut target = vec![];
     if kind == Kind::Symlink && compared.links {
         target = readlinkat(directory, name.as_bytes(), vec![])?.into_bytes();
@@ -210,7 +216,7 @@ fn describe(
         }
     }
     let content =
-        if kind == Kind::File && compared.checksum { Some(file::hash(directory, name)?) } else { None };
+        if kind == Kind::File && compared.checksum { Some(file::hash(directory, name, over)?) } else { None };
     let modified = Time::of(stat);
     // A file's time is always told: it is half of the quick check.
     let timed = compared.times || kind == Kind::File;

@@ -15,6 +15,8 @@ const BATCH: usize = 64 << 10;
 const FULL: usize = 32 << 10;
 /// With a limit of bandwidth, how much may go at once after a pause.
 const BURST: Duration = Duration::from_millis(100);
+/// The smallest packet that is still worth its head, where the limit is so low that a full one would take long.
+const LEAST: usize = 1 << 10;
 
 /// Whether a message is worth compressing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,7 +152,8 @@ impl Inner {
         if self.failed {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        if packing == Packing::AsItIs {
+        // A packet of one long message would keep a slow connection silent for too long.
+        if packing == Packing::AsItIs && message.len() <= self.longest() {
             self.flush()?;
             put_number(&mut self.packet, message.len() as u64);
             self.packet.extend_from_slice(message);
@@ -159,6 +162,14 @@ impl Inner {
         put_number(&mut self.plain, message.len() as u64);
         self.plain.extend_from_slice(message);
         if self.plain.len() >= BATCH { self.compress() } else { Ok(()) }
+    }
+
+    /// The longest packet: with a limit of bandwidth what goes in half a second.
+    fn longest(&self) -> usize {
+        match &self.pace {
+            None => MOST_PACKET,
+            Some(pace) => usize::try_from(pace.rate / 2).unwrap_or(FULL).clamp(LEAST, MOST_PACKET),
+        }
     }
 
     fn compress(&mut self) -> io::Result<()> {
@@ -192,14 +203,14 @@ impl Inner {
         &mut self,
         step: impl FnOnce(&mut Encoder<'static>, &mut OutBuffer<'_, [u8]>) -> io::Result<usize>,
     ) -> io::Result<usize> {
-        let start = self.packet.len();
-        self.packet.resize(start + FULL, 0);
+        let (start, full) = (self.packet.len(), self.longest().min(FULL));
+        self.packet.resize(start + full, 0);
         let room = self.packet.get_mut(start..).unwrap_or_default();
         let mut output = OutBuffer::around(room);
         let left = step(&mut self.encoder, &mut output);
         let written = output.pos();
         self.packet.truncate(start + written);
-        if self.packet.len() >= FULL {
+        if self.packet.len() >= full {
             self.write_packet(COMPRESSED)?;
         }
         left

@@ -112,3 +112,22 @@ fn a_limit_of_bandwidth_is_kept() {
     let took = begun.elapsed().as_millis();
     assert!((500..3000).contains(&took), "{took} ms");
 }
+
+#[test]
+fn a_low_limit_makes_short_packets_so_that_the_other_end_hears_of_it() {
+    let wire = Wire::default();
+    let outbox = Outbox::new(Box::new(wire.clone()), 3, Some(16 << 10)).unwrap();
+    // Nothing that zstd makes shorter.
+    let message: Vec<u8> = (0..20_u32 << 10).map(|at| (at.wrapping_mul(0x9e37_79b1) >> 13) as u8).collect();
+    outbox.send(&message, Packing::AsItIs).unwrap();
+    outbox.flush().unwrap();
+    let bytes = wire.0.lock().unwrap().clone();
+    let (mut rest, mut longest) = (&bytes[..], 0);
+    while let [_, low, middle, high, content @ ..] = rest {
+        let length = u32::from_le_bytes([*low, *middle, *high, 0]) as usize;
+        longest = longest.max(length);
+        rest = &content[length..];
+    }
+    assert!((1..=8 << 10).contains(&longest), "{longest}");
+    assert_eq!(read(bytes).unwrap(), [message]);
+}

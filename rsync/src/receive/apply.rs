@@ -77,9 +77,11 @@ impl Apply<'_> {
                     Some(Build::begin(self.setting, &mut self.places, number, flight, size, modified));
                 Ok(())
             }
-            ToReceiver::Copy { from, length } => self.within(|build| build.copy(from, length)),
-            ToReceiver::Data(bytes) => self.within(|build| build.data(&bytes)),
-            ToReceiver::Zero(length) => self.within(|build| build.zeros(length)),
+            ToReceiver::Copy { from, length } => {
+                self.within(|setting, build| build.copy(setting, from, length))
+            }
+            ToReceiver::Data(bytes) => self.within(|_, build| build.data(&bytes)),
+            ToReceiver::Zero(length) => self.within(|setting, build| build.zeros(setting, length)),
             ToReceiver::End(hash) => {
                 let build = self.build.take().ok_or(Error::Protocol("the end of no file"))?;
                 let (number, flight) = (build.number, build.flight.clone());
@@ -123,7 +125,9 @@ impl Apply<'_> {
             }
             ToReceiver::AskGaps { number, gaps } => {
                 let flight = self.setting.flights.get(number)?;
-                let base = flight.base.as_ref().ok_or(Error::Protocol("gaps in a base that there is not"))?;
+                let base = flight.base.as_ref().filter(|_| flight.sum_bytes > 0 && !flight.gaps_asked);
+                let base = base.ok_or(Error::Protocol("gaps in a base that was not described"))?;
+                self.setting.flights.update(number, |flight| flight.gaps_asked = true);
                 sums::send_gap_sums(self.setting, &mut self.places, &flight.directory, base, number, &gaps)?;
                 self.setting.session.outbox.flush()
             }
@@ -140,9 +144,12 @@ impl Apply<'_> {
         if self.build.is_some() { Err(Error::Protocol("a file inside another")) } else { Ok(()) }
     }
 
-    fn within(&mut self, part: impl FnOnce(&mut Build) -> Result<(), Error>) -> Result<(), Error> {
+    fn within(
+        &mut self,
+        part: impl FnOnce(&Setting<'_>, &mut Build) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let build = self.build.as_mut().ok_or(Error::Protocol("content of no file"))?;
-        part(build)?;
+        part(self.setting, build)?;
         build.progress(self.setting);
         Ok(())
     }
@@ -175,10 +182,10 @@ impl Apply<'_> {
             self.setting.flights.land(number);
             return Ok(());
         }
-        let adjusted = self
-            .places
-            .open(&flight.directory)
-            .and_then(|open| super::attributes::adjust(self.setting, open, &flight.entry, flight.differs));
+        let Some(base) = &flight.base else { return Err(Error::Protocol("a file that is the same as none")) };
+        let adjusted = self.places.open(&flight.directory).and_then(|open| {
+            super::attributes::adjust(self.setting, open, &flight.entry, flight.differs, &base.identity)
+        });
         if let Err(errno) = adjusted {
             return self.land(number, Problem::call(&flight.path, "set its attributes", errno));
         }

@@ -1,17 +1,18 @@
-//! Makes what needs no content, and gives attributes to what is there: always by descriptor or by name in a held directory.
+//! Makes what needs no content, and gives attributes to what is there: by descriptor, so that no swapped name gets them.
 
 use super::Setting;
 use super::temporary::temporary_name;
 use crate::change::Differs;
 use crate::entry::{Entry, Kind, Time};
+use crate::file::Identity;
 use crate::name::Name;
 use crate::place;
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, chownat, fchmod, fchown,
-    fstat, futimens, mknodat, openat, renameat, symlinkat, utimensat,
+    AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid, chownat, fchmod,
+    fchown, fstat, futimens, mknodat, openat, renameat, symlinkat, utimensat,
 };
 use rustix::io::Errno;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// A link or a special file, made under another name first, so that what it replaces is there until it is.
 pub(super) fn make(setting: &Setting<'_>, directory: BorrowedFd<'_>, entry: &Entry) -> Result<(), Errno> {
@@ -64,19 +65,44 @@ fn attributes_by_name(
     name: &Name,
     entry: &Entry,
 ) -> Result<(), Errno> {
+    let handle = handle(directory, name)?;
+    // What somebody has put there meanwhile is not given away.
+    if Kind::of(fstat(&handle)?.st_mode) != Some(entry.kind) {
+        return Err(Errno::STALE);
+    }
     let (user, group) = owners(setting, entry);
     if user.is_some() || group.is_some() {
-        chownat(directory, name.as_bytes(), user, group, AtFlags::SYMLINK_NOFOLLOW)?;
+        chownat(&handle, "", user, group, AtFlags::EMPTY_PATH)?;
     }
     if entry.kind == Kind::Fifo {
         // Whatever the umask has left out. Sockets and devices cannot be opened for it, and keep what the umask allows.
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        fchmod(openat(directory, name.as_bytes(), flags, Mode::empty())?, new_mode(setting, entry.mode))?;
+        let opened = open_same(directory, name, OFlags::RDONLY, &fstat(&handle)?)?;
+        fchmod(opened, new_mode(setting, entry.mode))?;
     }
     if setting.compared.times {
-        utimensat(directory, name.as_bytes(), &times(entry.modified), AtFlags::SYMLINK_NOFOLLOW)?;
+        set_time(directory, &handle, name, entry.modified)?;
     }
     Ok(())
+}
+
+/// A thing itself, whatever it is, and whatever its name stands for from now on.
+fn handle(directory: BorrowedFd<'_>, name: &Name) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(directory, name.as_bytes(), flags, Mode::empty())
+}
+
+/// Opens what was looked at before, and nothing that has its name meanwhile.
+fn open_same(
+    directory: BorrowedFd<'_>,
+    name: &Name,
+    flags: OFlags,
+    looked_at: &Stat,
+) -> Result<OwnedFd, Errno> {
+    let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let opened = openat(directory, name.as_bytes(), flags, Mode::empty())?;
+    let now = fstat(&opened)?;
+    let same = (now.st_dev, now.st_ino) == (looked_at.st_dev, looked_at.st_ino);
+    if same { Ok(opened) } else { Err(Errno::STALE) }
 }
 
 /// Whose it is after its attributes were set.
@@ -118,37 +144,52 @@ pub(super) fn attributes_of_open(
     Ok(owned)
 }
 
-/// Gives a file or directory that is there what differs, and nothing else.
+/// Gives a file or directory that is there what differs, and nothing else: to the one that `found` was seen of, and to
+/// none that somebody has given its name meanwhile.
 pub(super) fn adjust(
     setting: &Setting<'_>,
     directory: BorrowedFd<'_>,
     entry: &Entry,
     differs: Differs,
+    found: &Identity,
 ) -> Result<(), Errno> {
-    let name = entry.name.as_bytes();
+    let handle = handle(directory, &entry.name)?;
+    let stat = fstat(&handle)?;
+    if !found.is_of(&stat) {
+        return Err(Errno::STALE);
+    }
     let (user, group) = owners(setting, entry);
     if differs.owner || differs.group {
-        chownat(directory, name, user, group, AtFlags::SYMLINK_NOFOLLOW)?;
+        chownat(&handle, "", user, group, AtFlags::EMPTY_PATH)?;
     }
     // A new owner may have taken bits away.
     if entry.kind != Kind::Symlink
         && (differs.perms || (differs.owner || differs.group) && setting.compared.perms)
     {
-        let file = open_to_adjust(directory, entry)?;
+        let file = open_to_adjust(directory, entry, &stat)?;
         fchmod(&file, Mode::from_raw_mode(entry.mode))?;
     }
     if differs.time {
-        utimensat(directory, name, &times(entry.modified), AtFlags::SYMLINK_NOFOLLOW)?;
+        set_time(directory, &handle, &entry.name, entry.modified)?;
     }
     Ok(())
 }
 
-fn open_to_adjust(directory: BorrowedFd<'_>, entry: &Entry) -> Result<rustix::fd::OwnedFd, Errno> {
-    let common = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    match openat(directory, entry.name.as_bytes(), OFlags::RDONLY | common, Mode::empty()) {
+fn set_time(directory: BorrowedFd<'_>, handle: &OwnedFd, name: &Name, modified: Time) -> Result<(), Errno> {
+    match utimensat(handle, "", &times(modified), AtFlags::EMPTY_PATH) {
+        // Kernels before 5.8 know no other way to it than its name.
+        Err(Errno::INVAL | Errno::NOENT) => {
+            utimensat(directory, name.as_bytes(), &times(modified), AtFlags::SYMLINK_NOFOLLOW)
+        }
+        result => result,
+    }
+}
+
+fn open_to_adjust(directory: BorrowedFd<'_>, entry: &Entry, found: &Stat) -> Result<OwnedFd, Errno> {
+    match open_same(directory, &entry.name, OFlags::RDONLY, found) {
         // What its owner may not read, its owner may perhaps write.
         Err(Errno::ACCESS) if entry.kind == Kind::File => {
-            openat(directory, entry.name.as_bytes(), OFlags::WRONLY | common, Mode::empty())
+            open_same(directory, &entry.name, OFlags::WRONLY, found)
         }
         result => result,
     }
@@ -167,4 +208,56 @@ pub(super) fn finish_directory(
         futimens(directory.as_fd(), &times(modified))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::Outbox;
+    use crate::options::Options;
+    use crate::receive::flights::Flights;
+    use crate::session::Session;
+    use std::fs::{self, File};
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn case_19_what_has_taken_the_name_meanwhile_gets_no_attributes() {
+        let root = tempfile::tempdir().unwrap();
+        let (file, secret) = (root.path().join("file"), root.path().join("secret"));
+        for (path, mode) in [(&file, 0o600), (&secret, 0o640)] {
+            fs::write(path, b"x").unwrap();
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let options = Options::archive();
+        let session = Session::new(Outbox::new(Box::new(std::io::sink()), 3, None).unwrap(), &|_| {});
+        let setting = Setting {
+            session: &session,
+            options: &options,
+            compared: crate::send::compared(&options, false, false),
+            umask: 0o22,
+            flights: Flights::default(),
+            received: std::sync::Mutex::default(),
+        };
+        let entry = Entry { mode: 0o666, ..crate::tests::peer::file("file", 1) };
+        let directory = File::open(root.path()).unwrap();
+        let found = Identity::of(&place::stat(directory.as_fd(), &entry.name).unwrap().unwrap());
+        let differs = Differs { perms: true, time: true, ..Differs::default() };
+        let adjust = || adjust(&setting, directory.as_fd(), &entry, differs, &found);
+
+        // Another name of the secret in the place of the file that was looked at.
+        fs::rename(&file, root.path().join("away")).unwrap();
+        fs::hard_link(&secret, &file).unwrap();
+        let before = fs::metadata(&secret).unwrap();
+        assert_eq!(adjust(), Err(Errno::STALE));
+        let after = fs::metadata(&secret).unwrap();
+        assert_eq!(
+            (after.permissions(), after.modified().unwrap()),
+            (before.permissions(), before.modified().unwrap())
+        );
+        // Back in its place it gets them.
+        fs::rename(root.path().join("away"), &file).unwrap();
+        adjust().unwrap();
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o7777, 0o666);
+        assert_eq!(Time::of(&rustix::fs::stat(&file).unwrap()), entry.modified);
+    }
 }

@@ -10,6 +10,7 @@ use super::{attributes, temporary};
 use crate::change::{Change, Differs};
 use crate::entry::{Entry, EntryCodec, Kind, Time};
 use crate::error::{Error, Problem};
+use crate::file::Identity;
 use crate::message::{MOST_TOLD, Number, ToSender};
 use crate::name::{Name, TreePath};
 use crate::options::Delete;
@@ -18,7 +19,7 @@ use crate::session::Event;
 use crate::stats::Totals;
 use crate::tree::MOST_LEFTOVERS;
 use crate::wire::Cursor;
-use rustix::fs::fstat;
+use rustix::fs::{Stat, fstat};
 use std::collections::{BTreeMap, HashSet};
 
 /// Deletions that wait for the end; beyond, the rest stays and is told.
@@ -173,12 +174,15 @@ impl<'a> Entries<'a> {
         path: &TreePath,
         entry: &Entry,
         differs: Differs,
+        found: &Stat,
     ) -> Result<bool, Error> {
         let Some(places) = self.places.as_mut().filter(|_| !self.setting.options.dry_run) else {
             return Ok(true);
         };
         let open = places.open(&current.path);
-        match open.and_then(|open| attributes::adjust(self.setting, open, entry, differs)) {
+        match open
+            .and_then(|open| attributes::adjust(self.setting, open, entry, differs, &Identity::of(found)))
+        {
             Ok(()) => Ok(true),
             Err(errno) => {
                 self.setting.problem(Problem::call(path, "set its attributes", errno)).map(|()| false)

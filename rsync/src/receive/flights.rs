@@ -38,6 +38,8 @@ pub(crate) struct Flight {
     pub(crate) sum_bytes: u64,
     /// The sender was asked whether it is what it has.
     pub(crate) may_be_same: bool,
+    /// The sender has asked for the sums of gaps, which it does once.
+    pub(crate) gaps_asked: bool,
 }
 
 #[derive(Default)]

@@ -17,7 +17,7 @@ use crate::session::{Event, Session};
 use crate::signature::Shape;
 use crate::tree::Only;
 use delta::Waiting;
-use rustix::fs::fstat;
+use rustix::fs::{Stat, fstat};
 use rustix::io::Errno;
 use std::collections::HashMap;
 use std::fs::File;
@@ -63,6 +63,7 @@ impl From<Error> for Stop {
 impl From<Errno> for Stop {
     fn from(errno: Errno) -> Stop {
         Stop::File(match errno {
+            Errno::CANCELED => return Stop::All(Error::Stopped),
             Errno::NOENT | Errno::NOTDIR | Errno::LOOP => Failure::Vanished,
             Errno::STALE => Failure::Changed,
             Errno::ACCESS | Errno::PERM => Failure::Denied,
@@ -198,14 +199,26 @@ impl Answer<'_> {
         flush(start, bytes.len())
     }
 
-    /// The end of a file, if it is still the one that was opened.
+    /// The end of a file, if it still is, or begins with, what was opened.
     fn end(&self, source: &Source, hash: ContentHash) -> Result<(), Stop> {
-        if Identity::of(&fstat(&source.content.file)?) != source.identity {
+        let now = fstat(&source.content.file)?;
+        if Identity::of(&now) != source.identity && !self.begins_with(source, &now, hash)? {
             return Err(Stop::File(Failure::Changed));
         }
         say(self.session, &ToReceiver::End(hash))?;
         self.desk.answered(source.number);
         if self.session.is_over() { Err(Error::Stopped.into()) } else { Ok(()) }
+    }
+
+    /// A log grows all the time. What was sent of one that has is a state that it had, if it still begins with that; its
+    /// time is that of the state, so that the next transfer goes on from there.
+    fn begins_with(&self, source: &Source, now: &Stat, hash: ContentHash) -> Result<bool, Stop> {
+        let (mut again, mut hasher) = (source.content.again()?, ContentHasher::new());
+        if now.st_size.unsigned_abs() < again.size {
+            return Ok(false);
+        }
+        again.hash(&mut hasher, self.session.over())?;
+        Ok(hasher.finish() == hash)
     }
 
     /// The receiver has a file that may be the beginning of this one. If it turns out not to be, the hash at the end tells, and the
@@ -221,7 +234,7 @@ impl Answer<'_> {
         self.session.outbox.flush()?;
         let (size, mut hasher) = (source.content.size, ContentHasher::new());
         source.content = source.content.until(length);
-        source.content.hash(&mut hasher)?;
+        source.content.hash(&mut hasher, self.session.over())?;
         source.content = source.content.until(size);
         let hasher = self.stream(&mut source, hasher)?;
         self.end(&source, hasher.finish())
@@ -232,7 +245,7 @@ impl Answer<'_> {
         let mut source = self.open(number, place)?;
         if length == source.content.size {
             let mut hasher = ContentHasher::new();
-            source.content.hash(&mut hasher)?;
+            source.content.hash(&mut hasher, self.session.over())?;
             if hasher.finish() == hash {
                 self.desk.answered(number);
                 return Ok(say(self.session, &ToReceiver::Same(number))?);

@@ -57,6 +57,8 @@ struct Asked {
     shape: Option<Shape>,
     /// The receiver was asked for sums, and may say of what.
     awaits_shape: bool,
+    /// Bytes of sums that it was asked for and that have not come.
+    promised: u64,
     /// Not answered yet; or answered, and could be asked for again.
     open: bool,
 }
@@ -77,7 +79,9 @@ struct Inner {
     answered: VecDeque<Number>,
     queued: Queued,
     open: usize,
+    /// Bytes of sums that wait here, and of those that were asked for and have not come.
     sum_bytes: u64,
+    promised: u64,
     finished: Option<Received>,
 }
 
@@ -230,6 +234,7 @@ impl Desk {
     /// A file is answered; it is remembered for as long as the receiver may find the answer to be wrong.
     pub(super) fn answered(&self, number: Number) {
         let mut inner = lock(&self.inner);
+        inner.promise(number, 0);
         if let Some(asked) = inner.asked.get_mut(&number)
             && std::mem::replace(&mut asked.open, false)
         {
@@ -248,19 +253,23 @@ impl Desk {
     /// Whether sums of so many bytes may be asked for; if so, they will be.
     pub(super) fn ask_sums(&self, number: Number, bytes: u64) -> bool {
         let mut inner = lock(&self.inner);
-        let room = inner.sum_bytes + bytes <= MOST_SUM_BYTES / 2;
+        if !inner.has_room(bytes) {
+            return false;
+        }
+        inner.promise(number, bytes);
         inner.asked.get_mut(&number).is_some_and(|asked| {
-            asked.awaits_shape = room;
-            room
+            asked.awaits_shape = true;
+            true
         })
     }
 
     /// From now on this many bytes of sums are expected for a file. False if there is no room for them.
     pub(super) fn expect_sums(&self, number: Number, bytes: u64) -> bool {
         let mut inner = lock(&self.inner);
-        if inner.sum_bytes + bytes > MOST_SUM_BYTES / 2 {
+        if !inner.has_room(bytes) {
             return false;
         }
+        inner.promise(number, bytes);
         inner.asked.get_mut(&number).is_some_and(|asked| {
             asked.expects = bytes;
             asked.sums = vec![];
@@ -270,6 +279,19 @@ impl Desk {
 }
 
 impl Inner {
+    /// Whether so many more bytes of sums may be asked for, beside those that the receiver sends on its own.
+    fn has_room(&self, bytes: u64) -> bool {
+        self.sum_bytes + self.promised + bytes <= MOST_SUM_BYTES / 2
+    }
+
+    /// Keeps room for so many bytes of sums of a file, in place of what was kept for it before.
+    fn promise(&mut self, number: Number, bytes: u64) {
+        if let Some(asked) = self.asked.get_mut(&number) {
+            let before = std::mem::replace(&mut asked.promised, bytes);
+            self.promised = self.promised + bytes - before;
+        }
+    }
+
     fn take(&mut self, count: u64) -> Result<(), Error> {
         self.taken += count;
         if self.taken > self.told {
@@ -297,7 +319,15 @@ impl Inner {
             self.queued.bytes = self.queued.bytes.saturating_add(size);
             self.asked.insert(
                 number,
-                Asked { place, sums: vec![], expects: 0, shape: None, awaits_shape: false, open: true },
+                Asked {
+                    place,
+                    sums: vec![],
+                    expects: 0,
+                    shape: None,
+                    awaits_shape: false,
+                    promised: 0,
+                    open: true,
+                },
             );
             self.open += 1;
         }
@@ -336,6 +366,9 @@ impl Inner {
             return Err(unexpected);
         }
         asked.sums.extend_from_slice(bytes);
+        let kept = asked.promised.min(bytes.len() as u64);
+        asked.promised -= kept;
+        self.promised -= kept;
         self.sum_bytes += bytes.len() as u64;
         if self.sum_bytes > MOST_SUM_BYTES {
             return Err(Error::Protocol("too many sums at a time"));

@@ -148,7 +148,7 @@ pub(super) fn pushed(
     run(|link| push(local, b"/target", options, link), theirs)
 }
 
-pub(super) fn file(name: &str, size: u64) -> Entry {
+pub(crate) fn file(name: &str, size: u64) -> Entry {
     Entry {
         name: Name::new(name.as_bytes()).unwrap(),
         kind: Kind::File,

@@ -88,6 +88,22 @@ fn case_3_sums_that_do_not_fit_their_announcement() {
 }
 
 #[test]
+fn case_1_blocks_longer_than_the_file_are_looked_for_in_vain() {
+    let root = tempfile::tempdir().unwrap();
+    fs::write(root.path().join("a"), vec![1; 10 << 20]).unwrap();
+    let mut ended = false;
+    let result = pushed(root.path(), &Options::archive(), |peer| {
+        begin(peer);
+        let shape = Shape { length: 40 << 20, block: 16 << 20, strong: 4 };
+        peer.ask(&ToSender::WantDelta { number: 0, shape });
+        peer.ask(&ToSender::Sums { number: 0, bytes: vec![9; usize::try_from(shape.size()).unwrap()] });
+        let end = peer.wait_for_sender(|message| matches!(message, ToReceiver::End(_)));
+        ended = matches!(end, ToReceiver::End(_));
+    });
+    assert!(ended, "{result:?}");
+}
+
+#[test]
 fn case_12_a_file_that_is_asked_for_while_it_is_open() {
     let root = tempfile::tempdir().unwrap();
     for at in 0..4000 {

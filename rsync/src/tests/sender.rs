@@ -278,6 +278,31 @@ fn case_10_only_the_one_name_that_was_asked_for_is_written() {
 }
 
 #[test]
+fn case_10_gaps_are_described_once_and_only_of_what_was_described() {
+    let gaps = |number| ToReceiver::AskGaps { number, gaps: vec![Gap { from: 0, length: 4000 }] };
+    // One of the same size is described; one that has grown is first taken for its beginning.
+    for (size, wanted) in [(4000, 1), (5000, 0)] {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("base"), vec![1; 4000]).unwrap();
+        let mut answers = 0;
+        let result = pulled(root.path(), &options(), |peer| {
+            peer.source();
+            peer.entries("", &[file("base", size)], true);
+            peer.wait_for(|message| matches!(message, ToSender::Sums { .. } | ToSender::WantTail { .. }));
+            peer.say(&gaps(0));
+            peer.say(&gaps(0));
+            while let ToSender::GapSums { .. } =
+                peer.wait_for(|message| !matches!(message, ToSender::Sums { .. }))
+            {
+                answers += 1;
+            }
+        });
+        refused(result, "gaps twice");
+        assert_eq!(answers, wanted, "{size}");
+    }
+}
+
+#[test]
 fn case_12_more_than_there_is_room_for() {
     found_out("entries", |peer| {
         peer.source();

@@ -291,6 +291,32 @@ fn case_22_files_that_change_all_the_time_arrive_whole_or_not_at_all() {
 }
 
 #[test]
+fn case_22_a_log_that_grows_all_the_time_arrives_as_it_was() {
+    for way in WAYS {
+        let trees = trees();
+        let source = trees.from.join("log");
+        write(&source, &noise(7, 4 << 20));
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut log = File::options().append(true).open(&source).unwrap();
+                for round in (0..u64::MAX).take_while(|_| !stop.load(Ordering::Relaxed)) {
+                    log.write_all(&noise(round, 300)).unwrap();
+                }
+            });
+            let _stop = Stop(&stop);
+            // The first time it is new, then it has grown.
+            for _ in 0..4 {
+                let done = content(way, &trees.from, &trees.to, &archive());
+                assert_eq!((done.summary.code, done.problems), (Code::Done, vec![]));
+                let (arrived, now) = (fs::read(trees.to.join("log")).unwrap(), fs::read(&source).unwrap());
+                assert!(arrived.len() >= 4 << 20 && now.starts_with(&arrived), "{}", arrived.len());
+            }
+        });
+    }
+}
+
+#[test]
 fn case_22_a_base_that_changes_all_the_time_gives_no_torn_file() {
     for way in WAYS {
         let trees = trees();

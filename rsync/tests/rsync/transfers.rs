@@ -1,11 +1,16 @@
 //! What users do: first copies, second ones, changes of all kinds, both ways.
 
-use crate::harness::{Way, age, archive, bytes, content, mode, noise, state, transfer, trees, write};
-use skpr_rsync::Code;
+use crate::harness::{
+    WAYS, Way, age, archive, bytes, content, link, mode, noise, policy, state, transfer, trees, whole, write,
+};
 use skpr_rsync::options::{Delete, Options};
+use skpr_rsync::{Base, Code, Event, Local, Policy, pull, push, serve};
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Once;
+use std::time::Duration;
 
 /// Some of everything.
 fn fill(root: &Path) {
@@ -323,4 +328,36 @@ fn the_narrowest_line_does_not_lock_up() {
         server.join().unwrap().unwrap();
     });
     assert_eq!(state(&trees.from), state(&trees.to));
+}
+
+/// What watches may be a terminal that nobody looks at, or a pager.
+#[test]
+fn a_watcher_that_takes_its_time_is_no_silence_of_the_other_end() {
+    const SILENCE: Duration = Duration::from_secs(3);
+    for way in WAYS {
+        let trees = trees();
+        for file in 0..50 {
+            write(&trees.from.join(format!("f{file}")), &noise(file, 100_000));
+        }
+        let slow = Once::new();
+        let watcher = |event: Event<'_>| {
+            if matches!(event, Event::Change(_)) {
+                slow.call_once(|| std::thread::sleep(SILENCE * 3 / 2));
+            }
+        };
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        std::thread::scope(|scope| {
+            let policy = Policy { silence: Some(SILENCE), ..policy() };
+            let server = scope.spawn(move || serve(whole(), policy, &|_| {}, link(theirs)));
+            let (from, to) = ([&bytes(&trees.from)[..], b"/"].concat(), bytes(&trees.to));
+            let local = |path| Local { base: Base::Own, path, watcher: &watcher, silence: Some(SILENCE) };
+            let done = match way {
+                Way::Push => push(local(&from), &to, &archive(), link(ours)),
+                Way::Pull => pull(local(&to), &from, &archive(), link(ours)),
+            };
+            assert_eq!(done.unwrap().code, Code::Done, "{way:?}");
+            server.join().unwrap().unwrap();
+        });
+        assert!(slow.is_completed());
+    }
 }

@@ -11,6 +11,7 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream as Blocking;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -60,13 +61,10 @@ pub(super) async fn run(session: Session, task: Task) -> Result<Summary, Broken>
             drop(closer.shutdown(Shutdown::Both));
         }
     });
-    let watch = Arc::clone(&task.watch);
     let link = link(ours)?;
-    let mut engine = tokio::task::spawn_blocking(move || task.run(link));
+    let mut engine = tokio::task::spawn_blocking(move || task.watched(link));
     let relayed = session.relay.pass(read, write);
     tokio::pin!(relayed);
-    let mut shown = tokio::time::interval(SHOWN_EVERY);
-    shown.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut lost = None;
     let mut passing = true;
     let done = loop {
@@ -77,7 +75,6 @@ pub(super) async fn run(session: Session, task: Task) -> Result<Summary, Broken>
                 passing = false;
                 lost = ended.err();
             }
-            _ = shown.tick() => watch.show(),
         }
     };
     if passing {
@@ -94,6 +91,23 @@ pub(super) async fn run(session: Session, task: Task) -> Result<Summary, Broken>
 }
 
 impl Task {
+    /// Shows now and then how far it is. That has a thread of its own: a terminal or a pager may take its time, and nothing else
+    /// waits for that.
+    fn watched(self, link: Link) -> Result<Summary, Error> {
+        let watch = Arc::clone(&self.watch);
+        let (running, ended) = mpsc::channel::<()>();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                while ended.recv_timeout(SHOWN_EVERY) == Err(RecvTimeoutError::Timeout) {
+                    watch.show();
+                }
+            });
+            let done = self.run(link);
+            drop(running);
+            done
+        })
+    }
+
     fn run(self, link: Link) -> Result<Summary, Error> {
         let Task { way, local, there, options, watch } = self;
         let watcher = |event: skpr_rsync::Event<'_>| watch.see(event);

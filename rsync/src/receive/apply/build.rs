@@ -19,6 +19,8 @@ use std::os::fd::AsFd as _;
 
 /// What is copied at once.
 const READ: usize = 128 << 10;
+/// What is written at once of zeros.
+const ZEROS: u64 = 8 << 20;
 /// How often it is told how far a file is.
 const TELL_EVERY: u64 = 1 << 20;
 
@@ -38,6 +40,8 @@ pub(super) struct Build {
     modified: Time,
     temporary: Result<Temporary, (&'static str, Errno)>,
     base: Option<File>,
+    /// The base could not be read.
+    wrong: bool,
     hasher: ContentHasher,
     literal: u64,
     told: u64,
@@ -68,6 +72,7 @@ impl Build {
             modified,
             temporary,
             base,
+            wrong: false,
             hasher: ContentHasher::new(),
             literal: 0,
             told: 0,
@@ -109,34 +114,54 @@ impl Build {
         Ok(())
     }
 
-    pub(super) fn zeros(&mut self, length: u64) -> Result<(), Error> {
+    pub(super) fn zeros(&mut self, setting: &Setting<'_>, length: u64) -> Result<(), Error> {
         self.expect(length)?;
-        self.hasher.zeros(length);
-        self.write(|temporary| temporary.zeros(length));
+        let mut left = length;
+        while left > 0 {
+            // A hole is made at once.
+            let some = if setting.options.sparse { left } else { left.min(ZEROS) };
+            self.write(|temporary| temporary.zeros(some));
+            if self.temporary.is_err() {
+                self.hasher.zeros(left);
+                break;
+            }
+            self.hasher.zeros(some);
+            left -= some;
+            self.go_on(setting)?;
+        }
         Ok(())
     }
 
-    pub(super) fn copy(&mut self, from: u64, length: u64) -> Result<(), Error> {
+    pub(super) fn copy(&mut self, setting: &Setting<'_>, from: u64, length: u64) -> Result<(), Error> {
         self.expect(length)?;
         let size = self.flight.base.as_ref().map_or(0, |base| base.size);
-        if from.checked_add(length).is_none_or(|end| end > size) {
-            return Err(Error::Protocol("a copy from beyond the base"));
-        }
+        let end = from.checked_add(length).filter(|end| *end <= size);
+        let end = end.ok_or(Error::Protocol("a copy from beyond the base"))?;
         let mut at = from;
-        while at < from + length {
-            let some = (from + length - at).min(READ as u64) as usize;
+        while at < end {
+            let some = (end - at).min(READ as u64) as usize;
             let mut buffer = std::mem::take(&mut self.buffer);
             buffer.resize(some, 0);
-            // A base that has gone or become shorter gives another hash, and so the whole file.
-            if self.base.as_ref().is_none_or(|base| read_exact(base, &mut buffer, at).is_err()) {
-                self.base = None;
+            // A base that has gone or become shorter means that all of the file is asked for.
+            self.wrong |= self.base.as_ref().is_none_or(|base| read_exact(base, &mut buffer, at).is_err());
+            if self.wrong || self.temporary.is_err() {
+                // It will not be placed: all that counts is its length.
+                self.hasher.zeros(end - at);
+                break;
             }
             self.hasher.update(&buffer);
             self.write(|temporary| temporary.write(&buffer));
             self.buffer = buffer;
             at += some as u64;
+            self.go_on(setting)?;
         }
         Ok(())
+    }
+
+    /// One message may stand for hours of work.
+    fn go_on(&mut self, setting: &Setting<'_>) -> Result<(), Error> {
+        self.progress(setting);
+        if setting.session.is_over() { Err(Error::Stopped) } else { Ok(()) }
     }
 
     pub(super) fn end(
@@ -148,7 +173,7 @@ impl Build {
         if self.hasher.length() != self.size {
             return Err(Error::Protocol("a file shorter than announced"));
         }
-        if self.hasher.clone().finish() != hash {
+        if self.wrong || self.hasher.clone().finish() != hash {
             return Ok(Outcome::Wrong);
         }
         self.end_unchecked(setting, places)

@@ -136,7 +136,7 @@ impl Entries<'_> {
         let is_there = stat.as_ref().filter(|stat| Kind::of(stat.st_mode) == Some(Kind::Directory));
         if let Some(stat) = is_there {
             let differs = compare::attributes(&entry, stat, self.setting.compared, false);
-            return self.adjust_directory(current, path, entry, differs);
+            return self.adjust_directory(current, path, entry, differs, stat);
         }
         if !self.make_way(current, &path, &entry, stat.as_ref())? {
             return Ok(());
@@ -174,6 +174,7 @@ impl Entries<'_> {
         path: TreePath,
         entry: Entry,
         differs: Differs,
+        found: &Stat,
     ) -> Result<(), Error> {
         if !differs.any() {
             return Ok(());
@@ -182,7 +183,7 @@ impl Entries<'_> {
             // The mode that it needs meanwhile, and the last one at the end.
             let meanwhile = Entry { mode: entry.mode | 0o700, ..entry.clone() };
             let now = Differs { time: false, ..differs };
-            self.adjust(current, &path, &meanwhile, now)?;
+            self.adjust(current, &path, &meanwhile, now, found)?;
             let mode = Some(entry.mode).filter(|_| differs.perms || differs.owner || differs.group);
             let modified = self.times(entry.modified).filter(|_| differs.time);
             self.directories

@@ -38,7 +38,7 @@ impl Entries<'_> {
             differs = compare::attributes(&entry, stat, self.setting.compared, !same);
             differs.content = !same;
             if same {
-                return self.same(current, path, entry, differs);
+                return self.same(current, path, entry, differs, stat);
             }
         } else if stat.is_some() {
             differs.new = true;
@@ -70,7 +70,7 @@ impl Entries<'_> {
         {
             differs = compare::attributes(&entry, stat, self.setting.compared, false);
             if !differs.perms {
-                return self.same(current, path, entry, differs);
+                return self.same(current, path, entry, differs, stat);
             }
             // Its mode cannot be set without following its name, so it is made anew.
         }
@@ -84,8 +84,9 @@ impl Entries<'_> {
         path: TreePath,
         entry: Entry,
         differs: Differs,
+        found: &Stat,
     ) -> Result<(), Error> {
-        if !differs.any() || !self.adjust(current, &path, &entry, differs)? {
+        if !differs.any() || !self.adjust(current, &path, &entry, differs, found)? {
             return Ok(());
         }
         tell(

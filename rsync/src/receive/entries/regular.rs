@@ -61,7 +61,7 @@ impl Entries<'_> {
         }
         let mut differs = compare::attributes(&entry, found, self.setting.compared, !same);
         if same {
-            return self.same(current, path, entry, differs);
+            return self.same(current, path, entry, differs, found);
         }
         differs.content = content;
         self.fetch(current, number, path, entry, differs, Some(found))
@@ -83,7 +83,7 @@ impl Entries<'_> {
 
     fn hash(&mut self, current: &Current, entry: &Entry) -> Result<ContentHash, Errno> {
         let Some(places) = &mut self.places else { return Err(Errno::NOENT) };
-        file::hash(places.open(&current.path)?, &entry.name)
+        file::hash(places.open(&current.path)?, &entry.name, self.setting.session.over())
     }
 
     /// Size and time are right, but the time says little: the content is compared.
@@ -138,6 +138,7 @@ impl Entries<'_> {
             tries: 0,
             sum_bytes: 0,
             may_be_same: false,
+            gaps_asked: false,
         }
     }
 

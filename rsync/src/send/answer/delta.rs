@@ -75,10 +75,10 @@ impl Answer<'_> {
     /// Whether anything of a large file, at places all over it, is in the base.
     fn is_related(&self, source: &Source, index: &Index) -> Result<bool, Stop> {
         let (size, block) = (source.content.size, index.shape.block as usize);
-        if size < WORTH_PROBING {
+        let mut buffer = vec![0; (2 * block).max(2 * PIECE)];
+        if size < WORTH_PROBING.max(buffer.len() as u64) {
             return Ok(true);
         }
-        let mut buffer = vec![0; (2 * block).max(2 * PIECE)];
         for probe in 0..PROBES {
             let at = (size - buffer.len() as u64) / (PROBES - 1).max(1) * probe / PIECE as u64 * PIECE as u64;
             let at = at.min(size - buffer.len() as u64);
@@ -103,15 +103,7 @@ impl Answer<'_> {
         let (runs, hash) = std::thread::scope(|scope| {
             let hashing = scope.spawn(move || {
                 let mut hasher = ContentHasher::new();
-                while let Some(part) = again.next()? {
-                    match part {
-                        Part::Data(bytes) => hasher.update(bytes),
-                        Part::Hole(length) => hasher.zeros(length),
-                    }
-                    if self.session.is_over() {
-                        return Err(Errno::CANCELED);
-                    }
-                }
+                again.hash(&mut hasher, self.session.over())?;
                 Ok(hasher.finish())
             });
             let runs = self.look(&mut source.content, index, None);
