@@ -11,7 +11,7 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// How much is read at once.
+/// How much is usually read at once.
 const READ: usize = 2 * PIECE;
 
 /// What comes next in a file.
@@ -31,6 +31,8 @@ pub(crate) struct Content {
     end: u64,
     /// Up to where data is known to be; none if holes are not looked for.
     data_until: Option<u64>,
+    /// How much is read at once.
+    step: usize,
     buffer: Vec<u8>,
 }
 
@@ -39,19 +41,25 @@ impl Content {
         let size = stat.st_size.max(0) as u64;
         // Only a file that takes less room than its size is asked for holes.
         let sparse = (stat.st_blocks as u64).saturating_mul(512) < size;
-        Content { file, size, at: 0, end: size, data_until: sparse.then_some(0), buffer: vec![] }
+        Content { file, size, at: 0, end: size, data_until: sparse.then_some(0), step: READ, buffer: vec![] }
     }
 
     /// The same from its beginning, for another thread.
     pub(crate) fn again(&self) -> Result<Content, Errno> {
         let file = self.file.try_clone().map_err(|error| errno(&error))?;
         let data_until = self.data_until.map(|_| 0);
-        Ok(Content { file, size: self.size, at: 0, end: self.size, data_until, buffer: vec![] })
+        Ok(Content { file, size: self.size, at: 0, end: self.size, data_until, step: READ, buffer: vec![] })
     }
 
     /// Up to there only.
     pub(crate) fn until(mut self, end: u64) -> Content {
         self.end = end.min(self.size);
+        self
+    }
+
+    /// So much at once, in place of the usual.
+    pub(crate) fn by(mut self, step: usize) -> Content {
+        self.step = step;
         self
     }
 
@@ -67,7 +75,7 @@ impl Content {
             return Ok(Some(Part::Hole(length)));
         }
         let until = self.data_until.unwrap_or(self.end).clamp(self.at + 1, self.end);
-        let length = usize::try_from(until - self.at).unwrap_or(usize::MAX).min(READ);
+        let length = usize::try_from(until - self.at).unwrap_or(usize::MAX).min(self.step);
         self.buffer.resize(length, 0);
         read_exact(&self.file, &mut self.buffer, self.at)?;
         self.at += length as u64;

@@ -14,6 +14,8 @@ use crate::wire::{put_bytes, put_number};
 
 /// Bytes of content in one message.
 pub(crate) const MOST_DATA: usize = 128 << 10;
+/// What content begins with, for whoever does not make a message of it.
+pub(crate) const DATA: u8 = 22;
 /// A message's longest form.
 pub(crate) const MOST_MESSAGE: usize = 256 << 10;
 /// Bytes of entries, digests or sums in one message.
@@ -229,7 +231,7 @@ impl ToReceiver {
                 put_number(out, *length);
             }
             ToReceiver::Data(bytes) => {
-                out.push(22);
+                out.push(DATA);
                 out.extend_from_slice(bytes);
             }
             ToReceiver::Zero(length) => {

@@ -51,7 +51,7 @@ pub struct Options {
 }
 
 /// The usual compression: what it saves is worth more than the time it takes on any network slower than 1 Gbit/s.
-const USUAL_LEVEL: u8 = 3;
+pub(crate) const USUAL_LEVEL: u8 = 3;
 /// Beyond it the compressor alone takes more memory than all the rest, and the other end chooses.
 const HIGHEST_LEVEL: u8 = 9;
 

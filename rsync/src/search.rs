@@ -6,15 +6,12 @@
 
 use crate::content::{PIECE, is_zero};
 use crate::index::{Found, Index};
-use crate::signature::sums;
+use crate::signature::{LANES, sums};
 
 /// Strong sums in vain that are always allowed, in bytes; then as many as bytes have been looked at.
 const FREE_MISSES: u64 = 8 << 20;
 /// The most blocks, by their bytes, that are compared at once.
 const LONGEST_STRIDE: usize = 1 << 20;
-
-/// Blocks whose strong sums are computed at the price of one.
-const LANES: usize = 8;
 
 /// Where some bytes of the new file come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

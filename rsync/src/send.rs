@@ -12,7 +12,7 @@ use crate::entry::{Compared, Kind, Time};
 use crate::error::Error;
 use crate::filter::Side;
 use crate::link::{Inbox, Packing};
-use crate::message::{Attributes, Either, ToReceiver, ToSender};
+use crate::message::{Attributes, DATA, Either, ToReceiver, ToSender};
 use crate::name::Name;
 use crate::options::Options;
 use crate::place::Places;
@@ -96,34 +96,39 @@ fn start(doing: &'static str, source: rustix::io::Errno) -> Error {
 }
 
 pub(crate) fn say(session: &Session<'_>, message: &ToReceiver) -> Result<(), Error> {
-    say_as(session, message, Packing::Compress)
-}
-
-pub(crate) fn say_as(session: &Session<'_>, message: &ToReceiver, packing: Packing) -> Result<(), Error> {
     let mut bytes = vec![];
     message.encode(&mut bytes);
-    session.outbox.send(&bytes, packing)
+    session.outbox.send(&bytes, Packing::Compress)
+}
+
+/// Some content of the file that was begun.
+pub(crate) fn say_data(session: &Session<'_>, bytes: &[u8], packing: Packing) -> Result<(), Error> {
+    session.outbox.send_parts(&[&[DATA], bytes], packing)
 }
 
 /// What the receiver says, until it has finished.
 fn read(session: &Session<'_>, desk: &Desk, mut inbox: Inbox) -> Result<(), Error> {
-    while let Some(message) = inbox.next(&session.pulse)? {
-        let message = ToSender::decode(&message)?;
-        if session.is_over() && !matches!(message, ToSender::Either(Either::Abort { .. })) {
-            if session.is_cut() {
-                continue;
+    while let Some(first) = inbox.next(&session.pulse)? {
+        let mut next = Some(first);
+        while let Some(message) = next {
+            let message = ToSender::decode(&message)?;
+            if session.is_over() && !matches!(message, ToSender::Either(Either::Abort { .. })) {
+                if !session.is_cut() {
+                    return Ok(());
+                }
+            } else if session.pulse.held_by(|| hear(session, desk, message))? {
+                return Ok(());
             }
-            return Ok(());
+            next = inbox.ready()?;
         }
-        // Whoever watches may be slow to take it, which is no silence of the receiver.
-        if session.pulse.held_by(|| hear(session, desk, message))? {
-            return Ok(());
-        }
+        // Once for all that has come together: a wake-up costs more than what a message asks for.
+        desk.wake();
     }
     Err(Error::Ended)
 }
 
-/// Puts a message where it belongs; whether it was the last.
+/// Puts a message where it belongs; whether it was the last. Whoever watches may be slow to take it, which is no silence of the
+/// receiver.
 fn hear(session: &Session<'_>, desk: &Desk, message: ToSender) -> Result<bool, Error> {
     match message {
         ToSender::Either(Either::Alive) => {}

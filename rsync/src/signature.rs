@@ -11,6 +11,8 @@ use fast_rsync::{Signature, SignatureOptions};
 pub(crate) const WEAK: usize = 4;
 /// What `fast_rsync` writes before the sums.
 const HEADER: usize = 12;
+/// Blocks whose strong sums are computed at the price of one.
+pub(crate) const LANES: usize = 8;
 const SMALLEST_BLOCK: u64 = 64;
 /// From here on blocks grow with the file instead of in number.
 const USUAL_BLOCK: u64 = 64 << 10;
@@ -74,9 +76,10 @@ impl Shape {
         self.blocks() * self.width() as u64
     }
 
-    /// How much is read and summed up at once: whole blocks, and whole pieces.
+    /// How much is read and summed up at once: whole blocks, and whole pieces. Several blocks cost little more than one.
     pub(crate) fn segment(&self) -> usize {
-        (self.block as usize).max(PIECE * 16)
+        let block = self.block as usize;
+        (LANES * block).clamp(PIECE * 16, PIECE * 64).max(block)
     }
 
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {

@@ -9,7 +9,7 @@ use crate::error::{Code, Error};
 use crate::link::{Inbox, Link, Outbox, Packing, plain_packet};
 use crate::message::{Either, ToSender};
 use crate::name::{LONGEST_PATH, Name, escape};
-use crate::options::Options;
+use crate::options::{Options, USUAL_LEVEL};
 use crate::place::{Base, Places};
 use crate::receive::{self, Destination};
 use crate::send::{self, Outgoing};
@@ -25,8 +25,6 @@ use std::time::Duration;
 /// The version of the protocol. Two ends with different ones say so and stop.
 pub const VERSION: u16 = 1;
 const MAGIC: &[u8] = b"skpr-rsync";
-/// What a hello's packet is compressed with before the options are known.
-const FIRST_LEVEL: u8 = 3;
 
 /// Where files are at this end, and how the transfer is carried out.
 pub struct Local<'a> {
@@ -113,7 +111,7 @@ fn client(
         return Err(Error::Refused(format!("`{}` is no path", escape(&wish.path))));
     }
     let (reader, writer, close) = halves(link);
-    let outbox = Outbox::new(writer, FIRST_LEVEL, None)?;
+    let outbox = Outbox::new(writer, USUAL_LEVEL, None)?;
     let session = Session::new(outbox, local.watcher).patient(local.silence);
     let mut inbox = Inbox::new(reader)?.with_hello(check_hello);
     if let Err(error) = ask(&session, &wish) {
@@ -158,7 +156,7 @@ fn in_time<T>(session: &Session<'_>, close: &(dyn Fn() + Send + Sync), work: imp
 /// Does what a client at the other end asks for, with files below `base`.
 pub fn serve(base: Base, policy: Policy, watcher: Watcher<'_>, link: Link) -> Result<Summary, Error> {
     let (reader, writer, close) = halves(link);
-    let session = Session::new(Outbox::new(writer, FIRST_LEVEL, None)?, watcher).patient(policy.silence);
+    let session = Session::new(Outbox::new(writer, USUAL_LEVEL, None)?, watcher).patient(policy.silence);
     session.outbox.send(&hello(), Packing::AsItIs)?;
     let mut inbox = Inbox::new(reader)?.with_hello(check_hello);
     let done = wish_in_time(&session, &mut inbox, &*close).and_then(|wish| {

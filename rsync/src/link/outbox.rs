@@ -2,6 +2,7 @@
 
 use super::{COMPRESSED, HEAD, MOST_PACKET, PLAIN, WINDOW};
 use crate::Error;
+use crate::options::USUAL_LEVEL;
 use crate::wire::put_number;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,6 +12,8 @@ use zstd::stream::raw::{CParameter, Encoder, InBuffer, Operation as _, OutBuffer
 
 /// Bytes that are compressed at once.
 const BATCH: usize = 64 << 10;
+/// What is compressed from where it is.
+const LONG: usize = 4 << 10;
 /// Bytes of a packet that wait for more.
 const FULL: usize = 32 << 10;
 /// With a limit of bandwidth, how much may go at once after a pause.
@@ -67,8 +70,7 @@ impl Outbox {
         level: u8,
         bandwidth: Option<u64>,
     ) -> Result<Outbox, Error> {
-        let mut encoder = Encoder::new(i32::from(level)).map_err(Error::Link)?;
-        encoder.set_parameter(CParameter::WindowLog(WINDOW)).map_err(Error::Link)?;
+        let encoder = Encoder::new(i32::from(level)).map_err(Error::Link)?;
         let last = Instant::now();
         let pace = bandwidth.filter(|bytes| *bytes > 0).map(|rate| Pace { rate, free_at: last });
         let packet = vec![0; HEAD];
@@ -96,8 +98,13 @@ impl Outbox {
 
     /// Takes a message. It is on its way only after [`Outbox::flush`].
     pub(crate) fn send(&self, message: &[u8], packing: Packing) -> Result<(), Error> {
+        self.send_parts(&[message], packing)
+    }
+
+    /// The same for a message in parts, which are not joined for it.
+    pub(crate) fn send_parts(&self, parts: &[&[u8]], packing: Packing) -> Result<(), Error> {
         let mut inner = self.lock();
-        let result = inner.send(message, packing);
+        let result = inner.send(parts, packing);
         inner.keep(result)
     }
 
@@ -117,7 +124,7 @@ impl Outbox {
         if inner.last.elapsed() < after {
             return Ok(());
         }
-        let result = inner.send(message, Packing::Compress).and_then(|()| inner.flush());
+        let result = inner.send(&[message], Packing::Compress).and_then(|()| inner.flush());
         inner.keep(result)
     }
 
@@ -137,7 +144,12 @@ impl Outbox {
     pub(crate) fn configure(&self, level: u8, bandwidth: Option<u64>) -> Result<(), Error> {
         let mut inner = self.lock();
         inner.pace = bandwidth.filter(|bytes| *bytes > 0).map(|rate| Pace { rate, free_at: Instant::now() });
-        inner.encoder.set_parameter(CParameter::CompressionLevel(i32::from(level))).map_err(Error::Link)
+        let encoder = &mut inner.encoder;
+        encoder.set_parameter(CParameter::CompressionLevel(i32::from(level))).map_err(Error::Link)?;
+        // What is to be small looks back as far as may be. The usual level's own 2 MiB stay in the processor's cache, which
+        // is worth more than what is found beyond.
+        let window = if level > USUAL_LEVEL { WINDOW } else { 0 };
+        encoder.set_parameter(CParameter::WindowLog(window)).map_err(Error::Link)
     }
 }
 
@@ -148,20 +160,28 @@ impl Inner {
         result.map_err(Error::Link)
     }
 
-    fn send(&mut self, message: &[u8], packing: Packing) -> io::Result<()> {
+    fn send(&mut self, parts: &[&[u8]], packing: Packing) -> io::Result<()> {
         if self.failed {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
+        let length = parts.iter().map(|part| part.len()).sum::<usize>();
         // A packet of one long message would keep a slow connection silent for too long.
-        if packing == Packing::AsItIs && message.len() <= self.longest() {
+        if packing == Packing::AsItIs && length <= self.longest() {
             self.flush()?;
-            put_number(&mut self.packet, message.len() as u64);
-            self.packet.extend_from_slice(message);
+            put_number(&mut self.packet, length as u64);
+            parts.iter().for_each(|part| self.packet.extend_from_slice(part));
             return self.write_packet(PLAIN);
         }
-        put_number(&mut self.plain, message.len() as u64);
-        self.plain.extend_from_slice(message);
-        if self.plain.len() >= BATCH { self.compress() } else { Ok(()) }
+        put_number(&mut self.plain, length as u64);
+        for part in parts {
+            if part.len() < LONG {
+                self.plain.extend_from_slice(part);
+            } else {
+                self.compress_plain()?;
+                self.compress(part)?;
+            }
+        }
+        if self.plain.len() >= BATCH { self.compress_plain() } else { Ok(()) }
     }
 
     /// The longest packet: with a limit of bandwidth what goes in half a second.
@@ -172,15 +192,20 @@ impl Inner {
         }
     }
 
-    fn compress(&mut self) -> io::Result<()> {
-        let plain = std::mem::take(&mut self.plain);
-        self.dirty = true;
-        let mut input = InBuffer::around(&plain);
-        while input.pos() < plain.len() {
+    fn compress_plain(&mut self) -> io::Result<()> {
+        let mut plain = std::mem::take(&mut self.plain);
+        let compressed = self.compress(&plain);
+        plain.clear();
+        self.plain = plain;
+        compressed
+    }
+
+    fn compress(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut input = InBuffer::around(bytes);
+        while input.pos() < bytes.len() {
+            self.dirty = true;
             self.step(|encoder, output| encoder.run(&mut input, output).map(|_| 0))?;
         }
-        self.plain = plain;
-        self.plain.clear();
         Ok(())
     }
 
@@ -188,9 +213,7 @@ impl Inner {
         if self.failed {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        if !self.plain.is_empty() {
-            self.compress()?;
-        }
+        self.compress_plain()?;
         if std::mem::take(&mut self.dirty) {
             while self.step(|encoder, output| encoder.flush(output))? > 0 {}
         }

@@ -1,7 +1,7 @@
 //! Messages as they come from a peer: well formed and within their bounds, or refused.
 
 use super::{
-    Attributes, Either, Failure, Gap, LONGEST_TEXT, MOST_DATA, MOST_GAP_BYTES, MOST_GAPS, ToReceiver,
+    Attributes, DATA, Either, Failure, Gap, LONGEST_TEXT, MOST_DATA, MOST_GAP_BYTES, MOST_GAPS, ToReceiver,
     ToSender,
 };
 use crate::Error;
@@ -86,7 +86,7 @@ impl ToReceiver {
                 from: cursor.at_most(SIZE, "a position out of range")?,
                 length: length(cursor)?,
             },
-            22 => ToReceiver::Data(data(cursor)?),
+            DATA => ToReceiver::Data(data(cursor)?),
             23 => ToReceiver::Zero(length(cursor)?),
             24 => ToReceiver::End(hash(cursor)?),
             25 => {

@@ -125,9 +125,11 @@ impl Apply<'_> {
             }
             ToReceiver::AskGaps { number, gaps } => {
                 let flight = self.setting.flights.get(number)?;
-                let base = flight.base.as_ref().filter(|_| flight.sum_bytes > 0 && !flight.gaps_asked);
+                let ahead = gaps.first().is_some_and(|gap| gap.from >= flight.gaps_until);
+                let base = flight.base.as_ref().filter(|_| flight.sum_bytes > 0 && ahead);
                 let base = base.ok_or(Error::Protocol("gaps in a base that was not described"))?;
-                self.setting.flights.update(number, |flight| flight.gaps_asked = true);
+                let until = gaps.last().map_or(0, |gap| gap.from + gap.length);
+                self.setting.flights.update(number, |flight| flight.gaps_until = until);
                 sums::send_gap_sums(self.setting, &mut self.places, &flight.directory, base, number, &gaps)?;
                 self.setting.session.outbox.flush()
             }

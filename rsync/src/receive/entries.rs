@@ -52,6 +52,8 @@ impl Told {
 pub(super) struct Last {
     pub(super) mode: Option<u32>,
     pub(super) modified: Option<Time>,
+    /// It was not there before this transfer, so that nothing is in it yet.
+    pub(super) made: bool,
 }
 
 /// The directory whose entries are being told.
@@ -63,6 +65,8 @@ struct Current {
     last: Option<Name>,
     /// It is not there: all in it is new, or was found to be impossible.
     missing: bool,
+    /// This transfer has made it: all in it is new.
+    made: bool,
 }
 
 /// A further name of a file.
@@ -134,7 +138,7 @@ impl<'a> Entries<'a> {
             if let Ok(modified) = cleaned {
                 self.directories
                     .entry(directory)
-                    .or_insert(Last { mode: None, modified: keep.then_some(modified) });
+                    .or_insert(Last { modified: keep.then_some(modified), ..Last::default() });
             }
         }
         // What one thing is put into was not looked through. What is kept there to go on with may be another's.
@@ -225,7 +229,8 @@ impl<'a> Entries<'a> {
         self.remember(&path)?;
         self.before = Some(path.clone());
         self.top_told |= self.is_top(&path);
-        let mut current = Current { path, own: None, at: 0, last: None, missing: false };
+        let made = self.directories.get(&path).is_some_and(|last| last.made);
+        let mut current = Current { path, own: None, at: 0, last: None, missing: false, made };
         // Where one file is all that was asked for, what it is in is not part of the transfer.
         let takes_part = !(self.only.is_some() && current.path.is_root());
         let wants_extras = self.setting.options.delete != Delete::No && takes_part;
@@ -338,7 +343,13 @@ impl<'a> Entries<'a> {
         if !current.missing
             && let Some(places) = &mut self.places
         {
-            match places.open(&current.path).and_then(|open| place::stat(open, &entry.name)) {
+            // A name that somebody has taken there meanwhile is found out when it is given.
+            let found = if current.made {
+                Ok(None)
+            } else {
+                places.open(&current.path).and_then(|open| place::stat(open, &entry.name))
+            };
+            match found {
                 Ok(found) => stat = found,
                 Err(errno) => return self.setting.problem(Problem::call(&path, "look at it", errno)),
             }

@@ -107,7 +107,7 @@ fn fetch(setting: &Setting<'_>, further: Further) -> Result<(), Error> {
         tries: 0,
         sum_bytes: 0,
         may_be_same: false,
-        gaps_asked: false,
+        gaps_until: 0,
     };
     setting.flights.add(setting.session, number, flight)?;
     setting.say(&ToSender::WantWhole(number))?;

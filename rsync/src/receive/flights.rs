@@ -13,6 +13,10 @@ use std::sync::Mutex;
 /// Bytes of sums that are on their way or at the sender; half of what it takes.
 const MOST_SUM_BYTES: u64 = 24 << 20;
 
+/// Once there is no room, it is waited until there is some for many at a time: a wake-up for each file costs more than
+/// the file.
+const FEW: usize = MOST_IN_FLIGHT / 2;
+
 /// What a delta is made against.
 #[derive(Clone, Debug)]
 pub(crate) struct BaseFile {
@@ -38,8 +42,8 @@ pub(crate) struct Flight {
     pub(crate) sum_bytes: u64,
     /// The sender was asked whether it is what it has.
     pub(crate) may_be_same: bool,
-    /// The sender has asked for the sums of gaps, which it does once.
-    pub(crate) gaps_asked: bool,
+    /// How far into the base the sender has asked for the sums of gaps; it does not go back.
+    pub(crate) gaps_until: u64,
 }
 
 #[derive(Default)]
@@ -58,17 +62,16 @@ pub(crate) struct Flights {
 impl Flights {
     /// Notes a file that is about to be asked for, once there is room for it.
     pub(crate) fn add(&self, session: &Session<'_>, number: Number, flight: Flight) -> Result<(), Error> {
-        let full = |inner: &Inner| {
+        let full = |inner: &Inner, most| {
             !inner.flights.is_empty()
-                && (inner.flights.len() >= MOST_IN_FLIGHT
-                    || inner.sum_bytes + flight.sum_bytes > MOST_SUM_BYTES)
+                && (inner.flights.len() >= most || inner.sum_bytes + flight.sum_bytes > MOST_SUM_BYTES)
         };
         let mut inner = lock(&self.inner);
-        if full(&inner) {
+        if full(&inner, MOST_IN_FLIGHT) {
             drop(inner);
             session.outbox.flush()?;
             inner = lock(&self.inner);
-            while full(&inner) {
+            while full(&inner, FEW + 1) {
                 inner = self.changed.wait(session, inner)?;
             }
         }
@@ -105,11 +108,13 @@ impl Flights {
     /// A file is dealt with, one way or the other.
     pub(crate) fn land(&self, number: Number) {
         let mut inner = lock(&self.inner);
-        if let Some(flight) = inner.flights.remove(&number) {
-            inner.sum_bytes = inner.sum_bytes.saturating_sub(flight.sum_bytes);
-        }
+        let Some(flight) = inner.flights.remove(&number) else { return };
+        inner.sum_bytes = inner.sum_bytes.saturating_sub(flight.sum_bytes);
+        let tells = flight.sum_bytes > 0 || matches!(inner.flights.len(), 0 | FEW);
         drop(inner);
-        self.changed.tell();
+        if tells {
+            self.changed.tell();
+        }
     }
 
     /// Waits until nothing is in flight.

@@ -3,7 +3,7 @@
 mod delta;
 
 use super::desk::{Desk, Job, Place};
-use super::{say, say_as};
+use super::{say, say_data};
 use crate::content::{ContentHash, ContentHasher, PIECE, is_zero};
 use crate::entry::Time;
 use crate::error::{Error, Problem};
@@ -181,7 +181,7 @@ impl Answer<'_> {
         let mut start = 0;
         let mut at = 0;
         let flush = |start: usize, end: usize| match bytes.get(start..end) {
-            Some(some @ [_, ..]) => say_as(self.session, &ToReceiver::Data(some.to_vec()), packing),
+            Some(some @ [_, ..]) => say_data(self.session, some, packing),
             _ => Ok(()),
         };
         for piece in bytes.chunks(size) {
@@ -271,12 +271,11 @@ impl Answer<'_> {
     }
 }
 
-/// Whether zstd makes anything of the beginning of a file.
+/// Whether zstd makes anything of the beginning of a file. To find it out costs more than it saves on a small one.
 fn try_out(bytes: &[u8]) -> Packing {
-    let sample = bytes.get(..SAMPLE).unwrap_or(bytes);
-    if sample.len() < SAMPLE {
+    let Some(sample) = bytes.get(..SAMPLE).filter(|_| bytes.len() >= MOST_DATA) else {
         return Packing::Compress;
-    }
+    };
     match zstd::bulk::compress(sample, 1) {
         Ok(small) if small.len() * 20 > sample.len() * 19 => Packing::AsItIs,
         _ => Packing::Compress,

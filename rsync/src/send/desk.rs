@@ -2,6 +2,8 @@
 //!
 //! Everything here has a bound. A receiver that exceeds one does not keep to the protocol.
 
+mod inner;
+
 use crate::content::ContentHash;
 use crate::digest::{Digests, DirectoryDigest};
 use crate::error::Error;
@@ -136,7 +138,7 @@ impl Desk {
         }
     }
 
-    /// Takes what the receiver says; what is asked for by now, if that is more than before.
+    /// Takes what the receiver says; what is asked for by now, if that is more than before. Whoever waits is to be woken after it.
     pub(super) fn put(&self, message: ToSender) -> Result<Option<Queued>, Error> {
         let mut inner = lock(&self.inner);
         let before = inner.queued.files;
@@ -157,10 +159,7 @@ impl Desk {
             ToSender::GapSums { number, bytes } => inner.sums(number, &bytes, true)?,
             ToSender::Either(_) | ToSender::Change(_) | ToSender::Finished(_) => {}
         }
-        let queued = Some(inner.queued).filter(|queued| queued.files > before);
-        drop(inner);
-        self.wake();
-        Ok(queued)
+        Ok(Some(inner.queued).filter(|queued| queued.files > before))
     }
 
     /// The receiver's next directory, once it is known whether there is one.
@@ -213,14 +212,8 @@ impl Desk {
     pub(super) fn job(&self, session: &Session<'_>) -> Result<(Number, Place, Job), Error> {
         let mut inner = lock(&self.inner);
         loop {
-            if let Some((number, job)) = inner.jobs.pop_front() {
-                if let Job::Delta { sums, .. } | Job::Gaps { sums } = &job {
-                    inner.sum_bytes = inner.sum_bytes.saturating_sub(sums.len() as u64);
-                }
-                if let Some(asked) = inner.asked.get(&number) {
-                    return Ok((number, asked.place.clone(), job));
-                }
-                continue;
+            if let Some(job) = inner.job() {
+                return Ok(job);
             }
             drop(inner);
             session.outbox.flush()?;
@@ -228,6 +221,28 @@ impl Desk {
             while inner.jobs.is_empty() {
                 inner = self.changed.wait(session, inner)?;
             }
+        }
+    }
+
+    /// The sums of gaps that the receiver was asked for; with `wait`, once they have come.
+    pub(super) fn gap_sums(
+        &self,
+        session: &Session<'_>,
+        number: Number,
+        wait: bool,
+    ) -> Result<Option<Vec<u8>>, Error> {
+        let mut inner = lock(&self.inner);
+        loop {
+            let is_it = |(of, job): &(Number, Job)| *of == number && matches!(job, Job::Gaps { .. });
+            let found = inner.jobs.iter().position(is_it).and_then(|at| inner.jobs.remove(at));
+            if let Some((_, Job::Gaps { sums })) = found {
+                inner.sum_bytes = inner.sum_bytes.saturating_sub(sums.len() as u64);
+                return Ok(Some(sums));
+            }
+            if !wait {
+                return Ok(None);
+            }
+            inner = self.changed.wait(session, inner)?;
         }
     }
 
@@ -275,113 +290,5 @@ impl Desk {
             asked.sums = vec![];
             true
         })
-    }
-}
-
-impl Inner {
-    /// Whether so many more bytes of sums may be asked for, beside those that the receiver sends on its own.
-    fn has_room(&self, bytes: u64) -> bool {
-        self.sum_bytes + self.promised + bytes <= MOST_SUM_BYTES / 2
-    }
-
-    /// Keeps room for so many bytes of sums of a file, in place of what was kept for it before.
-    fn promise(&mut self, number: Number, bytes: u64) {
-        if let Some(asked) = self.asked.get_mut(&number) {
-            let before = std::mem::replace(&mut asked.promised, bytes);
-            self.promised = self.promised + bytes - before;
-        }
-    }
-
-    fn take(&mut self, count: u64) -> Result<(), Error> {
-        self.taken += count;
-        if self.taken > self.told {
-            return Err(Error::Protocol("entries are taken that were not told"));
-        }
-        while self.blocks.front().is_some_and(|block| self.taken > block.first + block.names.len() as u64) {
-            self.blocks.pop_front();
-        }
-        Ok(())
-    }
-
-    /// The receiver asks for a file: one that was told and is not yet taken, or one that was answered before.
-    fn ask(&mut self, number: Number, job: Option<Job>, shape: Option<Shape>) -> Result<(), Error> {
-        if let Some(asked) = self.asked.get_mut(&number) {
-            let again = !std::mem::replace(&mut asked.open, true);
-            let awaited = std::mem::take(&mut asked.awaits_shape) && job.is_none();
-            if !again && !awaited {
-                return Err(Error::Protocol("a file that is asked for twice at a time"));
-            }
-            self.open += usize::from(again);
-        } else {
-            let (place, size) =
-                self.place(number).ok_or(Error::Protocol("a file that was not told is asked for"))?;
-            self.queued.files += 1;
-            self.queued.bytes = self.queued.bytes.saturating_add(size);
-            self.asked.insert(
-                number,
-                Asked {
-                    place,
-                    sums: vec![],
-                    expects: 0,
-                    shape: None,
-                    awaits_shape: false,
-                    promised: 0,
-                    open: true,
-                },
-            );
-            self.open += 1;
-        }
-        if self.open > MOST_IN_FLIGHT {
-            return Err(Error::Protocol("too many files are asked for at a time"));
-        }
-        if let Some(job) = job {
-            self.jobs.push_back((number, job));
-        } else if let (Some(shape), Some(asked)) = (shape, self.asked.get_mut(&number)) {
-            asked.sums = vec![];
-            asked.expects = shape.size();
-            asked.shape = Some(shape);
-        }
-        Ok(())
-    }
-
-    /// Where a file is, and its size if that is still known.
-    fn place(&self, number: Number) -> Option<(Place, u64)> {
-        if let Some(place) = self.followers.get(&number) {
-            return Some((place.clone(), 0));
-        }
-        let number = u64::from(number);
-        let after = self.blocks.partition_point(|block| block.first <= number);
-        let block = self.blocks.get(after.checked_sub(1)?)?;
-        let (name, size) = block.names.get(usize::try_from(number.checked_sub(block.first)?).ok()?)?;
-        Some((Place { directory: block.directory.clone(), name: name.clone() }, *size))
-    }
-
-    fn sums(&mut self, number: Number, bytes: &[u8], of_gaps: bool) -> Result<(), Error> {
-        let unexpected = Error::Protocol("sums that were not announced");
-        let Some(asked) = self.asked.get_mut(&number).filter(|asked| asked.open) else {
-            return Err(unexpected);
-        };
-        let length = asked.sums.len() as u64 + bytes.len() as u64;
-        if length > asked.expects || of_gaps == asked.shape.is_some() {
-            return Err(unexpected);
-        }
-        asked.sums.extend_from_slice(bytes);
-        let kept = asked.promised.min(bytes.len() as u64);
-        asked.promised -= kept;
-        self.promised -= kept;
-        self.sum_bytes += bytes.len() as u64;
-        if self.sum_bytes > MOST_SUM_BYTES {
-            return Err(Error::Protocol("too many sums at a time"));
-        }
-        if length == asked.expects {
-            let sums = std::mem::take(&mut asked.sums);
-            asked.expects = 0;
-            let job = match asked.shape.take() {
-                Some(shape) => Job::Delta { shape, sums },
-                None => Job::Gaps { sums },
-            };
-            self.jobs.push_back((number, job));
-        }
-        Ok(())
     }
 }

@@ -361,3 +361,31 @@ fn a_watcher_that_takes_its_time_is_no_silence_of_the_other_end() {
         assert!(slow.is_completed());
     }
 }
+
+/// Long files are sent while they are searched: edits that leave gaps, parts that were moved, inserted, new and empty.
+#[test]
+fn a_long_file_is_sent_in_parts_that_fit_together() {
+    for way in WAYS {
+        let trees = trees();
+        let old = noise(5, 72 << 20);
+        let mut new = old.clone();
+        for edit in 0..60 {
+            let at = edit * 1_200_000 + 77;
+            new[at..at + 40].copy_from_slice(&noise(edit as u64, 40));
+        }
+        new.splice(30_000_000..30_000_000, noise(99, 3_000_001));
+        new.splice(50_000_000..50_000_000, vec![0; 5 << 20]);
+        // A part of the base that goes back in it, and one that is gone.
+        new.splice(60_000_000..60_000_000, old[1_000_000..9_000_000].iter().copied());
+        new.drain(20_000_000..24_000_000);
+        write(&trees.from.join("file"), &new);
+        write(&trees.to.join("file"), &old);
+        age(&trees.to.join("file"), 900_000_000);
+        let done = content(way, &trees.from, &trees.to, &archive());
+        assert!(fs::read(trees.to.join("file")).unwrap() == new, "{way:?}");
+        let literal = done.summary.stats.received.literal;
+        // What was inserted, and of each edit a small block or two.
+        assert!((3_000_001..3_400_000).contains(&literal), "{literal}");
+        assert_eq!(done.summary.code, Code::Done);
+    }
+}

@@ -67,7 +67,7 @@ pub(in crate::receive) fn send_sums(
     let mut segment: Vec<u8> = vec![];
     let whole = shape.segment();
     if let Ok(content) = open(places, directory, base) {
-        let mut content = content.until(shape.length);
+        let mut content = content.until(shape.length).by(whole);
         let zeros = sums(&vec![0; shape.block as usize], shape.block, shape.strong);
         while let Ok(Some(part)) = content.next() {
             match part {

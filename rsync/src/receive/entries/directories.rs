@@ -76,7 +76,7 @@ impl Entries<'_> {
                 None
             };
             let modified = self.times(entry.modified).filter(|_| differs.time || differs.new);
-            self.directories.insert(TreePath::root(), Last { mode, modified });
+            self.directories.insert(TreePath::root(), Last { mode, modified, made: self.fresh });
         }
         Ok(())
     }
@@ -162,7 +162,8 @@ impl Entries<'_> {
                 Err(errno) => return self.setting.problem(Problem::call(&path, "make the directory", errno)),
             }
             let modified = self.times(entry.modified);
-            self.directories.insert(path.clone(), Last { mode: Some(mode.as_raw_mode()), modified });
+            self.directories
+                .insert(path.clone(), Last { mode: Some(mode.as_raw_mode()), modified, made: true });
         }
         self.setting.count(|received| received.created_directories += 1);
         tell(self.setting, Change { path, kind: Kind::Directory, how: How::Made, differs, target: vec![] })
@@ -186,8 +187,10 @@ impl Entries<'_> {
             self.adjust(current, &path, &meanwhile, now, found)?;
             let mode = Some(entry.mode).filter(|_| differs.perms || differs.owner || differs.group);
             let modified = self.times(entry.modified).filter(|_| differs.time);
-            self.directories
-                .insert(path.clone(), Last { mode: mode.filter(|_| self.setting.compared.perms), modified });
+            self.directories.insert(
+                path.clone(),
+                Last { mode: mode.filter(|_| self.setting.compared.perms), modified, made: false },
+            );
         }
         tell(
             self.setting,

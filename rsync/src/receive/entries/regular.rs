@@ -138,7 +138,7 @@ impl Entries<'_> {
             tries: 0,
             sum_bytes: 0,
             may_be_same: false,
-            gaps_asked: false,
+            gaps_until: 0,
         }
     }
 
