@@ -97,7 +97,8 @@ fn users_and_places(site: &Site) -> Result<()> {
     Ok(())
 }
 
-/// Two versions, one over the other; `SKPR_TEST_TREES=DIR:DIR` takes those of a real project instead.
+/// Two versions, one over the other; `SKPR_TEST_TREES=DIR:DIR` takes those of a real project instead, of which git says as
+/// well whether it is the one that was checked out.
 fn a_large_project(site: &Site) -> Result<()> {
     let home = site.user.home();
     let given = std::env::var("SKPR_TEST_TREES").ok();
@@ -113,6 +114,12 @@ fn a_large_project(site: &Site) -> Result<()> {
         rsync(site, &["-a", "--delete", "-y", &from, "bare:project/"])?.success()?;
         rsync(site, &["-a", "--delete", "bare:project/", "project/"])?.success()?;
         same(version, &home.join("project"))?;
+        if version.join(".git").exists() {
+            let mut git = Command::new("git");
+            git.args(["status", "--porcelain"]).current_dir(home.join("project"));
+            let status = git.output().context("run git")?;
+            ensure!(status.status.success() && status.stdout.is_empty(), "{status:?}");
+        }
     }
     Ok(())
 }
@@ -132,10 +139,18 @@ fn nothing_leads_out(site: &Site) -> Result<()> {
     let exec = |words: &[&str]| site.user.skpr(&[&["exec", "dev", "--"], words].concat());
     let links = "mkdir -p /tmp/hostile/inner && cd /tmp/hostile && ln -s ../../../../../../../../etc out && \
                  ln -s /proc/1/root through && ln -s /proc/self/cwd self && mkfifo pipe && ln -s loop loop && \
+                 mknod zero c 1 5 && mknod disk b 7 0 && \
                  printf x > \"$(printf 'a\\033[2Jb')\" && echo inside > inner/file";
     exec(&["sh", "-c", links])?.success()?;
     let pulled = rsync(site, &["-av", "dev:/tmp/hostile/", "hostile/"])?.success()?;
     ensure!(!pulled.stdout.contains('\u{1b}'), "{}", pulled.stdout);
+    // One of them never ends.
+    for device in ["zero", "disk"] {
+        ensure!(!home.join("hostile").join(device).exists(), "{}", pulled.stderr);
+        ensure!(pulled.stderr.contains(&format!("{device}: skipped")), "{}", pulled.stderr);
+        rsync(site, &["-a", &format!("dev:/tmp/hostile/{device}"), "device"])?.success()?;
+        ensure!(!home.join("device").exists());
+    }
     // They are text here, and lead nowhere for the next transfer either.
     let link = fs::read_link(home.join("hostile/out"))?;
     ensure!(link.ends_with("etc"), "{link:?}");

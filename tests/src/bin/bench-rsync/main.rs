@@ -1,7 +1,7 @@
 //! `make bench-rsync`: transfers of files into a container of a Kubernetes cluster, beside stock rsync over OpenSSH's sshd
 //! into the same container, in the same run.
 //!
-//! `bench-rsync [PART]...` — parts: `tree`, `small`, `edits`, `dump`, `far` (default: all). `scripts/bench-rsync` gives it a
+//! `bench-rsync [PART]...` — parts: `tree`, `small`, `edits`, `large`, `keys`, `memory`, `far` (default: all). `scripts/bench-rsync` gives it a
 //! cluster and says what shortens it. Prints a table and writes `target/bench/rsync.json`.
 //!
 //! * Both push from this machine, take turns, and find the same state before each turn. What came is compared each time.
@@ -10,30 +10,36 @@
 
 #![expect(clippy::print_stderr, reason = "a program for a terminal")]
 
+mod beside;
+mod far;
 #[path = "../bench-shell/guard.rs"]
 #[expect(dead_code, reason = "bench-shell uses more of it")]
 mod guard;
 mod network;
 mod options;
+#[path = "../bench-shell/processes.rs"]
+#[expect(dead_code, reason = "bench-shell uses more of it")]
+mod processes;
 mod pushes;
 #[path = "../bench-shell/site.rs"]
-#[expect(dead_code, reason = "bench-shell uses more of it")]
 mod site;
 #[path = "../bench-shell/sshd.rs"]
 mod sshd;
+#[path = "../bench-shell/terminal.rs"]
+mod terminal;
 mod trees;
 #[path = "../bench-shell/ways.rs"]
 #[expect(dead_code, reason = "bench-shell uses more of it")]
 mod ways;
 
 use anyhow::{Context as _, Result, ensure};
-use network::Far;
 use options::Options;
 use pushes::{Bench, Compared};
 use skpr_tests::report::{Better, Figure, publish};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-const PARTS: [&str; 5] = ["tree", "small", "edits", "dump", "far"];
+const PARTS: [&str; 7] = ["tree", "small", "edits", "large", "keys", "memory", "far"];
 const RSYNC: &str = "rsync over sshd";
 /// In bytes: what an unchanged tree may cost, and one of which a hundredth has grown.
 const UNCHANGED: f64 = 20e3;
@@ -47,7 +53,7 @@ fn main() -> Result<()> {
     }
     let options = Options::read()?;
     let site = site::Site::start(1)?;
-    let bench = Bench::new(&site, &options)?;
+    let mut bench = Bench::new(&site, &options)?;
     let mut figures = Vec::new();
     for part in PARTS.into_iter().filter(|part| asked.is_empty() || asked.iter().any(|name| name == part)) {
         eprintln!("{part} …");
@@ -55,8 +61,11 @@ fn main() -> Result<()> {
             "tree" => tree(&bench, &options),
             "small" => small(&bench, &options),
             "edits" => edits(&bench, &options),
-            "dump" => dump(&bench, &options),
-            _ => far(&bench, &options),
+            "large" => large(&bench, &options),
+            "keys" => beside::keys(&bench, &options),
+            "memory" => beside::memory(&bench),
+            // The last, since from then on all are far away.
+            _ => far(&mut bench, &options),
         };
         figures.extend(measured.context(part)?);
     }
@@ -120,31 +129,40 @@ fn edits(bench: &Bench<'_>, options: &Options) -> Result<Vec<Figure>> {
     ])
 }
 
-fn dump(bench: &Bench<'_>, options: &Options) -> Result<Vec<Figure>> {
-    let from = bench.here("dump")?;
-    trees::dump(&from, options.mib, 0)?;
+/// A dump and a machine's disk, of which a day's changes are to come.
+fn large(bench: &Bench<'_>, options: &Options) -> Result<Vec<Figure>> {
+    let mut figures = day(bench, options, "SQL dump", &["-az"], &trees::dump)?;
+    figures.extend(day(bench, options, "disk of a machine", &["-a", "-S"], &trees::image)?);
+    Ok(figures)
+}
+
+fn day(
+    bench: &Bench<'_>,
+    options: &Options,
+    kind: &str,
+    flags: &[&str],
+    make: &dyn Fn(&Path, u64, u64) -> Result<()>,
+) -> Result<Vec<Figure>> {
+    let from = bench.here("large")?;
+    make(&from, options.large, 0)?;
     bench.keep(&from, "before")?;
-    trees::dump(&from, options.mib, 1)?;
-    let changed = bench.compare(&from, "before", &["-az"])?;
-    let name = format!("SQL dump of {} MiB, a day's changes", options.mib);
+    make(&from, options.large, 1)?;
+    let changed = bench.compare(&from, "before", flags)?;
+    std::fs::remove_dir_all(&from)?;
+    let name = format!("{kind} of {} MiB, a day's changes", options.large);
     Ok(vec![bytes(&name, &changed).target_ratio(1.0), seconds(&name, &changed).target_ratio(1.0)])
 }
 
 /// The same over a longer way, where every round trip shows.
-fn far(bench: &Bench<'_>, options: &Options) -> Result<Vec<Figure>> {
+fn far(bench: &mut Bench<'_>, options: &Options) -> Result<Vec<Figure>> {
     let from = bench.here("far")?;
     trees::sources(&from, options.files)?;
     bench.keep(&from, "before")?;
     let mut figures = vec![];
     for millis in [20, 100] {
-        let Some(away) = Far::away(&bench.interface, millis)? else {
-            let why = Figure::new(format!("at {millis} ms"), f64::NAN, "s", Better::Lower);
-            figures.push(why.without("needs root, tc and a kernel with netem"));
-            continue;
-        };
+        bench.move_away(Duration::from_millis(millis))?;
         let unchanged = bench.compare(&from, "before", &["-a"])?;
         let first = bench.compare(&from, "", &["-a"])?;
-        drop(away);
         figures.push(seconds(&format!("tree, unchanged, at {millis} ms"), &unchanged).target_ratio(1.0));
         figures.push(seconds(&format!("tree, first copy, at {millis} ms"), &first).target_ratio(1.0));
     }

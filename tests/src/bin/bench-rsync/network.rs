@@ -1,6 +1,5 @@
-//! The interface that leads to the nodes: what passes it, and how far away it makes them.
+//! The interface that leads to the nodes, and what passes it.
 
-use crate::guard::check;
 use anyhow::{Context as _, Result, ensure};
 use std::net::IpAddr;
 use std::process::Command;
@@ -21,27 +20,6 @@ pub(crate) fn passed(interface: &str) -> Result<u64> {
         Ok(std::fs::read_to_string(&file).with_context(|| format!("read {file}"))?.trim().parse()?)
     };
     Ok(count("rx")? + count("tx")?)
-}
-
-/// A way that is longer for as long as this is kept.
-pub(crate) struct Far(String);
-
-impl Far {
-    /// None where this may not be done.
-    pub(crate) fn away(interface: &str, millis: u32) -> Result<Option<Far>> {
-        check()?;
-        let delay = format!("{millis}ms");
-        let words = ["qdisc", "add", "dev", interface, "root", "netem", "limit", "100000", "delay", &delay];
-        let done = Command::new("tc").args(words).output();
-        Ok(done.ok().filter(|done| done.status.success()).map(|_| Far(interface.to_owned())))
-    }
-}
-
-impl Drop for Far {
-    fn drop(&mut self) {
-        // It goes with the cluster otherwise.
-        Command::new("tc").args(["qdisc", "del", "dev", &self.0, "root"]).output().ok();
-    }
 }
 
 /// Fails where a way is needed that is not there.

@@ -1,9 +1,10 @@
 //! One push by each of the two, from the same state into the same, and what it cost.
 
+use crate::far::Far;
 use crate::guard::{Client, check};
 use crate::network;
 use crate::options::Options;
-use crate::site::Site;
+use crate::site::{Site, aggregator};
 use anyhow::{Context as _, Result, ensure};
 use skpr_tests::cli::program;
 use std::path::{Path, PathBuf};
@@ -28,14 +29,16 @@ pub(crate) struct Compared {
 }
 
 pub(crate) struct Bench<'a> {
-    site: &'a Site,
+    pub(crate) site: &'a Site,
     work: TempDir,
     pub(crate) interface: String,
     runs: usize,
+    /// The ways of the two, where they are not the usual ones.
+    far: Option<[Far; 2]>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum By {
+pub(crate) enum By {
     Skpr,
     Rsync,
 }
@@ -44,7 +47,15 @@ impl<'a> Bench<'a> {
     pub(crate) fn new(site: &'a Site, options: &Options) -> Result<Bench<'a>> {
         network::is_here("rsync")?;
         let interface = network::interface(site.sshd.address.ip())?;
-        Ok(Bench { site, work: tempfile::tempdir()?, interface, runs: options.runs })
+        Ok(Bench { site, work: tempfile::tempdir()?, interface, runs: options.runs, far: None })
+    }
+
+    /// From now on both are that far away.
+    pub(crate) fn move_away(&mut self, round_trip: Duration) -> Result<()> {
+        let site = self.site;
+        self.far =
+            Some([Far::to(aggregator(&site.release)?, round_trip)?, Far::to(site.sshd.address, round_trip)?]);
+        Ok(())
     }
 
     /// An empty directory of this machine.
@@ -91,16 +102,38 @@ impl<'a> Bench<'a> {
 
     /// Bytes and seconds.
     fn push(&self, by: By, from: &Path, to: &str, flags: &[&str]) -> Result<(f64, f64)> {
+        let mut command = self.command(by, from, to, flags)?;
+        check()?;
+        let (before, begun) = (network::passed(&self.interface)?, Instant::now());
+        Client::start(&mut command, LIMIT)?.success()?;
+        let seconds = begun.elapsed().as_secs_f64();
+        Ok(((network::passed(&self.interface)? - before) as f64, seconds))
+    }
+
+    /// A push into the empty place that goes on beside something else.
+    pub(crate) fn begin(&self, by: By, from: &Path, flags: &[&str]) -> Result<Client> {
+        self.inside(&format!("rm -rf {PLACE}"))?;
+        Client::start(&mut self.command(by, from, PLACE, flags)?, LIMIT)
+    }
+
+    fn command(&self, by: By, from: &Path, to: &str, flags: &[&str]) -> Result<Command> {
         let from = format!("{}/", from.display());
         let user = self.site.user(0)?;
         let mut command = match by {
             By::Skpr => {
                 // What it always does is what rsync has `-z` and `-W` for.
+                let own: Vec<&str> = flags.iter().copied().filter(|flag| *flag == "-S").collect();
                 let to = format!("dev:{to}");
-                user.other(program("skpr")?, &["rsync", "-a", &from, &to])
+                let mut command =
+                    user.other(program("skpr")?, &[&["rsync", "-a"], &own[..], &[&from, &to]].concat());
+                if let Some([far, _]) = &self.far {
+                    command.env("SKPR_CLUSTER", format!("localhost:{}", far.address.port()));
+                }
+                command
             }
             By::Rsync => {
-                let shell = self.site.sshd.client(user, "-T", &[]);
+                let address = self.far.as_ref().map_or(self.site.sshd.address, |[_, far]| far.address);
+                let shell = self.site.sshd.client_by(address, user, "-T", &[]);
                 let words = [shell.get_program()].into_iter().chain(shell.get_args());
                 let words: Vec<&str> = words.filter_map(|word| word.to_str()).collect();
                 let (host, shell) = words.split_last().context("ssh has a host")?;
@@ -108,11 +141,8 @@ impl<'a> Bench<'a> {
                 user.other("rsync", &[flags, &["-e", &shell.join(" "), &from, &to]].concat())
             }
         };
-        check()?;
-        let (before, begun) = (network::passed(&self.interface)?, Instant::now());
-        Client::start(command.stdin(Stdio::null()).stdout(Stdio::null()), LIMIT)?.success()?;
-        let seconds = begun.elapsed().as_secs_f64();
-        Ok(((network::passed(&self.interface)? - before) as f64, seconds))
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        Ok(command)
     }
 
     /// Whether what is there is what is here, by a hash of all names and contents.

@@ -4,6 +4,7 @@ use anyhow::Result;
 use skpr_tests::numbers::Numbers;
 use std::fs::{self, File};
 use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -85,6 +86,27 @@ pub(crate) fn edit(root: &Path) -> Result<()> {
     bytes.splice(middle..middle, Numbers::new(2).bytes(usize::try_from(1000)?));
     fs::write(&path, bytes)?;
     old(&path, 1000)
+}
+
+/// The disk of a machine on this day: a quarter of the first 3 GiB is data, and all the rest has never been written. Of the
+/// next day some blocks are written anew, and a few megabytes where nothing was.
+pub(crate) fn image(root: &Path, mib: u64, day: u64) -> Result<()> {
+    const CHUNK: u64 = 1 << 20;
+    let path = root.join("disk.img");
+    let file = File::create(&path)?;
+    file.set_len(mib << 20)?;
+    for at in (0..mib.min(3 << 10)).step_by(4) {
+        file.write_all_at(&Numbers::new(at + 50).bytes(usize::try_from(CHUNK)?), at * CHUNK)?;
+    }
+    for write in 0..day * 500 {
+        let at = write * 2_654_435_761 % (mib.min(3 << 10) / 4) * 4 * CHUNK + write % 256 * 4096;
+        file.write_all_at(&Numbers::new(write + 5000).bytes(4096), at)?;
+    }
+    for more in 0..day * 8 {
+        file.write_all_at(&Numbers::new(more + 9000).bytes(usize::try_from(CHUNK)?), (more * 4 + 2) * CHUNK)?;
+    }
+    drop(file);
+    old(&path, day)
 }
 
 /// A dump of a table on this day: of the next one some rows are gone, and some have changed.

@@ -2,7 +2,7 @@
 
 use crate::guard::check;
 use crate::options::Options;
-use crate::processes::{Memory, Processes};
+use crate::processes::{self, Memory, Processes};
 use crate::site::{CONTAINER, Site};
 use crate::terminal::Terminal;
 use crate::ways::Way;
@@ -18,20 +18,7 @@ const SAME: f64 = 0.05;
 const RESTS_WITHIN: Duration = Duration::from_secs(20);
 
 pub(crate) fn measure(site: &Site, options: &Options) -> Result<Vec<Figure>> {
-    let skpr = site.release.namespace();
-    let node = site.sites.field(&format!("pod/{CONTAINER}"), ".spec.nodeName")?;
-    let on_node = format!("--field-selector=spec.nodeName={node}");
-    let agent =
-        skpr.kubectl(&["get", "pods", &on_node, "-l", "app.kubernetes.io/name=skpr-agent", "-o", "name"])?;
-    let agent = agent.trim().trim_start_matches("pod/");
-    let aggregator = skpr.pods("app.kubernetes.io/name=skpr-aggregator")?;
-    let aggregator = aggregator.first().context("find the aggregator's pod")?;
-    // A health check is a process of the same name for a moment.
-    let programs = [
-        ("aggregator", Processes::of(skpr, aggregator, "skpr-aggregator", |first| first != "health")?),
-        ("agent", Processes::of(skpr, agent, "skpr-agent", |first| first.starts_with("--"))?),
-        ("sessions", Processes::of(skpr, agent, "skpr-agent", |first| first == "sessions")?),
-    ];
+    let programs = processes::of_skpr(site)?;
     let processes = programs.each_ref().map(|(_, processes)| processes.clone());
     let Some(grown) = grown(site, Way::Skpr, options.shells, &processes, Memory::Resident)? else {
         let elsewhere = Figure::new("RSS of an idle shell", f64::NAN, "MiB", Better::Lower);

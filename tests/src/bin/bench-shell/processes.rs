@@ -1,5 +1,6 @@
 //! The memory of the processes of a pod, where its node is on this machine: a node that shares the kernel shows them.
 
+use crate::site::{CONTAINER, Site};
 use anyhow::{Context as _, Result};
 use skpr_tests::cluster::Namespace;
 use std::fs;
@@ -21,6 +22,24 @@ pub(crate) enum Memory {
     Resident,
     /// Each page divided by how many processes have it: of processes that are copies of each other.
     Proportional,
+}
+
+/// The programs of skpr that serve the instance, by their names.
+pub(crate) fn of_skpr(site: &Site) -> Result<[(&'static str, Processes); 3]> {
+    let skpr = site.release.namespace();
+    let node = site.sites.field(&format!("pod/{CONTAINER}"), ".spec.nodeName")?;
+    let on_node = format!("--field-selector=spec.nodeName={node}");
+    let agent =
+        skpr.kubectl(&["get", "pods", &on_node, "-l", "app.kubernetes.io/name=skpr-agent", "-o", "name"])?;
+    let agent = agent.trim().trim_start_matches("pod/");
+    let aggregator = skpr.pods("app.kubernetes.io/name=skpr-aggregator")?;
+    let aggregator = aggregator.first().context("find the aggregator's pod")?;
+    // A health check is a process of the same name for a moment.
+    Ok([
+        ("aggregator", Processes::of(skpr, aggregator, "skpr-aggregator", |first| first != "health")?),
+        ("agent", Processes::of(skpr, agent, "skpr-agent", |first| first.starts_with("--"))?),
+        ("sessions", Processes::of(skpr, agent, "skpr-agent", |first| first == "sessions")?),
+    ])
 }
 
 impl Processes {

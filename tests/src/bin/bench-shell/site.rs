@@ -84,8 +84,7 @@ impl Site {
         let certificate = ca.path().join("ca.crt");
         let path = r#"go-template={{index .data "ca.crt" | base64decode}}"#;
         std::fs::write(&certificate, release.namespace().kubectl(&["get", "secret/skpr-ca", "-o", path])?)?;
-        let aggregator =
-            reached(release.namespace(), "skpr-aggregator", "app.kubernetes.io/name=skpr-aggregator")?;
+        let aggregator = aggregator(&release)?;
         let mut users = vec![];
         for number in 0..=sessions / SESSIONS_OF_A_USER {
             let user = User::new()?
@@ -190,6 +189,11 @@ fn token(sites: &Namespace, name: &str) -> Result<String> {
     sites.kubectl(&["create", "rolebinding", name, "--clusterrole=admin", &account])?;
     let token = sites.kubectl(&["create", "token", name, "--audience", "skpr", "--duration", "4h"])?;
     Ok(token.trim().to_owned())
+}
+
+/// Where it takes connections.
+pub(crate) fn aggregator(release: &Release) -> Result<SocketAddr> {
+    reached(release.namespace(), "skpr-aggregator", "app.kubernetes.io/name=skpr-aggregator")
 }
 
 /// The port of a Service on the node of its pod, once it takes connections.

@@ -118,11 +118,22 @@ impl Sshd {
 
     /// Stock `ssh`, with its own defaults, that asks nobody anything.
     pub(crate) fn client(&self, user: &User, terminal: &str, words: &[&str]) -> Command {
+        self.client_by(self.address, user, terminal, words)
+    }
+
+    /// The same by way of this address.
+    pub(crate) fn client_by(
+        &self,
+        address: SocketAddr,
+        user: &User,
+        terminal: &str,
+        words: &[&str],
+    ) -> Command {
         let at = |name: &str| self.keys.path().join(name).display().to_string();
         let options = [
             format!("UserKnownHostsFile={}", at("known")),
             format!("IdentityFile={}", at("user")),
-            format!("HostName={}", self.address.ip()),
+            format!("HostName={}", address.ip()),
             "HostKeyAlias=sshd".to_owned(),
             "StrictHostKeyChecking=yes".to_owned(),
             "GlobalKnownHostsFile=/dev/null".to_owned(),
@@ -131,7 +142,7 @@ impl Sshd {
             "BatchMode=yes".to_owned(),
         ];
         let mut ssh = user.other("ssh", &["-F", "/dev/null", "-l", "root", "-p"]);
-        ssh.arg(self.address.port().to_string());
+        ssh.arg(address.port().to_string());
         for option in options {
             ssh.args(["-o", &option]);
         }
