@@ -48,9 +48,9 @@ impl Name {
         Name([start, rest.as_bytes()].concat().into())
     }
 
-    /// Whether the engine gives such names to files of its own.
+    /// Whether the engine gives such names to files of its own. What only begins as they do is somebody's.
     pub(crate) fn is_ours(&self) -> bool {
-        self.0.starts_with(TEMPORARY) || self.0.starts_with(PARTIAL)
+        self.is_temporary() || self.is_partial()
     }
 
     /// Whether it is one of a file that is written right now, or was when its transfer broke off.

@@ -6,7 +6,8 @@
 
 use crate::name::{Name, TreePath};
 use rustix::fs::{
-    AtFlags, CWD, Dir, Mode, OFlags, ResolveFlags, Stat, fstat, openat, openat2, statat, unlinkat,
+    AtFlags, CWD, Dir, Mode, OFlags, RenameFlags, ResolveFlags, Stat, fstat, openat, openat2, renameat,
+    renameat_with, statat, unlinkat,
 };
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -178,6 +179,24 @@ pub(crate) fn open_file(directory: BorrowedFd<'_>, name: &Name) -> Result<(Owned
 /// Removes a file of the engine's own, if it is there. What stays is put away by the next transfer.
 pub(crate) fn discard(directory: BorrowedFd<'_>, name: &Name) {
     let _removed = unlinkat(directory, name.as_bytes(), AtFlags::empty()).is_ok();
+}
+
+/// Gives what was made under another name its own. What has that is replaced; but if nothing should have it, nothing is.
+pub(crate) fn give_name(
+    directory: BorrowedFd<'_>,
+    from: &Name,
+    to: &Name,
+    nothing_there: bool,
+) -> Result<(), Errno> {
+    let (from, to) = (from.as_bytes(), to.as_bytes());
+    if nothing_there {
+        match renameat_with(directory, from, directory, to, RenameFlags::NOREPLACE) {
+            // The file system cannot tell.
+            Err(Errno::INVAL | Errno::NOSYS) => {}
+            result => return result,
+        }
+    }
+    renameat(directory, from, directory, to)
 }
 
 /// The names in a directory, sorted, in as few bytes as they need.

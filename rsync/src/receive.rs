@@ -46,6 +46,8 @@ pub(crate) struct Setting<'a> {
     pub(crate) compared: crate::entry::Compared,
     /// The bits that new files do not get unless told to.
     pub(crate) umask: u32,
+    /// There may be what was kept of a file, since this transfer keeps it, or has not looked through where it is.
+    pub(crate) keeps_partials: bool,
     pub(crate) flights: Flights,
     pub(crate) received: Mutex<Received>,
 }
@@ -90,6 +92,7 @@ pub(crate) fn receive(
         options,
         compared: crate::send::compared(options, root, root),
         umask: umask.as_raw_mode(),
+        keeps_partials: options.partial || destination.only.is_some(),
         flights: Flights::default(),
         received: Mutex::new(Received::default()),
     };

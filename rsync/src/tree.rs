@@ -170,7 +170,8 @@ impl Tree {
         }
         let entry = match describe(open, name, &stat, self.compared, &self.over) {
             Ok(entry) => entry,
-            Err(Errno::NOENT) => return Ok(None),
+            // It is gone, or nobody wants to know any more.
+            Err(Errno::NOENT | Errno::CANCELED) => return Ok(None),
             Err(errno) => return Err(Problem::call(&path, "read it", errno)),
         };
         Ok(Some(self.finish(entry, path, &stat)))

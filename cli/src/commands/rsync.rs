@@ -34,6 +34,7 @@ mod exit {
     /// There is nobody to transfer with: not allowed, not found, not logged in.
     pub(super) const NOT_BEGUN: u8 = 5;
     pub(super) const NO_CONNECTION: u8 = 10;
+    pub(super) const NOT_WRITTEN: u8 = 11;
     pub(super) const BROKEN: u8 = 12;
     pub(super) const INTERRUPTED: u8 = 20;
     pub(super) const TIMED_OUT: u8 = 30;
@@ -95,8 +96,14 @@ async fn transfer(verb: &Rsync, settings: &Settings, output: &Output) -> Result<
     match done {
         Ok(summary) => {
             let transfer = report::Transfer { verb, way, opened: &opened, summary, elapsed: begun.elapsed() };
-            transfer.say(&wanted.environment, watch.problems(), output)?;
-            Ok(summary.code)
+            match transfer.say(&wanted.environment, watch.problems(), output) {
+                Ok(()) | Err(Error::ClosedPipe) => Ok(summary.code),
+                // The files are there; only what was to be said of it is not.
+                Err(error) => {
+                    output.report(&error);
+                    Err(Error::Exit(exit::NOT_WRITTEN))
+                }
+            }
         }
         Err(broken) => {
             let (error, code) = explain(broken, verb, &access);
@@ -125,10 +132,9 @@ fn explain(broken: Broken, verb: &Rsync, access: &Access) -> (Error, u8) {
                 Failure::new(ErrorKind::Failed, "interrupted: files are old or new, and none is mixed");
             (failure.with_hint(again).into(), exit::INTERRUPTED)
         }
-        Broken::Relay(status) => {
+        Broken::Relay => {
             let message = format!("the connection through `{}` was lost", access.endpoint);
-            let error = Error::new(Failure::new(ErrorKind::Unavailable, message).with_hint(again), &status);
-            (error, exit::BROKEN)
+            (Failure::new(ErrorKind::Unavailable, message).with_hint(again).into(), exit::BROKEN)
         }
         Broken::Engine(error) => {
             let code = error.code() as u8;

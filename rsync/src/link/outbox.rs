@@ -124,7 +124,8 @@ impl Outbox {
         if inner.last.elapsed() < after {
             return Ok(());
         }
-        let result = inner.send(&[message], Packing::Compress).and_then(|()| inner.flush());
+        // It may come before it is known how the rest is to be compressed.
+        let result = inner.send(&[message], Packing::AsItIs).and_then(|()| inner.flush());
         inner.keep(result)
     }
 

@@ -131,3 +131,18 @@ fn a_low_limit_makes_short_packets_so_that_the_other_end_hears_of_it() {
     assert!((1..=8 << 10).contains(&longest), "{longest}");
     assert_eq!(read(bytes).unwrap(), [message]);
 }
+
+#[test]
+fn a_wish_may_come_late() {
+    // What is said meanwhile must not settle how the rest is compressed.
+    for level in [3, 6, 9] {
+        let wire = Wire::default();
+        let outbox = Outbox::new(Box::new(wire.clone()), 3, None).unwrap();
+        outbox.keep_alive(b"alive", std::time::Duration::ZERO).unwrap();
+        outbox.configure(level, None).unwrap();
+        outbox.send(&[7; 1000], Packing::Compress).unwrap();
+        outbox.keep_alive(b"alive", std::time::Duration::ZERO).unwrap();
+        let bytes = wire.0.lock().unwrap().clone();
+        assert_eq!(read(bytes).unwrap(), [&b"alive"[..], &[7; 1000], b"alive"]);
+    }
+}

@@ -261,7 +261,7 @@ impl Apply<'_> {
         let problem = match errno {
             Errno::EXIST => Problem::says(
                 path,
-                "another name stands for the same file here: the file system does not tell them apart",
+                "its name is taken here: by somebody else, or by a name that the file system does not tell from it",
             ),
             errno => Problem::call(path, doing, errno),
         };

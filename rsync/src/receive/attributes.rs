@@ -1,4 +1,5 @@
-//! Makes what needs no content, and gives attributes to what is there: by descriptor, so that no swapped name gets them.
+//! Makes what needs no content, and gives attributes to what is there: by descriptor, so that no
+//! swapped name gets them. Only times go by name, where the kernel knows no other way.
 
 use super::Setting;
 use super::temporary::temporary_name;
@@ -9,13 +10,18 @@ use crate::name::Name;
 use crate::place;
 use rustix::fs::{
     AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid, chownat, fchmod,
-    fchown, fstat, futimens, mknodat, openat, renameat, symlinkat, utimensat,
+    fchown, fstat, futimens, mknodat, openat, symlinkat, utimensat,
 };
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// A link or a special file, made under another name first, so that what it replaces is there until it is.
-pub(super) fn make(setting: &Setting<'_>, directory: BorrowedFd<'_>, entry: &Entry) -> Result<(), Errno> {
+pub(super) fn make(
+    setting: &Setting<'_>,
+    directory: BorrowedFd<'_>,
+    entry: &Entry,
+    nothing_there: bool,
+) -> Result<(), Errno> {
     let temporary = temporary_name(&entry.name);
     let path = temporary.as_bytes();
     match entry.kind {
@@ -32,7 +38,7 @@ pub(super) fn make(setting: &Setting<'_>, directory: BorrowedFd<'_>, entry: &Ent
         Kind::File | Kind::Directory => return Err(Errno::INVAL),
     }
     let placed = attributes_by_name(setting, directory, &temporary, entry)
-        .and_then(|()| renameat(directory, path, directory, entry.name.as_bytes()));
+        .and_then(|()| place::give_name(directory, &temporary, &entry.name, nothing_there));
     if placed.is_err() {
         place::discard(directory, &temporary);
     }
@@ -154,8 +160,7 @@ pub(super) fn adjust(
     found: &Identity,
 ) -> Result<(), Errno> {
     let handle = handle(directory, &entry.name)?;
-    let stat = fstat(&handle)?;
-    if !found.is_of(&stat) {
+    if !found.is_of(&fstat(&handle)?) {
         return Err(Errno::STALE);
     }
     let (user, group) = owners(setting, entry);
@@ -166,7 +171,8 @@ pub(super) fn adjust(
     if entry.kind != Kind::Symlink
         && (differs.perms || (differs.owner || differs.group) && setting.compared.perms)
     {
-        let file = open_to_adjust(directory, entry, &stat)?;
+        // A file system of layers makes another file of it when its owner changes.
+        let file = open_to_adjust(directory, entry, &fstat(&handle)?)?;
         fchmod(&file, Mode::from_raw_mode(entry.mode))?;
     }
     if differs.time {
@@ -235,6 +241,7 @@ mod tests {
             options: &options,
             compared: crate::send::compared(&options, false, false),
             umask: 0o22,
+            keeps_partials: false,
             flights: Flights::default(),
             received: std::sync::Mutex::default(),
         };

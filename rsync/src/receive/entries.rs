@@ -343,7 +343,7 @@ impl<'a> Entries<'a> {
         if !current.missing
             && let Some(places) = &mut self.places
         {
-            // A name that somebody has taken there meanwhile is found out when it is given.
+            // Nothing replaces what somebody has put there meanwhile: see `give_name`.
             let found = if current.made {
                 Ok(None)
             } else {

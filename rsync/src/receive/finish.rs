@@ -16,7 +16,7 @@ use crate::options::Delete;
 use crate::place::{self, Places};
 use crate::session::lock;
 use crate::stats::Received;
-use rustix::fs::{AtFlags, Stat, linkat, renameat};
+use rustix::fs::{AtFlags, Stat, linkat};
 use rustix::io::Errno;
 use std::collections::HashMap;
 
@@ -142,7 +142,7 @@ fn link(
     };
     if !setting.options.dry_run
         && let Some(places) = &mut entries.places
-        && let Err(errno) = make_link(places, leader, &directory, &entry.name)
+        && let Err(errno) = make_link(places, leader, &directory, &entry.name, stat.is_none())
     {
         return setting.problem(Problem::call(&path, "link it", errno));
     }
@@ -158,7 +158,13 @@ fn stat_of(places: &mut Places, path: &TreePath) -> Result<Option<Stat>, Errno> 
 }
 
 /// Under another name first, so that what it replaces is there until it is.
-fn make_link(places: &mut Places, leader: &TreePath, directory: &TreePath, name: &Name) -> Result<(), Errno> {
+fn make_link(
+    places: &mut Places,
+    leader: &TreePath,
+    directory: &TreePath,
+    name: &Name,
+    nothing_there: bool,
+) -> Result<(), Errno> {
     let (leader_directory, leader_name) = leader.split().ok_or(Errno::INVAL)?;
     // A second view, since one holds only the way to one directory.
     let mut others = places.again()?;
@@ -169,7 +175,7 @@ fn make_link(places: &mut Places, leader: &TreePath, directory: &TreePath, name:
     }
     let temporary = temporary_name(name);
     linkat(from, leader_name.as_bytes(), to, temporary.as_bytes(), AtFlags::empty())?;
-    let placed = renameat(to, temporary.as_bytes(), to, name.as_bytes());
+    let placed = place::give_name(to, &temporary, name, nothing_there);
     if placed.is_err() {
         place::discard(to, &temporary);
     }

@@ -9,9 +9,7 @@ use crate::file::errno;
 use crate::name::{Name, PARTIAL, TEMPORARY};
 use crate::place;
 use crate::receive::compare;
-use rustix::fs::{
-    AtFlags, FlockOperation, Mode, OFlags, RenameFlags, flock, openat, renameat, renameat_with, unlinkat,
-};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, openat, renameat, unlinkat};
 use rustix::io::Errno;
 use std::fs::File;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
@@ -126,17 +124,7 @@ impl Temporary {
 
     /// Gives it its name. What has the name now is replaced; but if nothing should have it, nothing is.
     pub(super) fn place(mut self, name: &Name, nothing_there: bool) -> Result<(), Errno> {
-        let (from, to) = (self.name.as_bytes(), name.as_bytes());
-        let directory = self.directory.as_fd();
-        let result = if nothing_there {
-            match renameat_with(directory, from, directory, to, RenameFlags::NOREPLACE) {
-                // The file system cannot tell.
-                Err(Errno::INVAL | Errno::NOSYS) => renameat(directory, from, directory, to),
-                result => result,
-            }
-        } else {
-            renameat(directory, from, directory, to)
-        };
+        let result = place::give_name(self.directory.as_fd(), &self.name, name, nothing_there);
         self.placed = result.is_ok();
         result
     }

@@ -6,7 +6,7 @@ use crate::digest::{self, Digester};
 use crate::message::{ToReceiver, ToSender};
 use crate::name::TreePath;
 use crate::options::Options;
-use crate::signature::Shape;
+use crate::signature::{self, Shape};
 use crate::stats::Received;
 use std::fs;
 
@@ -101,6 +101,50 @@ fn case_1_blocks_longer_than_the_file_are_looked_for_in_vain() {
         ended = matches!(end, ToReceiver::End(_));
     });
     assert!(ended, "{result:?}");
+}
+
+/// Its sums are asked for while it is still searched, and the answer to that is on its way when it fails.
+#[test]
+fn case_22_a_long_file_that_shrinks_while_it_is_searched_fails_alone() {
+    let root = tempfile::tempdir().unwrap();
+    let path = root.path().join("a");
+    let mut content = noise(96 << 20);
+    let shape = Shape::of_file(content.len() as u64).unwrap();
+    let sums = signature::sums(&content, shape.block, shape.strong);
+    for at in (1 << 20..content.len()).step_by(3 << 20) {
+        content[at] ^= 1;
+    }
+    fs::write(&path, &content).unwrap();
+    fs::write(root.path().join("b"), b"b").unwrap();
+    let mut heard = vec![];
+    let result = pushed(root.path(), &Options::archive(), |peer| {
+        begin(peer);
+        peer.ask(&ToSender::WantDelta { number: 0, shape });
+        for part in sums.chunks(60_000) {
+            peer.ask(&ToSender::Sums { number: 0, bytes: part.to_vec() });
+        }
+        let asked = peer.wait_for_sender(|message| matches!(message, ToReceiver::AskGaps { .. }));
+        let ToReceiver::AskGaps { gaps, .. } = asked else { return };
+        fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(1000).unwrap();
+        let size = gaps.iter().map(|gap| Shape::of_gap(gap.length).size()).sum::<u64>();
+        for part in vec![0; usize::try_from(size).unwrap()].chunks(60_000) {
+            peer.ask(&ToSender::GapSums { number: 0, bytes: part.to_vec() });
+        }
+        peer.ask(&ToSender::WantWhole(1));
+        let failed = |message: &ToReceiver| matches!(message, ToReceiver::Failed { number: 0, .. });
+        heard.push(peer.wait_for_sender(failed));
+        heard.push(peer.wait_for_sender(|message| matches!(message, ToReceiver::End(_))));
+        peer.ask(&ToSender::Finished(Received::default()));
+        while peer.next().is_some() {}
+    });
+    assert!(matches!(heard[..], [ToReceiver::Failed { .. }, ToReceiver::End(_)]), "{heard:?}");
+    result.unwrap();
+}
+
+fn noise(length: usize) -> Vec<u8> {
+    let mut bytes = vec![0; length];
+    blake3::Hasher::new().finalize_xof().fill(&mut bytes);
+    bytes
 }
 
 #[test]

@@ -199,7 +199,7 @@ fn case_9_lists_that_are_no_lists() {
     });
     found_out("a file of the engine's own", |peer| {
         peer.source();
-        peer.entries("", &[file(".skpr-rsync.x", 1)], true);
+        peer.entries("", &[file(".skpr-partial.0123456789abcdef", 1)], true);
         peer.wait_for(|_| false);
     });
     for name in [&b".."[..], b".", b"", b"a/b", b"a\0", &[b'x'; 256]] {

@@ -333,7 +333,7 @@ fn the_narrowest_line_does_not_lock_up() {
 /// What watches may be a terminal that nobody looks at, or a pager.
 #[test]
 fn a_watcher_that_takes_its_time_is_no_silence_of_the_other_end() {
-    const SILENCE: Duration = Duration::from_secs(3);
+    const SILENCE: Duration = Duration::from_secs(6);
     for way in WAYS {
         let trees = trees();
         for file in 0..50 {
@@ -387,5 +387,41 @@ fn a_long_file_is_sent_in_parts_that_fit_together() {
         // What was inserted, and of each edit a small block or two.
         assert!((3_000_001..3_400_000).contains(&literal), "{literal}");
         assert_eq!(done.summary.code, Code::Done);
+    }
+}
+
+#[test]
+fn what_only_begins_as_our_own_files_do_is_somebodys() {
+    for way in WAYS {
+        let trees = trees();
+        for name in [".skpr-rsync.rules", ".skpr-partial.notes", ".skpr-rsync.0123456789abcdef"] {
+            write(&trees.from.join(name), name.as_bytes());
+        }
+        content(way, &trees.from, &trees.to, &archive());
+        assert_eq!(state(&trees.to).len(), 4, "and the root");
+        let alone = trees.from.join(".skpr-rsync.rules");
+        transfer(way, &bytes(&alone), &bytes(&trees.root.path().join("alone")), &archive());
+        assert_eq!(fs::read(trees.root.path().join("alone")).unwrap(), b".skpr-rsync.rules");
+    }
+}
+
+#[test]
+fn what_was_kept_of_a_file_goes_when_the_file_is_there() {
+    for way in WAYS {
+        let trees = trees();
+        write(&trees.from.join("file"), &noise(3, 10_000));
+        let hash = blake3::hash(b"file");
+        let label: String = hash.as_bytes().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let kept = trees.to.join(format!(".skpr-partial.{label}"));
+        for options in [archive(), Options { partial: true, ..archive() }] {
+            // Named alone, and with all that is beside it.
+            for from in [bytes(&trees.from.join("file")), [&bytes(&trees.from)[..], b"/"].concat()] {
+                fs::write(&kept, noise(3, 4000)).unwrap();
+                write(&trees.to.join("file"), b"old");
+                transfer(way, &from, &bytes(&trees.to), &options);
+                assert!(!kept.exists(), "{way:?}");
+                assert_eq!(fs::read(trees.to.join("file")).unwrap(), noise(3, 10_000));
+            }
+        }
     }
 }

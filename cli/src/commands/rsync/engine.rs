@@ -15,7 +15,6 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
-use tonic::Status;
 
 /// How long the goodbye may take once the transfer is done.
 const GOODBYE: Duration = Duration::from_secs(2);
@@ -35,7 +34,7 @@ pub(super) struct Task {
 /// Why a transfer did not come to its end.
 pub(super) enum Broken {
     Interrupted,
-    Relay(Status),
+    Relay,
     Engine(Error),
     System(io::Error),
 }
@@ -85,14 +84,14 @@ pub(super) async fn run(session: Session, task: Task) -> Result<Summary, Broken>
     match (done, lost) {
         (Ok(summary), _) => Ok(summary),
         (Err(_), _) if interrupted.load(Ordering::Acquire) => Err(Broken::Interrupted),
-        (Err(Error::Ended | Error::Link(_)), Some(status)) => Err(Broken::Relay(status)),
+        (Err(Error::Ended | Error::Link(_)), Some(_)) => Err(Broken::Relay),
         (Err(error), _) => Err(Broken::Engine(error)),
     }
 }
 
 impl Task {
-    /// Shows now and then how far it is. That has a thread of its own: a terminal or a pager may take its time, and nothing else
-    /// waits for that.
+    /// Shows now and then how far it is. That has a thread of its own: a terminal or a pager may take its time, and what
+    /// passes the bytes on does not wait for that.
     fn watched(self, link: Link) -> Result<Summary, Error> {
         let watch = Arc::clone(&self.watch);
         let (running, ended) = mpsc::channel::<()>();

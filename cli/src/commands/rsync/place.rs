@@ -35,6 +35,12 @@ pub(super) struct Remote {
 
 /// Which side is which.
 pub(super) fn sides(verb: &Rsync) -> Result<(Way, OsString, Remote), Failure> {
+    // A variable that is not set must not mean all that is in this directory.
+    for (name, side) in [("SRC", &verb.source), ("DST", &verb.destination)] {
+        if side.is_empty() {
+            return Err(usage(format!("{name} is empty")).with_hint("say `.` for the current directory"));
+        }
+    }
     let hint = "say ENV:PATH for the environment's side, such as dev:/var/www, and ./PATH for a path here that has a colon";
     match (Place::parse(&verb.source), Place::parse(&verb.destination)) {
         (Place::Remote(remote), Place::Local(local)) => Ok((Way::Pull, local, remote)),
@@ -157,7 +163,8 @@ mod tests {
         };
         assert_eq!(sides(&verb("a", "dev:")).unwrap().0, Way::Push);
         assert_eq!(sides(&verb("dev:", "a")).unwrap().0, Way::Pull);
-        for (source, destination) in [("a", "b"), ("dev:", "prod:")] {
+        // An empty one is a variable that was not set, and never what is here.
+        for (source, destination) in [("a", "b"), ("dev:", "prod:"), ("dev:", ""), ("", "dev:")] {
             assert_eq!(sides(&verb(source, destination)).unwrap_err().kind, ErrorKind::Usage);
         }
     }

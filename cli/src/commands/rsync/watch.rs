@@ -35,19 +35,20 @@ pub(super) struct Watch {
     way: Way,
     lines: Lines,
     /// Off a terminal, too.
-    progress: bool,
+    says_progress: bool,
     output: Output,
     begun: Instant,
-    state: Mutex<State>,
+    /// Apart from what is written, which may wait for whoever reads it.
+    progress: Mutex<Progress>,
+    screen: Mutex<Screen>,
 }
 
 #[derive(Default)]
-struct State {
+struct Screen {
     live: Option<Live>,
     waiting: Vec<u8>,
     /// Nobody reads stdout any more.
     closed: bool,
-    progress: Progress,
     said: Duration,
     problems: u64,
 }
@@ -74,15 +75,20 @@ impl Watch {
         Watch {
             way,
             lines,
-            progress: verb.shown.progress || verb.shown.partial_progress,
+            says_progress: verb.shown.progress || verb.shown.partial_progress,
             output: output.clone(),
             begun: Instant::now(),
-            state: Mutex::new(State { live, ..State::default() }),
+            progress: Mutex::default(),
+            screen: Mutex::new(Screen { live, ..Screen::default() }),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn screen(&self) -> MutexGuard<'_, Screen> {
+        self.screen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Of the engine's threads.
@@ -90,15 +96,15 @@ impl Watch {
         match event {
             Event::Change(change) => self.change(change),
             Event::Problem(problem) => {
-                let mut state = self.lock();
-                self.flush(&mut state);
+                let mut screen = self.screen();
+                self.flush(&mut screen);
                 let place =
                     if problem.path.is_root() { String::new() } else { format!("{}: ", problem.path) };
                 let text = format!("{place}{}", problem.text);
                 if problem.code == Code::Done {
                     self.output.note(&text);
                 } else {
-                    state.problems += 1;
+                    screen.problems += 1;
                     self.output.warn(&text);
                 }
                 if problem.text == EMPTY {
@@ -107,9 +113,9 @@ impl Watch {
             }
             Event::Progress { path, done, size } => {
                 let now = self.begun.elapsed();
-                self.lock().progress.file(path.as_bytes(), done, size, now);
+                self.progress().file(path.as_bytes(), done, size, now);
             }
-            Event::Queued { files, bytes } => self.lock().progress.queued(files, bytes),
+            Event::Queued { files, bytes } => self.progress().queued(files, bytes),
         }
     }
 
@@ -121,49 +127,49 @@ impl Watch {
             Lines::Names => name(change),
             Lines::Json => json(change, sending),
         };
-        let mut state = self.lock();
-        state.waiting.extend_from_slice(line.as_bytes());
-        state.waiting.push(b'\n');
-        if state.waiting.len() >= MOST_WAITING {
-            self.flush(&mut state);
+        let mut screen = self.screen();
+        screen.waiting.extend_from_slice(line.as_bytes());
+        screen.waiting.push(b'\n');
+        if screen.waiting.len() >= MOST_WAITING {
+            self.flush(&mut screen);
         }
     }
 
     /// Writes what waits, where the terminal does not show it with something else in it.
-    fn flush(&self, state: &mut State) {
-        if let Some(live) = &mut state.live {
+    fn flush(&self, screen: &mut Screen) {
+        if let Some(live) = &mut screen.live {
             live.clear();
         }
-        let waiting = std::mem::take(&mut state.waiting);
+        let waiting = std::mem::take(&mut screen.waiting);
         // A reader that has seen enough is no reason to leave a transfer undone.
-        if !waiting.is_empty() && !state.closed {
-            state.closed = self.output.write(&waiting).is_err();
+        if !waiting.is_empty() && !screen.closed {
+            screen.closed = self.output.write(&waiting).is_err();
         }
     }
 
     /// Shows how far it is, now and then.
     pub(super) fn show(&self) {
-        let mut state = self.lock();
-        if !state.waiting.is_empty() {
-            self.flush(&mut state);
-        }
         let now = self.begun.elapsed();
-        let lines = state.progress.lines(now);
-        if let Some(live) = &mut state.live {
+        let lines = self.progress().lines(now);
+        let mut screen = self.screen();
+        if !screen.waiting.is_empty() {
+            self.flush(&mut screen);
+        }
+        if let Some(live) = &mut screen.live {
             live.draw(&lines);
-        } else if self.progress && now.saturating_sub(state.said) >= SAID_EVERY {
-            state.said = now;
+        } else if self.says_progress && now.saturating_sub(screen.said) >= SAID_EVERY {
+            screen.said = now;
             lines.iter().take(1).for_each(|line| self.output.note(line));
         }
     }
 
     /// Nothing more is told.
     pub(super) fn finish(&self) {
-        self.flush(&mut self.lock());
+        self.flush(&mut self.screen());
     }
 
     pub(super) fn problems(&self) -> u64 {
-        self.lock().problems
+        self.screen().problems
     }
 }
 

@@ -90,7 +90,8 @@ impl Build {
     }
 
     fn write(&mut self, part: impl FnOnce(&mut Temporary) -> Result<(), Errno>) {
-        if let Ok(temporary) = &mut self.temporary
+        if !self.wrong
+            && let Ok(temporary) = &mut self.temporary
             && let Err(errno) = part(temporary)
         {
             self.temporary = Err(("write", errno));
@@ -207,7 +208,7 @@ impl Build {
             Ok(Owned::ByUs(errno)) => setting.problem(Problem::call(&flight.path, "set its owner", errno))?,
             Err(errno) => return Ok(Outcome::Failed("put it in place", errno)),
         }
-        if setting.options.partial
+        if setting.keeps_partials
             && let Ok(directory) = places.open(&flight.directory)
         {
             // It is there only after an interruption.
@@ -226,8 +227,10 @@ impl Build {
 
     /// The file will not be finished.
     pub(super) fn give_up(self, keep: bool) {
+        // What lacks a part of the base is no beginning of it.
         if let Ok(temporary) = self.temporary
             && keep
+            && !self.wrong
         {
             temporary.keep(&self.flight.entry.name);
         }

@@ -11,7 +11,7 @@ use crate::place::Names;
 use crate::receive::attributes::{Owned, attributes_of_open, new_mode};
 use crate::receive::compare;
 use crate::receive::remove::{Removed, Why, remove};
-use rustix::fs::{Mode, Stat, fstat, mkdirat};
+use rustix::fs::{Mode, Stat, fchmod, fstat, mkdirat};
 
 impl Entries<'_> {
     /// The root itself, where its content is what comes.
@@ -65,6 +65,12 @@ impl Entries<'_> {
                     attributes_of_open(self.setting, places.root(), &entry, mode)
             {
                 self.setting.problem(Problem::call(&TreePath::root(), "set its owner", errno))?;
+            }
+            // Files are to go into it before it gets its last mode.
+            else if differs.perms
+                && let Err(errno) = fchmod(places.root(), Mode::from_raw_mode(entry.mode | 0o700))
+            {
+                self.setting.problem(Problem::call(&TreePath::root(), "set its mode", errno))?;
             }
             let mode = if differs.perms
                 || differs.owner

@@ -110,7 +110,8 @@ impl Entries<'_> {
         if !self.setting.options.dry_run
             && let Some(places) = &mut self.places
         {
-            let made = places.open(&current.path).and_then(|open| make(self.setting, open, &entry));
+            let made = places.open(&current.path);
+            let made = made.and_then(|open| make(self.setting, open, &entry, stat.is_none()));
             match made {
                 Ok(()) => {}
                 Err(Errno::PERM) if entry.kind.is_device() => {

@@ -135,15 +135,16 @@ impl Answer<'_> {
                     search.window(&window, true);
                     window.clear();
                     search.skip(Run::Zero { length });
+                    meanwhile(&mut search.runs)?;
                 }
             }
             if window.len() >= capacity {
                 let done = search.window(&window, false);
                 window.drain(..done);
                 meanwhile(&mut search.runs)?;
-                if self.session.is_over() {
-                    return Err(Error::Stopped.into());
-                }
+            }
+            if self.session.is_over() {
+                return Err(Error::Stopped.into());
             }
         }
         search.window(&window, true);

@@ -9,6 +9,7 @@ use crate::search::{Run, Runs};
 use crate::signature::Shape;
 use rustix::io::Errno;
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// How much of the file makes a part.
 const PART: u64 = 16 << 20;
@@ -50,19 +51,26 @@ impl Answer<'_> {
             at: 0,
         };
         self.begin(&parts.source)?;
-        let over = self.session.over();
+        let enough = AtomicBool::new(false);
         let hash = std::thread::scope(|scope| {
-            let hashing = scope.spawn(move || {
+            let hashing = scope.spawn(|| {
                 let mut hasher = ContentHasher::new();
-                again.hash(&mut hasher, over)?;
+                again.hash(&mut hasher, &enough)?;
                 Ok(hasher.finish())
             });
-            let rest = self.look(&mut content, index, None, &mut |runs| parts.take(runs))?;
-            parts.add(rest)?;
-            parts.go_on(true)?;
-            Ok::<_, Stop>(hashing.join().unwrap_or(Err(Errno::IO))?)
-        })?;
-        self.end(&parts.source, hash)
+            let found = self.look(&mut content, index, None, &mut |runs| parts.take(runs));
+            let sent = found.and_then(|rest| parts.add(rest)).and_then(|()| parts.go_on(true));
+            // The hash of what is not sent is of no use.
+            enough.store(sent.is_err(), Ordering::Release);
+            sent.and_then(|()| Ok(hashing.join().unwrap_or(Err(Errno::IO))?))
+        });
+        if let Err(Stop::File(_)) = &hash
+            && parts.asked > 0
+        {
+            // The receiver has not heard that it is over, and what it answers would be taken for something else.
+            self.desk.gap_sums(self.session, parts.source.number, true)?;
+        }
+        self.end(&parts.source, hash?)
     }
 }
 
