@@ -125,8 +125,13 @@ async fn run(stream: Stream, query: &str, ways: Ways, seen: &Arc<Seen>) -> Optio
     let (output, mut frames) = mpsc::channel::<Vec<u8>>(1);
     // As the API server says that it is there.
     to.send(Message::Binary(Bytes::from_static(&[1]))).await.ok()?;
-    let mut command = Command::new(words.first()?);
-    command.args(words.get(1..)?).kill_on_drop(true).process_group(0);
+    // A shell cannot undo what `nohup` has made of the signal here, and in a container it has not.
+    let (program, before) = match words.first()? {
+        &"sh" => ("env", &["--default-signal=HUP", "sh"][..]),
+        other => (*other, &[][..]),
+    };
+    let mut command = Command::new(program);
+    command.args(before).args(words.get(1..)?).kill_on_drop(true).process_group(0);
     command.stdin(if has("stdin") { Stdio::piped() } else { Stdio::null() });
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let started = if ways.bare && words.first() == Some(&"sh") {

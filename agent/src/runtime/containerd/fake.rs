@@ -291,7 +291,9 @@ async fn begin(
         return Err(Status::unknown(said));
     }
     let (stdin, stdio) = tokio::task::spawn_blocking(move || open(&request)).await.unwrap();
-    let mut command = tokio::process::Command::new("setsid");
+    // What `nohup` has made of the signal here no container has.
+    let mut command = tokio::process::Command::new("env");
+    command.args(["--default-signal=HUP", "setsid"]);
     command.args(&words).env_clear().current_dir(spec["cwd"].as_str().unwrap());
     for pair in spec["env"].as_array().unwrap() {
         let (name, value) = pair.as_str().unwrap().split_once('=').unwrap();

@@ -42,7 +42,9 @@ fn shells() -> Vec<TempDir> {
 fn spawn(folder: &Path, words: &[String]) -> Child {
     let old = std::env::var_os("PATH").unwrap();
     let path = std::env::join_paths([folder.to_owned()].into_iter().chain(std::env::split_paths(&old)));
-    let mut command = std::process::Command::new(folder.join(&words[0]));
+    // What `nohup` has made of a signal no shell can undo, and no container has it.
+    let mut command = std::process::Command::new("/usr/bin/env");
+    command.arg("--default-signal=HUP").arg(folder.join(&words[0]));
     command.args(&words[1..]).env("PATH", path.unwrap()).env("skpr", "kept").process_group(0);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.spawn().unwrap()
