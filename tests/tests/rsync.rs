@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::Permissions;
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -379,5 +379,46 @@ fn a_killed_end_leaves_the_old_file_and_nothing_after_the_next_run() -> Result<(
     rsync(&machine.user, &["-a", "file", "dev:there/file"])?.success()?;
     ensure!(std::fs::read(there.join("file"))? == noise(24 << 20), "it came another");
     assert_eq!(leftovers(&there)?, Vec::<PathBuf>::new());
+    Ok(())
+}
+
+/// The most memory of a process so far, in MiB; none once it has ended.
+fn most_memory(process: &Path) -> Option<u64> {
+    let status = std::fs::read_to_string(process.join("status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().trim_end_matches(" kB").parse::<u64>().ok().map(|kib| kib >> 10)
+}
+
+#[test]
+fn case_24_a_file_larger_than_memory_takes_little_of_it() -> Result<()> {
+    let machine = Machine::ready()?;
+    let file = std::fs::File::create(machine.user.home().join("file"))?;
+    file.set_len(12 << 30)?;
+    for part in 0..64 {
+        file.write_all_at(&noise(1 << 20), (part * 190) << 20)?;
+    }
+    let running = machine.user.start("skpr", &["rsync", "-aS", "file", "dev:file"])?;
+    let client = PathBuf::from(format!("/proc/{}", running.id()));
+    let (data, instance) = (machine.data().display().to_string(), place(&machine)?);
+    let mut most = BTreeMap::new();
+    while let Some(mib) = most_memory(&client) {
+        most.insert("client".to_owned(), mib);
+        // The aggregator with its agent within, and what works in the instance: its site and the worker.
+        for process in std::fs::read_dir("/proc")?.filter_map(Result::ok).map(|entry| entry.path()) {
+            let words = std::fs::read_to_string(process.join("cmdline")).unwrap_or_default();
+            let inside = std::fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd == instance);
+            if (inside || words.contains(&data))
+                && let Some(mib) = most_memory(&process)
+            {
+                most.insert(words, mib);
+            }
+        }
+    }
+    running.wait(PATIENCE)?.success()?;
+    assert!(most.keys().any(|words| words.contains("transfer")), "the worker was not seen: {most:?}");
+    assert!(most.values().all(|mib| *mib <= 128), "{most:?}");
+    let there = instance.join("file").metadata()?;
+    assert_eq!(there.len(), 12 << 30);
+    assert!(there.blocks() * 512 < 200 << 20, "{} blocks", there.blocks());
     Ok(())
 }
