@@ -333,10 +333,21 @@ fn the_narrowest_line_does_not_lock_up() {
 /// What watches may be a terminal that nobody looks at, or a pager.
 #[test]
 fn a_watcher_that_takes_its_time_is_no_silence_of_the_other_end() {
+    watched_slowly(50);
+}
+
+/// With one file there is nothing left to ask for: the receiver has finished and gone before the watcher goes on.
+#[test]
+fn a_watcher_that_takes_its_time_may_hear_late_that_all_is_done() {
+    watched_slowly(1);
+}
+
+/// Transfers with a watcher that takes longer for its first change than an end's patience with the other.
+fn watched_slowly(files: u64) {
     const SILENCE: Duration = Duration::from_secs(6);
     for way in WAYS {
         let trees = trees();
-        for file in 0..50 {
+        for file in 0..files {
             write(&trees.from.join(format!("f{file}")), &noise(file, 100_000));
         }
         let slow = Once::new();
