@@ -29,6 +29,7 @@ use crate::web::{self, Metrics};
 use anyhow::{Context as _, anyhow};
 use rustls::server::danger::ClientCertVerifier;
 use skpr_proto::v1::agents_server::AgentsServer;
+use skpr_proto::v1::cron_server::CronServer;
 use skpr_proto::v1::environments_server::EnvironmentsServer;
 use skpr_proto::v1::logs_server::LogsServer;
 use skpr_proto::v1::metrics_server::MetricsServer;
@@ -333,6 +334,7 @@ async fn run_with(parts: Parts, audit: Audit, stop: CancellationToken) -> anyhow
         )
         .add_service(LogsServer::new(api::Logs::new(&shared)).max_decoding_message_size(MAX_REQUEST))
         .add_service(MetricsServer::new(api::Metrics::new(&shared)).max_decoding_message_size(MAX_REQUEST))
+        .add_service(CronServer::new(api::Cron::new(&shared)).max_decoding_message_size(MAX_REQUEST))
         .add_service(SessionsServer::new(api::Sessions::new(&shared)).max_decoding_message_size(MAX_REQUEST));
     let server = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))

@@ -1,6 +1,7 @@
 //! What the CLI asks. Thin: who calls, what they may, then one question to the inventory or the store.
 
 mod changes;
+mod cron;
 mod delete;
 mod deploy;
 mod describe;
@@ -18,6 +19,7 @@ mod usage;
 mod whoami;
 mod wire;
 
+pub(crate) use cron::Cron;
 pub(crate) use lasting::{Lasting, lasting};
 pub(crate) use seats::{Seat, Seats};
 

@@ -14,9 +14,10 @@ use crate::aggregator::Shared;
 use crate::auth::User;
 use crate::environment::EnvironmentKey;
 use crate::gate::Held;
+use crate::run::RunId;
 use serde::Serialize;
 use skpr_proto::v1::Exit;
-use skpr_proto::{ErrorKind, Failure};
+use skpr_proto::{ErrorKind, Failure, Label};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -41,6 +42,11 @@ pub(crate) struct Line {
     /// The release that was begun or followed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) release: Option<u64>,
+    /// The task that was run, suspended or resumed, and the run that was begun.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) task: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) run: Option<String>,
     /// Which session it was, as its events and recordings call it, where, what for, as whom its processes were to run, where
     /// the agent told another than the instance's own user, and how the last of them ended.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -80,6 +86,8 @@ impl Line {
             namespace: None,
             environment: None,
             release: None,
+            task: None,
+            run: None,
             session: None,
             instance: None,
             purpose: None,
@@ -150,6 +158,14 @@ impl Access {
 
     pub(crate) fn release(&mut self, number: u64) {
         self.line.release = Some(number);
+    }
+
+    pub(crate) fn task(&mut self, task: &Label) {
+        self.line.task = Some(task.to_string());
+    }
+
+    pub(crate) fn run(&mut self, run: &RunId) {
+        self.line.run = Some(run.to_string());
     }
 
     pub(crate) fn session(&mut self, instance: String, purpose: &'static str) {

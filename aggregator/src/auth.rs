@@ -15,7 +15,8 @@ mod tokens;
 
 pub use front_proxy::{FrontProxies, FrontProxy, keep_current as keep_front_proxies};
 pub use grant::{
-    Candidates, Change, Delete, Exec, Files, Grant, Permission, ReadLogs, ReadMetrics, Right, See, Standing,
+    Candidates, Change, Cron, Delete, Exec, Files, Grant, Permission, ReadLogs, ReadMetrics, Right, See,
+    Standing,
 };
 pub use kubernetes::{AgentAccount, Reviews};
 pub use monitor::Monitor;

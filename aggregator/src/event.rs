@@ -1,15 +1,20 @@
-//! What platforms tell of: deploys, scaling, restarts and why. Kept as records of the environment's stream `events`.
+//! What platforms tell of: deploys, scaling, restarts and why. Kept as records of the environment's stream `events`, and
+//! what is told of runs in the ordinary course of things in its stream `runs`.
 //!
 //! * An event has an identity. Platforms tell of the same event again after a restart, and it is kept once.
-//! * The stream is the aggregator's own: what an agent sends never gets there, whatever it calls itself.
+//! * Which stream an event goes to is told from the event alone: the same goes to the same one however often it is told.
+//! * The streams are the aggregator's own: what an agent sends never gets there, whatever it calls itself.
 
 mod known;
+mod tasks;
 mod writer;
 
+pub(crate) use tasks::Tasks;
 pub(crate) use writer::{Counts, Writer};
 
 use crate::environment::{Claim, EnvironmentKey};
 use crate::release::State;
+use crate::run::Run;
 use serde::{Deserialize, Serialize};
 use skpr_proto::{InvalidId, Label, NodeName, PodUid, Source, UnixNanos};
 use tokio::sync::mpsc;
@@ -24,6 +29,28 @@ pub fn queue() -> Queue {
 
 /// The stream of an environment's events.
 pub const STREAM: &str = "events";
+/// The stream of what is told of runs that go as they should.
+pub const RUNS: &str = "runs";
+/// Both.
+pub const STREAMS: [&str; 2] = [STREAM, RUNS];
+
+/// Which of an environment's streams an event belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stream {
+    /// What somebody may want to be told.
+    Events,
+    /// What is there for whoever looks for it: tasks of every minute would drown all others.
+    Runs,
+}
+
+impl Stream {
+    pub fn name(self) -> &'static str {
+        match self {
+            Stream::Events => STREAM,
+            Stream::Runs => RUNS,
+        }
+    }
+}
 
 /// Where platforms put what they tell of, and the aggregator what it does itself.
 pub type Sender = mpsc::Sender<Event>;
@@ -55,12 +82,25 @@ pub struct Body {
     /// Where that release is since, when it is about that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<State>,
+    /// The run that it is about, as it was then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<Box<Run>>,
     /// Who caused it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
     /// Somebody may want to look.
     #[serde(default)]
     pub warning: bool,
+}
+
+impl Body {
+    /// The stream that it belongs to: a run that went as it should, and that nobody asked for, is no news.
+    pub fn stream(&self) -> Stream {
+        match self.kind {
+            Kind::Run if !self.warning && self.by.is_none() => Stream::Runs,
+            _ => Stream::Events,
+        }
+    }
 }
 
 /// What an event is about.
@@ -83,6 +123,10 @@ pub enum Kind {
     Environment,
     /// Somebody's session in an instance began or ended.
     Session,
+    /// A run of a task began, ended, or was due and did not begin.
+    Run,
+    /// Tasks were suspended or resumed.
+    Task,
 }
 
 impl Kind {
@@ -97,6 +141,8 @@ impl Kind {
             Kind::Trouble => "trouble",
             Kind::Environment => "environment",
             Kind::Session => "session",
+            Kind::Run => "run",
+            Kind::Task => "task",
         }
     }
 }
@@ -106,11 +152,12 @@ const UID: &str = "skpr-events";
 /// Who says what is in the stream.
 const INSTANCE: &str = "skpr";
 
-/// What the events of an environment are to the store: the output of a pod that no node has.
+/// What the events of an environment are to the store: the outputs of a pod that no node has, a container for each stream.
 #[derive(Clone, Debug)]
 struct Own {
     uid: PodUid,
-    container: Label,
+    events: Label,
+    runs: Label,
     node: NodeName,
 }
 
@@ -118,18 +165,23 @@ impl Own {
     fn new() -> Result<Own, InvalidId> {
         Ok(Own {
             uid: PodUid::parse(UID)?,
-            container: Label::parse("container", STREAM)?,
+            events: Label::parse("container", STREAM)?,
+            runs: Label::parse("container", RUNS)?,
             node: NodeName::parse(UID)?,
         })
     }
 
-    fn source(&self, environment: &EnvironmentKey) -> Source {
+    fn source(&self, environment: &EnvironmentKey, stream: Stream) -> Source {
         let EnvironmentKey { namespace, name } = environment;
+        let container = match stream {
+            Stream::Events => &self.events,
+            Stream::Runs => &self.runs,
+        };
         Source {
             namespace: namespace.clone(),
             pod: format!("{}.{}", name.project, name.environment).into(),
             uid: self.uid.clone(),
-            container: self.container.clone(),
+            container: container.clone(),
         }
     }
 
@@ -143,7 +195,12 @@ impl Own {
     }
 }
 
-/// Whether a source is that of events. No agent may send one.
+/// Whether a source is one of events. No agent may send one.
 pub(crate) fn is_source(source: &Source) -> bool {
     source.uid.as_str() == UID
+}
+
+/// The stream of a source, if it is one of events.
+pub(crate) fn stream_of(source: &Source) -> Option<Stream> {
+    is_source(source).then(|| if source.container.as_str() == RUNS { Stream::Runs } else { Stream::Events })
 }

@@ -7,6 +7,7 @@
 
 use crate::environment::{Claim, EnvironmentKey};
 use crate::release::Release;
+use crate::run::TaskState;
 use jiff::Timestamp;
 use skpr_proto::{Label, NodeName, PodUid, Source, manifest};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -20,6 +21,8 @@ pub struct Inventory {
     pub pods: HashMap<PodUid, Arc<Pod>>,
     /// The same by node: every node asks at every change.
     pub(crate) nodes: HashMap<NodeName, BTreeSet<PodUid>>,
+    /// Those that are runs of tasks and are present, which are among the instances of no environment.
+    pub(crate) runs: BTreeSet<PodUid>,
     /// The first full list has arrived. Until then an absent pod means nothing.
     pub heard: bool,
     /// The platform has not answered for a while: what is here may be old.
@@ -64,6 +67,8 @@ pub struct Managed {
     /// When it was made, and the domains that lead to it: where the platform knows.
     pub created: Option<Timestamp>,
     pub serves: Vec<manifest::Domain>,
+    /// The tasks of its settings, each with what is known of it.
+    pub tasks: BTreeMap<Label, TaskState>,
 }
 
 /// An instance as `skpr list` and `skpr info` show it, and as a release is judged by.
@@ -107,6 +112,9 @@ pub struct End {
     pub reason: Option<Arc<str>>,
 }
 
+/// How the streams of tasks' runs begin: `cron.TASK.stdout`.
+pub const RUNS: &str = "cron";
+
 /// A pod's labels in Kubernetes.
 pub type Labels = BTreeMap<String, String>;
 
@@ -120,6 +128,8 @@ pub struct Pod {
     pub instance: Arc<str>,
     /// The container whose outputs are simply `stdout` and `stderr`.
     pub main_container: Label,
+    /// The task of which it is a run: then it is no instance, and its outputs are named after the task.
+    pub task: Option<Label>,
     /// What it is selected by; pods that are alike share one map. Empty when it is not known.
     pub labels: Arc<Labels>,
     /// Its containers, by the runtime's id. Empty when the pod is all that is told apart.
@@ -212,7 +222,12 @@ impl Inventory {
         pods: HashMap<PodUid, Arc<Pod>>,
         mut environments: BTreeMap<EnvironmentKey, EnvironmentState>,
     ) -> Inventory {
-        for pod in pods.values().filter(|pod| pod.presence == Presence::Present) {
+        let mut runs = BTreeSet::new();
+        for (uid, pod) in pods.iter().filter(|(_, pod)| pod.presence == Presence::Present) {
+            if pod.task.is_some() {
+                runs.insert(uid.clone());
+                continue;
+            }
             let state = environments.entry(pod.environment.clone()).or_default();
             state.wanted.production |= pod.production;
             let instance = InstanceState {
@@ -229,7 +244,7 @@ impl Inventory {
                 nodes.entry(node.clone()).or_default().insert(uid.clone());
             }
         }
-        Inventory { environments, pods, nodes, heard: true, stale: false }
+        Inventory { environments, pods, nodes, runs, heard: true, stale: false }
     }
 
     /// The pods whose records `node` is to send.
@@ -243,10 +258,12 @@ impl Inventory {
         if pod.environment.namespace != source.namespace || pod.instance != source.pod {
             return None;
         }
-        let stream_prefix = if pod.main_container == source.container {
-            "".into()
-        } else {
-            format!("{}.", source.container).into()
+        let container = Some(&source.container).filter(|container| **container != pod.main_container);
+        let stream_prefix = match (&pod.task, container) {
+            (None, None) => "".into(),
+            (None, Some(container)) => format!("{container}.").into(),
+            (Some(task), None) => format!("{RUNS}.{task}.").into(),
+            (Some(task), Some(container)) => format!("{RUNS}.{task}.{container}.").into(),
         };
         Some(Claim {
             environment: pod.environment.clone(),
@@ -278,6 +295,7 @@ pub(crate) mod tests {
             node: node.map(|node| NodeName::parse(node).unwrap()),
             instance: instance.into(),
             main_container: Label::parse("container", "php").unwrap(),
+            task: None,
             labels: Default::default(),
             containers: Containers::default(),
             version: "1.0".into(),
@@ -318,6 +336,32 @@ pub(crate) mod tests {
         ] {
             assert_eq!(inventory.claim(&other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn a_run_of_a_task_is_claimed_under_the_tasks_name_and_is_no_instance() {
+        let run = |presence| {
+            let task = Some(Label::parse("task", "drush-cron").unwrap());
+            Pod { task, presence, production: true, ..pod("run-1", Some("n1")) }
+        };
+        let prefix = |inventory: &Inventory, container| {
+            let source = Source::parse("sites", "run-1", "u1", container).unwrap();
+            let claim = inventory.claim(&source).unwrap();
+            assert_eq!(&*claim.instance, "run-1");
+            claim.stream_prefix.to_string()
+        };
+        for presence in [Presence::Present, Presence::Finished, Presence::Gone] {
+            let inventory = inventory(&[("u1", run(presence)), ("u2", pod("a", Some("n1")))]);
+            assert_eq!(prefix(&inventory, "php"), "cron.drush-cron.");
+            assert_eq!(prefix(&inventory, "proxy"), "cron.drush-cron.proxy.");
+            assert_eq!(inventory.claims_of(&NodeName::parse("n1").unwrap()).len(), 2);
+            let state = &inventory.environments[&key("sites", "shop", "prod")];
+            assert_eq!(state.instances.keys().map(|name| &**name).collect::<Vec<_>>(), ["a"]);
+            assert!(!state.wanted.production, "only instances say so");
+            assert_eq!(inventory.runs.len(), usize::from(presence == Presence::Present));
+        }
+        // Alone it makes no environment.
+        assert!(inventory(&[("u1", run(Presence::Present))]).environments.is_empty());
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod private_file;
 pub mod record;
 mod relay;
 pub mod release;
+pub mod run;
 pub mod standalone;
 pub mod store;
 pub mod tls;

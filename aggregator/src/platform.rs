@@ -13,6 +13,7 @@ pub use scale::{Scale, Scaled};
 use crate::auth::{self, Change, Grant};
 use crate::environment::EnvironmentKey;
 use crate::release::Deploy;
+use crate::run::{Run, RunNow, Suspend, Suspended};
 use skpr_proto::{EnvironmentName, ErrorKind, Failure};
 
 /// Takes changes to environments. Each is durable when its call returns, and goes on without the caller.
@@ -40,6 +41,13 @@ pub trait Platform: Send + Sync {
 
     /// Sets how many instances run, until the next deploy. What is so already is not written and not told of.
     async fn scale(&self, grant: &Grant<Change>, wanted: Scale) -> Result<Scaled, Failure>;
+
+    /// Begins a run of a task now, whether it is suspended or not. [`Locked`](skpr_proto::ErrorKind::Locked) while one runs
+    /// and the task forbids that two do: the failure names that run.
+    async fn run_task(&self, grant: &Grant<auth::Cron>, wanted: RunNow) -> Result<Run, Failure>;
+
+    /// Suspends tasks of an environment or resumes them. What is so already is not written and not told of.
+    async fn suspend(&self, grant: &Grant<auth::Cron>, wanted: Suspend) -> Result<Suspended, Failure>;
 
     /// Takes the environment away. [`Locked`](skpr_proto::ErrorKind::Locked) while a release is under way, unless forced.
     async fn delete(&self, grant: &Grant<auth::Delete>, how: Delete) -> Result<Deleted, Failure>;
@@ -101,6 +109,14 @@ impl Platform for ReadOnly {
     }
 
     async fn scale(&self, _: &Grant<Change>, _: Scale) -> Result<Scaled, Failure> {
+        Self::refuse()
+    }
+
+    async fn run_task(&self, _: &Grant<auth::Cron>, _: RunNow) -> Result<Run, Failure> {
+        Self::refuse()
+    }
+
+    async fn suspend(&self, _: &Grant<auth::Cron>, _: Suspend) -> Result<Suspended, Failure> {
         Self::refuse()
     }
 

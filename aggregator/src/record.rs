@@ -30,8 +30,8 @@ pub struct Record {
 pub struct Filter {
     pub instances: Vec<String>,
     pub streams: Vec<String>,
-    /// None of this stream.
-    pub except_stream: Option<&'static str>,
+    /// None of these streams.
+    pub except_streams: &'static [&'static str],
     /// The message matches each of these,
     pub grep: Vec<Regex>,
     /// and none of these.
@@ -43,7 +43,7 @@ impl Filter {
     pub fn is_empty(&self) -> bool {
         self.instances.is_empty()
             && self.streams.is_empty()
-            && self.except_stream.is_none()
+            && self.except_streams.is_empty()
             && self.grep.is_empty()
             && self.exclude.is_empty()
     }
@@ -53,7 +53,7 @@ impl Filter {
         let wanted = |list: &[String], value: &str| list.is_empty() || list.iter().any(|item| item == value);
         wanted(&self.instances, instance)
             && wanted(&self.streams, stream)
-            && self.except_stream != Some(stream)
+            && !self.except_streams.contains(&stream)
     }
 
     /// Whether a record with this message is wanted.

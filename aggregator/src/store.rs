@@ -49,6 +49,7 @@ use writer::{Command, Writer};
 pub use crate::record;
 pub use check::{Report, check};
 pub use lane::Lane;
+pub(crate) use positions::ORDER_SLACK;
 pub use query::{ReadError, Reader};
 pub use table::{Statistics, StorageFault};
 

@@ -1,5 +1,8 @@
 //! What instances and nodes use: now, and over time.
 //!
+//! Runs of tasks are no instances: what they use is in no sum, no series and no history, which would show the task's schedule
+//! instead of the site. Kubernetes is told of their pods as of any other.
+//!
 //! Agents report rounds of samples. [`Live`] keeps the latest of each and the rates that they make with the ones before;
 //! [`History`] keeps a row of each on disk, with counters that only grow, of which the averages of an answer are made.
 
@@ -98,12 +101,13 @@ impl Usage {
         self.0.live.sums(inventory, Instant::now())
     }
 
-    /// Shows every container with a fresh sample, in no order; a pod of which containers are not told apart as one.
+    /// Shows every container of an instance with a fresh sample, in no order; a pod of which containers are not told apart as one.
     pub(crate) fn look_at_containers(&self, inventory: &Inventory, look: impl FnMut(ContainerView<'_>)) {
         self.0.live.look_at_containers(inventory, Instant::now(), look);
     }
 
-    /// Those pods of a namespace, or of all, that are `wanted` and of which all is known that Kubernetes is told.
+    /// Those pods of a namespace, or of all, that are `wanted` and of which all is known that Kubernetes is told. Runs of tasks
+    /// are among them.
     pub fn pods(&self, namespace: Option<&Label>, wanted: impl Fn(&Pod) -> bool) -> Vec<PodResources> {
         self.0.live.pods(&self.inventory(), namespace, wanted, Instant::now())
     }

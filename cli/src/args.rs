@@ -1,11 +1,15 @@
 //! The command line as typed. Nothing is resolved here; see [`crate::settings`].
 
+mod cron;
 mod environments;
 mod metrics;
 mod project;
 mod rsync;
 mod sessions;
 
+pub(crate) use cron::{
+    Cron, CronHistory, CronList, CronLogs, CronResume, CronRun, CronStream, CronSuspend, CronVerb, Tasks,
+};
 pub(crate) use environments::{Delete, Deploy, Events, Info, Releases, Rollback, Scale, Target, Waiting};
 pub(crate) use metrics::Metrics;
 pub(crate) use project::{Config, ConfigVerb, Validate};
@@ -25,6 +29,7 @@ Examples:
   skpr deploy dev                         put the version of this working tree into dev
   skpr rollback prod                      and back to the version before
   skpr logs prod -f                       follow all instances of prod
+  skpr cron history prod --failed         tasks that went wrong, or did not run
   skpr shell dev                          a shell in an instance of dev
   skpr rsync -a prod:files:/ files/       the files of prod's volume `files`, and later only what has changed
   skpr logs prod --since 'yesterday 15:40' --until 'yesterday 15:50' --grep error
@@ -157,6 +162,9 @@ pub(crate) enum Verb {
     /// Log lines of an environment: all instances, in order of time
     #[command(before_help = LOGS_EXAMPLES, after_help = TIMES)]
     Logs(Logs),
+    /// Tasks that run by the clock: when, how they went, what they printed
+    #[command(before_help = cron::EXAMPLES, after_help = cron::AFTER)]
+    Cron(Cron),
     /// A shell in an instance
     #[command(before_help = sessions::SHELL_EXAMPLES, after_help = sessions::SHELL_AFTER)]
     Shell(Shell),

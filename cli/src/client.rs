@@ -9,6 +9,7 @@ pub(crate) use tls::{Ca, shown_ca};
 
 use crate::error::{Error, usage};
 use hyper_util::rt::TokioIo;
+use skpr_proto::v1::cron_client::CronClient;
 use skpr_proto::v1::environments_client::EnvironmentsClient;
 use skpr_proto::v1::logs_client::LogsClient;
 use skpr_proto::v1::metrics_client::MetricsClient;
@@ -170,6 +171,10 @@ impl Client {
 
     pub(crate) fn logs(&self) -> LogsClient<InterceptedService<Channel, Token>> {
         LogsClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
+    }
+
+    pub(crate) fn cron(&self) -> CronClient<InterceptedService<Channel, Token>> {
+        CronClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER)
     }
 
     pub(crate) fn sessions(&self) -> SessionsClient<InterceptedService<Channel, Token>> {

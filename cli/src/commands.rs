@@ -3,6 +3,7 @@
 mod call;
 mod completion;
 mod config;
+mod cron;
 mod delete;
 mod deploy;
 mod events;
@@ -59,6 +60,7 @@ pub(crate) async fn run(arguments: Arguments, output: &Output) -> Result<(), Err
         Verb::Delete(verb) => delete::run(&verb, &settings, output).await,
         Verb::Events(verb) => events::run(&verb, &settings, output).await,
         Verb::Logs(verb) => logs::run(verb, &settings, output).await,
+        Verb::Cron(verb) => cron::run(verb.verb, &settings, output).await,
         Verb::Shell(verb) => session::shell(verb, &settings, output).await,
         Verb::Exec(verb) => session::exec(verb, &settings, output).await,
         Verb::Forward(verb) => forward::run(verb, &settings, output).await,

@@ -9,6 +9,8 @@ use crate::project::Project;
 use crate::settings::Settings;
 use clap_complete::engine::{CompletionCandidate, PathCompleter, ValueCompleter as _};
 use serde::{Deserialize, Serialize};
+use skpr_proto::manifest::Manifest;
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -74,6 +76,16 @@ pub(crate) fn described(current: &OsStr) -> Vec<CompletionCandidate> {
     let names: Vec<String> =
         project.manifest.environments.keys().map(|environment| format!("{own}/{environment}")).collect();
     candidates(&names, Some(own), current).map(CompletionCandidate::new).collect()
+}
+
+/// The tasks of the nearest .skpr.yml that `current` may become, of whichever of its environments.
+pub(crate) fn tasks(current: &OsStr) -> Vec<CompletionCandidate> {
+    let (Some(current), Ok(project)) = (current.to_str(), Project::here()) else { return Vec::new() };
+    let Manifest { defaults, environments, .. } = &project.manifest;
+    let settings = std::iter::once(defaults).chain(environments.values());
+    let names: BTreeSet<&str> =
+        settings.flat_map(|settings| settings.cron.iter().flatten()).map(|(name, _)| name.as_str()).collect();
+    names.into_iter().filter(|name| name.starts_with(current)).map(CompletionCandidate::new).collect()
 }
 
 /// Within a project its environments go by their short names; every other is spelled out.

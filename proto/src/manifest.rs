@@ -19,6 +19,7 @@ pub use check::{Problem, check_image};
 pub use environment::{
     Command, Cpu, Environment, Instances, MAX_INSTANCES, MAX_SETTINGS_BYTES, Memory, Overlap, Task, Volume,
 };
+pub use hint::nearest;
 pub use quantity::{CpuQuantity, MemoryQuantity, Percent};
 pub use schedule::{Schedule, TimeSpan, Zone};
 pub use schema::schema;

@@ -74,6 +74,7 @@ impl Fleet {
                 node: Some(node(number % self.nodes)?),
                 instance: name.into(),
                 main_container: container.clone(),
+                task: None,
                 labels: Default::default(),
                 containers: [(container_id(number).into(), Container { name: container, running: true })]
                     .into_iter()

@@ -32,6 +32,7 @@ pub fn scan(logs: &Path, node: &str) -> anyhow::Result<Inventory> {
             node: Some(NodeName::parse(node)?),
             instance: source.pod.clone(),
             main_container: source.container.clone(),
+            task: None,
             version: "1.0.0".into(),
             ready: true,
             production: environment == "prod",

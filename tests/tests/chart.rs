@@ -333,6 +333,9 @@ fn the_aggregator_may_write_what_environments_are_made_into_and_nothing_more() {
         for resource in ["deployments", "services", "persistentvolumeclaims", "ingresses", "environments"] {
             assert!(writes(resource), "{resource}");
         }
+        assert_eq!(verbs("cronjobs"), ["get", "list", "watch", "create", "patch", "delete"]);
+        assert_eq!(verbs("cronjobs/status"), ["patch"]);
+        assert_eq!(verbs("jobs"), ["list", "watch", "create", "patch", "delete"]);
         for resource in ["pods", "secrets", "configmaps", "nodes", "roles", "*", "leases"] {
             assert!(!writes(resource), "{values:?}: {resource}");
         }
@@ -347,6 +350,7 @@ fn the_aggregator_may_write_what_environments_are_made_into_and_nothing_more() {
         // Who may edit a namespace may deploy there; taking an environment away is for its administrators.
         for object in objects.iter().filter(|o| o["metadata"]["name"] == "skpr-edit") {
             assert!(!object.to_string().contains("delete"), "{object}");
+            assert!(object.to_string().contains("environments/cron"), "{object}");
         }
     }
 }
@@ -378,6 +382,42 @@ fn nothing_reads_metrics_without_a_token() {
             assert!(names.iter().any(|name| name == namespace), "{names:?}");
         }
     }
+}
+
+/// What `promtool` is to find of the rules in `rules.json`: a file beside it. A sample each minute; `drush` fails once at 30 and
+/// never again succeeds, `nightly` goes well, `held` has failed and is suspended.
+fn alerts_about_tasks(folder: &Path) -> PathBuf {
+    const TEST: &str = r#"
+rule_files: [rules.json]
+evaluation_interval: 1m
+tests:
+  - interval: 1m
+    input_series:
+      - {series: 'skpr_environments', values: '1x3000'}
+      - {series: 'skpr_cron_runs_total{project="shop",environment="dev",namespace="sites",task="drush",outcome="failed"}', values: '0x29 1x2000'}
+      - {series: 'skpr_cron_runs_total{project="shop",environment="dev",namespace="sites",task="drush",outcome="succeeded"}', values: '0x3000'}
+      - {series: 'skpr_cron_last_success_timestamp_seconds{project="shop",environment="dev",namespace="sites",task="nightly"}', values: '0+60x3000'}
+      - {series: 'skpr_cron_runs_total{project="shop",environment="dev",namespace="sites",task="nightly",outcome="missed"}', values: '0x29 1x3000'}
+      - {series: 'skpr_cron_runs_total{project="shop",environment="dev",namespace="sites",task="held",outcome="unknown"}', values: '0x29 1x3000'}
+      - {series: 'skpr_cron_suspended{project="shop",environment="dev",namespace="sites",task="held"}', values: '1x3000'}
+    promql_expr_test:
+      - expr: count by (alertname, task) (ALERTS{alertname=~"SkprCron.*", alertstate="firing"})
+        eval_time: 29m
+        exp_samples: []
+      - expr: count by (alertname, task) (ALERTS{alertname=~"SkprCron.*", alertstate="firing"})
+        eval_time: 32m
+        exp_samples:
+          - {labels: '{alertname="SkprCronRunFailed", task="drush"}', value: 1}
+          - {labels: '{alertname="SkprCronRunFailed", task="nightly"}', value: 1}
+          - {labels: '{alertname="SkprCronRunFailed", task="held"}', value: 1}
+      - expr: count by (alertname, task) (ALERTS{alertname=~"SkprCron.*", alertstate="firing"})
+        eval_time: 93m
+        exp_samples:
+          - {labels: '{alertname="SkprCronNoSuccess", task="drush"}', value: 1}
+"#;
+    let file = folder.join("tasks.yaml");
+    std::fs::write(&file, TEST).unwrap();
+    file
 }
 
 #[test]
@@ -415,6 +455,14 @@ fn the_operator_s_objects_are_there_when_they_are_asked_for() {
     let promtool = skpr_tests::cli::debian_program("promtool");
     let checked = Command::new(promtool).args(["check", "rules"]).arg(&rules).output().unwrap();
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+
+    let tried = Command::new(skpr_tests::cli::debian_program("promtool"))
+        .current_dir(folder.path())
+        .args(["test", "rules"])
+        .arg(alerts_about_tasks(folder.path()))
+        .output()
+        .unwrap();
+    assert!(tried.status.success(), "{}", String::from_utf8_lossy(&[tried.stdout, tried.stderr].concat()));
 
     let dashboard = of_kind(&all, "ConfigMap")[0];
     assert_eq!(dashboard["metadata"]["labels"]["grafana_dashboard"], "1");

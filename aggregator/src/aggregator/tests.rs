@@ -2,6 +2,7 @@
 
 mod agents;
 mod api;
+mod cron;
 mod deploys;
 mod end;
 mod events;
@@ -200,6 +201,7 @@ fn pod(name: &str, node: &str) -> Pod {
         node: Some(NodeName::parse(node).unwrap()),
         instance: name.into(),
         main_container: Label::parse("container", "php").unwrap(),
+        task: None,
         labels: Default::default(),
         containers: Default::default(),
         version: "1.0".into(),

@@ -44,12 +44,12 @@ fn filter(request: LogsRequest) -> Result<Filter, Failure> {
     if request.grep.len() + request.exclude.len() > PATTERNS {
         return Err(usage(format!("more than {PATTERNS} patterns are given")));
     }
-    // Events are about the instances and not by them: only who names their stream sees them among the logs.
-    let except_stream = request.streams.is_empty().then_some(event::STREAM);
+    // Events are about the instances and not by them: only who names their streams sees them among the logs.
+    let except_streams: &[&str] = if request.streams.is_empty() { &event::STREAMS } else { &[] };
     Ok(Filter {
         instances: request.instances,
         streams: request.streams,
-        except_stream,
+        except_streams,
         grep: compile(&request.grep)?,
         exclude: compile(&request.exclude)?,
     })

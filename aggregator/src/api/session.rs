@@ -245,7 +245,9 @@ struct Chosen {
 
 /// The one that is asked for, else the newest that is ready. One that was asked to end is nobody's choice.
 fn choose(inventory: &Inventory, key: &EnvironmentKey, asked: &OpenSession) -> Result<Chosen, Failure> {
-    let present = |pod: &Pod| pod.environment == *key && pod.presence == Presence::Present;
+    // A run is no instance: whoever may enter the one need not be let into what a task does.
+    let present =
+        |pod: &Pod| pod.environment == *key && pod.presence == Presence::Present && pod.task.is_none();
     let all = inventory.pods.iter().map(|(uid, pod)| (uid, &**pod));
     let (leaving, pods): (Vec<_>, Vec<_>) =
         all.filter(|(_, pod)| present(pod)).partition(|(_, pod)| pod.detail.leaving);
@@ -300,6 +302,7 @@ mod tests {
             node: Some(NodeName::parse("n1").unwrap()),
             instance: instance.into(),
             main_container: Label::parse("container", "php").unwrap(),
+            task: None,
             labels: Default::default(),
             containers: Default::default(),
             version: "1.0".into(),
@@ -327,12 +330,15 @@ mod tests {
         leaving.detail.leaving = true;
         let mut foreign = pod("foreign", 9, true);
         foreign.environment = key("sites", "blog", "prod");
+        let mut run = pod("run", 9, true);
+        run.task = Some(Label::parse("task", "drush").unwrap());
         let pods = [
             ("u1", pod("older", 1, true)),
             ("u2", pod("newer", 2, true)),
             ("u3", pod("starting", 3, false)),
             ("u4", leaving),
             ("u5", foreign),
+            ("u6", run),
         ];
         let pods = pods.into_iter().map(|(uid, pod)| (PodUid::parse(uid).unwrap(), pod)).collect();
         let inventory = Inventory::of(pods, &BTreeMap::new());
@@ -348,7 +354,7 @@ mod tests {
         let failure = choose(Some("leaving")).unwrap_err();
         assert_eq!(failure.kind, ErrorKind::Unavailable);
         assert!(failure.message.contains("is being ended"), "{failure:?}");
-        for missing in ["gone", "foreign", "\u{1b}"] {
+        for missing in ["gone", "foreign", "run", "\u{1b}"] {
             let failure = choose(Some(missing)).unwrap_err();
             assert_eq!(failure.kind, ErrorKind::NotFound, "{missing}");
             assert!(!failure.message.contains('\u{1b}'));

@@ -30,6 +30,7 @@ pub enum Right {
     Delete,
     Exec,
     Files,
+    Cron,
 }
 
 /// Names a [`Right`] in a grant's type.
@@ -62,7 +63,9 @@ permissions!(
     /// To run processes in it.
     Exec,
     /// To read and write its files.
-    Files
+    Files,
+    /// To start runs of its tasks, suspend and resume them.
+    Cron
 );
 
 /// The environments of one name, each with what is known of it.
@@ -233,6 +236,7 @@ fn deed(right: Right) -> &'static str {
         Right::Delete => "delete it",
         Right::Exec => "run anything in it",
         Right::Files => "read and write its files",
+        Right::Cron => "run, suspend or resume its tasks",
     }
 }
 
@@ -245,6 +249,7 @@ fn not_allowed(right: Right, name: &EnvironmentName) -> Failure {
         Right::Delete => "delete",
         Right::Exec => "run anything in",
         Right::Files => "read and write the files of",
+        Right::Cron => "run, suspend or resume the tasks of",
     };
     let message = format!("there is no environment `{name}` that you may {may}");
     Failure::new(ErrorKind::NotAllowed, message).with_hint("skpr list")

@@ -349,6 +349,7 @@ fn attributes(question: &Question<'_>) -> Option<ResourceAttributes> {
             Right::Delete => ("delete", None),
             Right::Exec => ("create", Some("exec")),
             Right::Files => ("create", Some("files")),
+            Right::Cron => ("create", Some("cron")),
         };
         ResourceAttributes {
             subresource: subresource.map(str::to_owned),

@@ -253,6 +253,23 @@ mod tests {
     }
 
     #[test]
+    fn the_right_to_tasks_is_one_of_its_own_and_shows_the_environment() {
+        let data = tempfile::tempdir().unwrap();
+        let tokens = TokenFile::open(data.path()).unwrap();
+        let dev = key("local", "web", "dev");
+        for (name, rights, expected) in [
+            ("keeper", "web/dev:cron", [true, true, false, false]),
+            ("other", "web/prod:cron", [false, false, false, false]),
+            ("deployer", "web/dev:deploy+exec+files+delete", [false, true, false, true]),
+        ] {
+            let user = tokens.user(&Bearer(create_token(data.path(), name, rights).unwrap())).unwrap();
+            let may = [Right::Cron, Right::See, Right::ReadLogs, Right::Exec]
+                .map(|right| tokens.allows(&user, &Question::May(right, &dev)).unwrap());
+            assert_eq!(may, expected, "{rights}");
+        }
+    }
+
+    #[test]
     fn of_tokens_created_at_once_none_is_lost() {
         let data = tempfile::tempdir().unwrap();
         let tokens = TokenFile::open(data.path()).unwrap();

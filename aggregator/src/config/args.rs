@@ -74,7 +74,7 @@ pub(super) enum TokenCommand {
         /// Whose token it is, for `whoami` and the audit lines.
         name: String,
         /// `*`, or a comma list of `project/environment:right+right`; the environment may be `*`, the rights are `list`,
-        /// `logs`, `metrics`, `deploy`, `delete`, `exec` and `files` (of which the last four bring `list`). `metrics` alone in
+        /// `logs`, `metrics`, `deploy`, `delete`, `exec`, `files` and `cron` (of which the last five bring `list`). `metrics` alone in
         /// the list is for monitoring. Who has `deploy` or `exec` runs programs as the user that this aggregator runs as.
         rights: String,
     },

@@ -1,4 +1,4 @@
-//! Keeps events: each once, as a record of its environment's stream [`STREAM`](super::STREAM).
+//! Keeps events: each once, as a record of that one of its environment's [`STREAMS`](super::STREAMS) that it belongs to.
 //!
 //! * An event is kept when the store has it on stable storage. While the disk fails it is tried again, the queue fills,
 //!   and the platforms wait.
@@ -7,11 +7,12 @@
 //!   a failure nobody is sure of is stored once, like an agent's.
 
 use super::known::{Id, KEPT, Known, Stored};
-use super::{Body, Event, Own, STREAM};
+use super::{Body, Event, Own, Stream, Tasks};
 use crate::batch::Batch;
 use crate::environment::{Claim, EnvironmentKey};
 use crate::record::{Filter, Read};
 use crate::release::State;
+use crate::run::{Run, Trigger};
 use crate::store::{AppendError, Store};
 use crate::web::Counted;
 use bytes::Bytes;
@@ -25,17 +26,19 @@ use tokio_util::sync::CancellationToken;
 
 /// Events taken from the queue at once: they share the store's commits, of up to 20 ms each.
 const GROUP: usize = 256;
-/// Environments whose events are remembered: with 16 KiB each at most 64 MiB, and some tens of bytes an event in truth.
-const ENVIRONMENTS: usize = 4096;
-/// How far back an environment's events are remembered when the first new one comes. Older ones are looked up singly.
+/// Streams whose events are remembered: with 16 KiB each at most 64 MiB, and some tens of bytes an event in truth.
+const REMEMBERED_STREAMS: usize = 4096;
+/// How far back a stream's events are remembered when the first new one comes. Older ones are looked up singly.
 const REMEMBERED: Duration = Duration::from_secs(24 * 60 * 60);
 /// Reads of the store for that at once, of the eight that it does at once for everybody.
 const READS: usize = 2;
-/// Environments whose events are being stored at once.
+/// Streams whose events are being stored at once.
 const APPENDS: usize = 16;
 /// A text is one sentence; more is cut off.
 const TEXT_BYTES: usize = 4 << 10;
 const NAME_BYTES: usize = 512;
+/// Of why a run went as it did: a thousand runs are less than the 4 MiB that a client takes at once.
+const REASON_BYTES: usize = 1 << 10;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -46,6 +49,8 @@ pub(crate) struct Counts {
     pub(crate) events: Counted<1>,
     /// By result.
     pub(crate) deploys: Counted<1>,
+    /// Runs that have ended or did not begin.
+    pub(crate) runs: Tasks,
 }
 
 impl Default for Counts {
@@ -53,6 +58,7 @@ impl Default for Counts {
         Counts {
             events: Counted::of(&[["stored"], ["duplicate"], ["dropped"]]),
             deploys: Counted::of(&RESULTS.map(|result| [result])),
+            runs: Tasks::default(),
         }
     }
 }
@@ -64,13 +70,16 @@ pub(crate) struct Writer {
     store: Store,
     own: Own,
     counts: Counts,
-    known: BTreeMap<EnvironmentKey, Remembered>,
+    known: BTreeMap<Place, Remembered>,
     /// When this start of the aggregator was, in nanoseconds.
     generation: u64,
     position: u64,
-    /// Counts groups, to tell which environment was not told of for the longest time.
+    /// Counts groups, to tell which stream nothing came to for the longest time.
     round: u64,
 }
+
+/// A stream of an environment.
+type Place = (EnvironmentKey, Stream);
 
 struct Remembered {
     known: Known,
@@ -83,6 +92,7 @@ struct Kept {
     id: Id,
     message: Bytes,
     result: Option<&'static str>,
+    run: Option<Box<Run>>,
 }
 
 impl Writer {
@@ -117,31 +127,36 @@ impl Writer {
     /// Keeps those that are new. What the store refuses is tried again until `ending`.
     pub(crate) async fn keep(&mut self, events: Vec<Event>, ending: &CancellationToken) {
         self.round += 1;
-        let mut by_environment: BTreeMap<EnvironmentKey, Vec<Kept>> = BTreeMap::new();
+        let mut by_place: BTreeMap<Place, Vec<Kept>> = BTreeMap::new();
         for event in events {
-            by_environment.entry(event.environment.clone()).or_default().push(Kept::of(event));
+            let place = (event.environment.clone(), event.body.stream());
+            by_place.entry(place).or_default().push(Kept::of(event));
         }
-        self.remember(by_environment.keys()).await;
+        self.remember(by_place.keys()).await;
         let mut batches = Vec::new();
-        for (environment, events) in by_environment {
-            let fresh = self.fresh(&environment, events).await;
+        for (place, events) in by_place {
+            let fresh = self.fresh(&place, events).await;
+            let (environment, stream) = place;
             if !fresh.is_empty() {
                 let records = fresh.iter().map(|event| {
                     self.position += 1;
                     (self.position, event.time, event.message.clone())
                 });
-                let source = self.own.source(&environment);
+                let source = self.own.source(&environment, stream);
                 let batch = Batch::own(source, self.generation, records.collect());
                 batches.push((self.own.claim(&environment), batch, fresh));
             }
         }
         let store = &self.store;
-        let stored: Vec<(bool, Vec<Kept>)> = stream::iter(batches)
-            .map(async |(claim, batch, events)| (append(store, &claim, batch, ending).await, events))
+        let stored: Vec<(EnvironmentKey, bool, Vec<Kept>)> = stream::iter(batches)
+            .map(async |(claim, batch, events)| {
+                let stored = append(store, &claim, batch, ending).await;
+                (claim.environment, stored, events)
+            })
             .buffer_unordered(APPENDS)
             .collect()
             .await;
-        for (stored, events) in stored {
+        for (environment, stored, events) in stored {
             self.count(if stored { "stored" } else { "dropped" }, events.len());
             if !stored {
                 tracing::warn!(events = events.len(), "events dropped: the store does not take them");
@@ -150,44 +165,47 @@ impl Writer {
             for result in events.iter().filter_map(|event| event.result) {
                 self.counts.deploys.add([result], 1);
             }
+            for run in events.iter().filter_map(|event| event.run.as_deref()) {
+                self.counts.runs.count(&environment, run);
+            }
         }
     }
 
     /// Makes sure that something is remembered of each.
-    async fn remember(&mut self, environments: impl Iterator<Item = &EnvironmentKey>) {
+    async fn remember(&mut self, places: impl Iterator<Item = &Place>) {
         let (mut unknown, round) = (Vec::new(), self.round);
-        for environment in environments {
-            match self.known.get_mut(environment) {
+        for place in places {
+            match self.known.get_mut(place) {
                 Some(remembered) => remembered.used = round,
-                None => unknown.push(environment.clone()),
+                None => unknown.push(place.clone()),
             }
         }
         let store = &self.store;
-        let read: Vec<(EnvironmentKey, Known)> = stream::iter(unknown)
-            .map(async |environment| (environment.clone(), recent(store, &environment).await))
+        let read: Vec<(Place, Known)> = stream::iter(unknown)
+            .map(async |place| (place.clone(), recent(store, &place).await))
             .buffer_unordered(READS)
             .collect()
             .await;
-        for (environment, known) in read {
-            if self.known.len() >= ENVIRONMENTS {
+        for (place, known) in read {
+            if self.known.len() >= REMEMBERED_STREAMS {
                 let longest = self.known.iter().min_by_key(|(_, remembered)| remembered.used);
-                if let Some(longest) = longest.map(|(environment, _)| environment.clone()) {
+                if let Some(longest) = longest.map(|(place, _)| place.clone()) {
                     self.known.remove(&longest);
                 }
             }
-            self.known.insert(environment, Remembered { known, used: round });
+            self.known.insert(place, Remembered { known, used: round });
         }
     }
 
     /// Those that are not stored, which count as stored from here on: they are tried until they are.
-    async fn fresh(&mut self, environment: &EnvironmentKey, events: Vec<Kept>) -> Vec<Kept> {
-        let Some(Remembered { known, .. }) = self.known.get_mut(environment) else { return events };
+    async fn fresh(&mut self, place: &Place, events: Vec<Kept>) -> Vec<Kept> {
+        let Some(Remembered { known, .. }) = self.known.get_mut(place) else { return events };
         let (mut fresh, mut duplicates) = (Vec::new(), 0);
         for event in events {
             let stored = match known.is_stored(event.time, event.id) {
                 Stored::Yes => true,
                 Stored::No => false,
-                Stored::Perhaps => is_stored(&self.store, environment, &event).await,
+                Stored::Perhaps => is_stored(&self.store, place, &event).await,
             };
             known.insert(event.time, event.id);
             if stored {
@@ -216,11 +234,27 @@ impl Kept {
             text: plain(&body.text, TEXT_BYTES),
             instance: limited(body.instance),
             by: limited(body.by),
+            run: body.run.map(|run| Box::new(bounded(*run))),
             ..body
         };
         // Texts and numbers: nothing in it can fail.
         let message = serde_json::to_vec(&body).unwrap_or_default().into();
-        Kept { time: crate::batch::in_range(time), id, message, result }
+        let run = body.run.filter(|run| run.outcome.is_some());
+        Kept { time: crate::batch::in_range(time), id, message, result, run }
+    }
+}
+
+/// The run with what others have said of it on one line and not too long.
+fn bounded(run: Run) -> Run {
+    Run {
+        trigger: match run.trigger {
+            Trigger::User(name) => Trigger::User(plain(&name, NAME_BYTES)),
+            Trigger::Schedule => Trigger::Schedule,
+        },
+        version: plain(&run.version, NAME_BYTES),
+        instance: run.instance.map(|name| plain(&name, NAME_BYTES)),
+        reason: run.reason.map(|reason| plain(&reason, REASON_BYTES)),
+        ..run
     }
 }
 
@@ -247,13 +281,13 @@ async fn append(store: &Store, claim: &Claim, batch: Batch, ending: &Cancellatio
     }
 }
 
-/// What the store has of an environment's last day.
-async fn recent(store: &Store, environment: &EnvironmentKey) -> Known {
+/// What the store has of a stream's last day.
+async fn recent(store: &Store, place: &Place) -> Known {
     let now = UnixNanos::from(jiff::Timestamp::now());
     let since = UnixNanos(now.0.saturating_sub(i64::try_from(REMEMBERED.as_nanos()).unwrap_or(i64::MAX)));
     let mut known = Known::new(since);
     let mut all = true;
-    let mut reader = store.read(events(environment, since, None));
+    let mut reader = store.read(events(place, since, None));
     while let Some(chunk) = reader.next().await {
         match chunk {
             Ok(chunk) => {
@@ -266,7 +300,7 @@ async fn recent(store: &Store, environment: &EnvironmentKey) -> Known {
             }
             Err(error) => {
                 all = false;
-                tracing::warn!(%environment, %error, "stored events cannot be read: one may be kept twice");
+                tracing::warn!(environment = %place.0, stream = place.1.name(), %error, "stored events cannot be read: one may be kept twice");
             }
         }
     }
@@ -279,9 +313,9 @@ async fn recent(store: &Store, environment: &EnvironmentKey) -> Known {
 }
 
 /// Looks an event up by its time, which is the same whenever it is told.
-async fn is_stored(store: &Store, environment: &EnvironmentKey, event: &Kept) -> bool {
+async fn is_stored(store: &Store, place: &Place, event: &Kept) -> bool {
     let until = UnixNanos(event.time.0.saturating_add(1));
-    let mut reader = store.read(events(environment, event.time, Some(until)));
+    let mut reader = store.read(events(place, event.time, Some(until)));
     while let Some(Ok(chunk)) = reader.next().await {
         let same = |message: &Bytes| {
             serde_json::from_slice::<Body>(message).is_ok_and(|body| Id::of(&body.id) == event.id)
@@ -293,14 +327,14 @@ async fn is_stored(store: &Store, environment: &EnvironmentKey, event: &Kept) ->
     false
 }
 
-fn events(environment: &EnvironmentKey, since: UnixNanos, until: Option<UnixNanos>) -> Read {
+fn events((environment, stream): &Place, since: UnixNanos, until: Option<UnixNanos>) -> Read {
     Read {
         environment: environment.clone(),
         since: Some(since),
         until,
         follow: false,
         last: until.is_none().then_some(KEPT),
-        filter: Filter { streams: vec![STREAM.to_owned()], ..Filter::default() },
+        filter: Filter { streams: vec![stream.name().to_owned()], ..Filter::default() },
         cursor: None,
     }
 }
@@ -319,6 +353,7 @@ mod tests {
                 instance: None,
                 release: Some(7),
                 state,
+                run: None,
                 by: None,
                 warning: false,
             };
@@ -328,6 +363,23 @@ mod tests {
         assert_eq!(result(Some(State::RolledBack)), Some("rolled-back"));
         assert_eq!(result(Some(State::Deploying)), None);
         assert_eq!(result(None), None);
+    }
+
+    #[test]
+    fn what_is_kept_of_a_run_is_bounded() {
+        let task = skpr_proto::Label::parse("task", "drush").unwrap();
+        let run = Run {
+            trigger: Trigger::User("x".repeat(10_000)),
+            version: "x".repeat(10_000),
+            instance: Some("x".repeat(10_000)),
+            reason: Some("y\n".repeat(10_000)),
+            ..Run::due(&task, jiff::Timestamp::UNIX_EPOCH)
+        };
+        let environment = crate::inventory::tests::key("a", "shop", "dev");
+        let kept = Kept::of(crate::run::told(&environment, &run, jiff::Timestamp::UNIX_EPOCH));
+        assert!(kept.message.len() < 10_000 && kept.run.is_none(), "{}", kept.message.len());
+        let body: Body = serde_json::from_slice(&kept.message).unwrap();
+        assert_eq!(body.run.unwrap().reason.unwrap().len(), REASON_BYTES);
     }
 
     #[test]

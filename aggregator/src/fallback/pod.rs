@@ -86,7 +86,9 @@ impl Pod {
     fn is_in(&self, inventory: &Inventory) -> bool {
         let pod = inventory.pods.get(&self.instance.uid);
         pod.is_some_and(|pod| {
-            pod.presence == Presence::Present && pod.environment == self.instance.environment
+            pod.presence == Presence::Present
+                && pod.environment == self.instance.environment
+                && pod.task.is_none()
         })
     }
 

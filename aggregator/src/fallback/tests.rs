@@ -39,6 +39,7 @@ fn listed(presence: Presence) -> Arc<Inventory> {
         node: Some(NodeName::parse("n1").unwrap()),
         instance: "shop-1".into(),
         main_container: Label::parse("container", "php").unwrap(),
+        task: None,
         labels: Arc::default(),
         containers: Default::default(),
         version: "1.0".into(),
@@ -273,7 +274,9 @@ async fn only_an_instance_is_entered_and_none_of_a_denied_namespace() {
     let mut gone = Box::pin(world.runtime.gone(&uid));
     assert!(timeout(Duration::from_millis(50), &mut gone).await.is_err());
     // It has ended; and then another has its name.
-    for inventory in [listed(Presence::Gone), Arc::default()] {
+    let mut run = (*listed(Presence::Present)).clone();
+    Arc::make_mut(run.pods.get_mut(&uid).unwrap()).task = Some(Label::parse("task", "drush").unwrap());
+    for inventory in [Arc::new(run), listed(Presence::Gone), Arc::default()] {
         world.inventory.send_replace(inventory);
         assert!(matches!(world.program(&["true"]).await, Err(StartError::Gone)));
     }

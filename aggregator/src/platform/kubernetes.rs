@@ -1,6 +1,6 @@
 //! Kubernetes: environments are objects of a custom resource, instances are pods.
 //!
-//! This file watches both and publishes what it knows; every replica does. The controller, which one of them runs, makes
+//! This file watches both, and the runs of tasks, and publishes what it knows; every replica does. The controller, which one of them runs, makes
 //! workloads of environments; the platform takes changes.
 //!
 //! * Only facts are kept, a few hundred bytes a pod; Kubernetes' objects are dropped as they arrive.
@@ -12,6 +12,7 @@ mod attempt;
 mod changes;
 mod children;
 mod controller;
+mod cron;
 #[cfg(test)]
 mod definition;
 mod deletion;
@@ -48,6 +49,7 @@ use crate::event;
 use crate::inventory::Inventory;
 use crate::tls::Authority;
 use controller::Controller;
+use cron::{ByEnvironment, Jobs, TASK_LABEL, WatchedJob, job_resource};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
 use kube::core::DeserializeGuard;
@@ -58,6 +60,7 @@ use objects::{Environments, Objects, WatchedEnvironment, deleted_by};
 use pods::Pods;
 use probes::{Failed, failed_of};
 use registration::{Installation, Registrar};
+use resource::{MANAGED_BY, MANAGER};
 use skpr_proto::Label;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -92,6 +95,7 @@ type WatchedPod = DeserializeGuard<core::Pod>;
 enum Change {
     Pod(Box<watcher::Result<Event<WatchedPod>>>),
     Environment(Box<watcher::Result<Event<WatchedEnvironment>>>),
+    Job(Box<watcher::Result<Event<WatchedJob>>>),
     Failed(Failed),
 }
 
@@ -214,6 +218,10 @@ async fn watch(client: Client, out: Outputs, stop: CancellationToken) -> anyhow:
     let environments = labelled("");
     let to = |event| Some(Change::Environment(Box::new(event)));
     tasks.spawn(follow(Api::all(client.clone()), environments, to, sender.clone()));
+    // Made of their CronJobs' template, they carry its labels.
+    let runs = labelled(&format!("{MANAGED_BY}={MANAGER},{TASK_LABEL}"));
+    let jobs: Api<WatchedJob> = Api::all_with(client.clone(), &job_resource());
+    tasks.spawn(follow(jobs, runs, |event| Some(Change::Job(Box::new(event))), sender.clone()));
     let failed = labelled("").fields(&format!("reason={}", probes::REASON));
     let to = |event: watcher::Result<Event<core::Event>>| match event {
         Ok(Event::Apply(event) | Event::InitApply(event)) => failed_of(&event).map(Change::Failed),
@@ -247,8 +255,10 @@ async fn watch(client: Client, out: Outputs, stop: CancellationToken) -> anyhow:
 struct Watch {
     pods: Pods,
     environments: Environments,
+    jobs: Jobs,
     pods_line: Line,
     environments_line: Line,
+    jobs_line: Line,
     dirty: bool,
     published: Option<Instant>,
     out: Outputs,
@@ -260,8 +270,10 @@ impl Watch {
         Watch {
             pods: Pods::default(),
             environments: Environments::default(),
+            jobs: Jobs::default(),
             pods_line: Line::default(),
             environments_line: Line::default(),
+            jobs_line: Line::default(),
             dirty: false,
             published: None,
             teller: Teller::new(out.events.clone()),
@@ -290,6 +302,13 @@ impl Watch {
                 }
                 Err(error) => self.environments_line.broke("environments", &error),
             },
+            Change::Job(event) => match *event {
+                Ok(event) => {
+                    self.jobs_line.heard(&event);
+                    self.dirty |= self.jobs.take(event);
+                }
+                Err(error) => self.jobs_line.broke("jobs", &error),
+            },
             Change::Failed(failed) => self.dirty |= self.pods.take_failed(&failed),
         }
     }
@@ -310,6 +329,12 @@ impl Watch {
         self.pods.heard() && (self.environments.heard() || self.environments_line.lasting(now).is_some())
     }
 
+    /// The runs; none while their pods are not known as they are: how a run ended is said for good, and its pod says it.
+    fn runs(&self, now: Instant) -> Option<ByEnvironment> {
+        let are_pods_known = self.pods.heard() && self.pods_line.lasting(now).is_none();
+        are_pods_known.then(|| self.jobs.seen(self.pods.all())).flatten()
+    }
+
     fn publish(&mut self) {
         let now = Instant::now();
         self.teller.tell(self.pods.told(), Timestamp::now());
@@ -321,6 +346,7 @@ impl Watch {
         let is_known = self.environments.heard() || self.environments_line.is_unknown(now);
         self.out.known.store(is_known, Ordering::Relaxed);
         (self.dirty, self.published) = (false, Some(now));
+        self.environments.take_runs(self.runs(now), Timestamp::now());
         let inventory = self.pods.inventory(self.environments.states());
         self.out.objects.send_replace(Arc::new(self.environments.objects()));
         self.out.inventory.send_replace(Arc::new(Inventory { stale, heard: self.heard(now), ..inventory }));

@@ -9,7 +9,9 @@
 
 mod cgroup;
 mod checkout;
+mod clock;
 mod command;
+mod cron;
 mod driver;
 mod former;
 mod forward;
@@ -23,6 +25,7 @@ mod output;
 mod places;
 mod plan;
 mod ports;
+mod process;
 mod project;
 mod publish;
 mod state;
@@ -40,6 +43,7 @@ use crate::inventory::{Inventory, Managed, Wanted};
 use anyhow::Context as _;
 use cgroup::Parents;
 use checkout::Checkouts;
+use clock::Clock;
 use command::Command;
 use driver::Driver;
 use former::Directories;
@@ -80,6 +84,7 @@ pub struct LocalConfig {
     projects: BTreeMap<Label, PathBuf>,
     asked: BTreeMap<EnvironmentName, (PathBuf, Environment)>,
     wrapper: Option<PathBuf>,
+    clock: Clock,
 }
 
 impl LocalConfig {
@@ -94,7 +99,7 @@ impl LocalConfig {
         let asked = project::environments(&projects)?;
         let directory = |project: Project| (project.manifest.project, project.directory);
         let projects = projects.into_iter().map(directory).collect();
-        Ok(LocalConfig { data: data.to_owned(), projects, asked, wrapper })
+        Ok(LocalConfig { data: data.to_owned(), projects, asked, wrapper, clock: Clock::default() })
     }
 
     /// Where the instances' logs are: what the agent is pointed at.
@@ -128,6 +133,7 @@ impl Machine {
         let host = Arc::new(Host {
             namespace: Label::parse("namespace", NAMESPACE)?,
             node: NodeName::parse(NODE)?,
+            clock: config.clock,
             records,
             volumes: data.join("volumes"),
             directories,
@@ -242,6 +248,7 @@ impl Machine {
             deleting: false,
             created: None,
             serves: vec![],
+            tasks: Default::default(),
         };
         let view = View { wanted: Wanted::default(), managed: Arc::new(managed), pods: HashMap::new() };
         self.host.publisher.publish(&self.host.key(name), view);
@@ -264,13 +271,22 @@ async fn watch_over(tasks: &mut JoinSet<()>) {
     std::future::pending().await
 }
 
-/// A random UUID (version 4).
-fn random_uid() -> anyhow::Result<String> {
-    let mut bytes = [0; 16];
+fn randomness<const BYTES: usize>() -> anyhow::Result<[u8; BYTES]> {
+    let mut bytes = [0; BYTES];
     std::fs::File::open("/dev/urandom")
         .and_then(|mut file| file.read_exact(&mut bytes))
         .context("read randomness")?;
-    let number = u128::from_be_bytes(bytes) & !(0xf << 76) & !(0x3 << 62) | (0x4 << 76) | (0x2 << 62);
+    Ok(bytes)
+}
+
+/// A random number.
+fn random() -> anyhow::Result<u64> {
+    randomness().map(u64::from_be_bytes)
+}
+
+/// A random UUID (version 4).
+fn random_uid() -> anyhow::Result<String> {
+    let number = u128::from_be_bytes(randomness()?) & !(0xf << 76) & !(0x3 << 62) | (0x4 << 76) | (0x2 << 62);
     let hex = format!("{number:032x}");
     let part = |range| hex.get(range).unwrap_or_default();
     Ok(format!("{}-{}-{}-{}-{}", part(0..8), part(8..12), part(12..16), part(16..20), part(20..32)))

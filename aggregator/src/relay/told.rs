@@ -67,6 +67,7 @@ impl Told {
             instance: Some(self.instance.clone()),
             release: None,
             state: None,
+            run: None,
             by: Some(self.by.clone()),
             warning: false,
         };

@@ -44,6 +44,7 @@ pub fn told(environment: &EnvironmentKey, release: &Release, now: Timestamp) -> 
         instance: release.instance.clone(),
         release: Some(*number),
         state: Some(release.state),
+        run: None,
         by: Some(release.by.clone()),
         warning,
     };

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 const GENERATIONS: usize = 64;
 
 /// A step back in time up to this keeps its stream's order; a bigger one is taken as a corrected clock.
-pub(super) const ORDER_SLACK: i64 = 10_000_000_000;
+pub(crate) const ORDER_SLACK: i64 = 10_000_000_000;
 
 #[derive(Default)]
 pub(super) struct Positions {

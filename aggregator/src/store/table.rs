@@ -57,9 +57,9 @@ impl Labels {
             put_text(&mut encoded, text);
         }
         // A container's streams all end in the name of an output: none of them is ever called like this.
-        let stream = |output: &str| match event::is_source(&source) {
-            true => event::STREAM.into(),
-            false => format!("{}{output}", claim.stream_prefix).into(),
+        let stream = |output: &str| match event::stream_of(&source) {
+            Some(stream) => stream.name().into(),
+            None => format!("{}{output}", claim.stream_prefix).into(),
         };
         Labels {
             stdout: stream("stdout"),

@@ -149,10 +149,15 @@ fn is_kept(at: Moment, interval: Duration, now: Instant) -> bool {
     now.saturating_duration_since(at.instant) < KEEP.max(interval * (STALE_INTERVALS + 1))
 }
 
-/// The pod of this UID, where it counts as an instance of this node.
+/// The pod of this UID, where it is present on this node: an instance or a run.
 fn present<'a>(inventory: &'a Inventory, uid: &PodUid, node: &NodeName) -> Option<&'a Pod> {
     let pod = inventory.pods.get(uid)?;
     (pod.presence == Presence::Present && pod.node.as_ref() == Some(node)).then_some(pod)
+}
+
+/// The same, where it is an instance.
+fn instance<'a>(inventory: &'a Inventory, uid: &PodUid, node: &NodeName) -> Option<&'a Pod> {
+    present(inventory, uid, node).filter(|pod| pod.task.is_none())
 }
 
 impl Live {
@@ -302,7 +307,7 @@ fn shown(
     if !is_kept(held.at, held.interval, now) {
         return None;
     }
-    present(inventory, &held.uid, node)?;
+    instance(inventory, &held.uid, node)?;
     Some(InstanceUsage {
         environment: place.environment.clone(),
         instance: Arc::clone(&place.instance),

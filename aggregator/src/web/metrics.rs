@@ -1,7 +1,7 @@
 //! What `/metrics` says. Counted where it happens, put together at each scrape.
 //!
-//! The number of series is bounded: labels are gRPC methods and codes, a few outcomes, the environments that the inventory
-//! has, and nodes whose agents reported within [`REPORT_KEEP`], at most [`NODES`] of them.
+//! The number of series is bounded: labels are gRPC methods and codes, a few outcomes, the environments and tasks that the
+//! inventory has, and nodes whose agents reported within [`REPORT_KEEP`], at most [`NODES`] of them.
 
 mod agents;
 mod environments;
@@ -9,6 +9,7 @@ mod nodes;
 mod own;
 mod process;
 mod sessions;
+mod tasks;
 
 pub(crate) use sessions::Sessions;
 
@@ -110,6 +111,8 @@ pub(super) fn families() -> Vec<Described> {
         agents::TABLE.describe(PATH),
         nodes::TABLE.describe(PATH),
         environments::TABLE.describe(PATH),
+        tasks::RUNS.describe(PATH),
+        tasks::TABLE.describe(PATH),
     ]
     .concat()
 }
@@ -149,6 +152,8 @@ impl Metrics {
         text.table(&agents::TABLE, &agents::rows(self.current_reports()));
         text.table(&nodes::TABLE, &nodes::rows(&shared.usage));
         text.table(&environments::TABLE, &environments::rows(&shared.usage, &inventory));
+        text.table(&tasks::RUNS, &tasks::runs(&self.events.runs, &inventory));
+        text.table(&tasks::TABLE, &tasks::rows(&inventory));
         text.end();
         self.length.store(text.len(), Ordering::Relaxed);
         text.take()

@@ -45,12 +45,13 @@ pub(super) async fn run(verb: &Events, settings: &Settings, output: &Output) -> 
         output.note(note);
     }
     output.note(&time::describe(&range, verb.follow, verb.lines, &zone));
-    let reading = Reading {
+    let mut reading = Reading {
         follow: verb.follow,
         since: range.since,
         output,
         link: Link::new(&access, output, verb.follow),
         pending: None,
+        heard: 0,
         source: Told {
             request: request(&environment, namespace, &range, verb),
             printer: Printer::new(&environment, output, &zone),
@@ -100,6 +101,7 @@ impl Source for Told {
             skipped: answer.skipped,
             oldest_kept: answer.oldest_kept,
             namespace: answer.namespace.take(),
+            empty: answer.events.is_empty(),
         }
     }
 

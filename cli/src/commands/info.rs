@@ -1,11 +1,11 @@
 //! `skpr info`: one environment with its instances, settings, tasks, last release and last events.
 
 use super::call::Cluster;
+use super::cron::{Task, Tasks, in_words, tasks_of};
 use super::events::Event;
 use super::release::text;
 use super::summary::{Environment, Instance};
 use super::usage;
-use super::validate::TASKS_DO_NOT_RUN;
 use crate::args::Info;
 use crate::error::Error;
 use crate::output::{Cell, Column, Output};
@@ -13,10 +13,11 @@ use crate::settings::Settings;
 use crate::time;
 use futures::StreamExt as _;
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use serde::Serialize;
 use serde_json::Value;
 use skpr_proto::UnixNanos;
-use skpr_proto::manifest::Zone;
+use skpr_proto::manifest::{Schedule, Zone};
 use skpr_proto::v1::{DescribeResponse, EventsRequest};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -35,7 +36,16 @@ const INSTANCE_COLUMNS: [Column; 11] = [
     Column::fixed("NODE"),
     Column::fixed("TROUBLE"),
 ];
-/// The events are worth a short wait, and not the whole answer.
+const TASK_COLUMNS: [Column; 7] = [
+    Column::fixed("TASK"),
+    Column::fixed("SCHEDULE"),
+    Column::ranked("ZONE", 4),
+    Column::ranked("NEXT", 3),
+    Column::ranked("LAST", 1),
+    Column::ranked("STATE", 2),
+    Column::ranked("COMMAND", 5),
+];
+/// Events and tasks are worth a short wait, and not the whole answer.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 #[derive(Serialize)]
@@ -45,6 +55,8 @@ struct Whole {
     image: Option<String>,
     /// As .skpr.yml says them; what an environment variable holds is hidden.
     settings: Option<Value>,
+    /// How the tasks among them are; null where that is not known.
+    tasks: Option<Vec<Task>>,
     events: Vec<Event>,
 }
 
@@ -55,13 +67,16 @@ pub(super) async fn run(verb: &Info, settings: &Settings, output: &Output) -> Re
     if let Some(namespace) = named.and_then(|environment| environment.namespace.clone()) {
         cluster.namespace = Some(namespace);
     }
-    let (events, times) = last_events(&cluster).await;
-    let whole = whole(answer, events);
-    let shown = people(&whole, &times, output);
+    let mut whole = whole(answer);
+    let ((events, times), tasks) = tokio::join!(last_events(&cluster), tasks(&cluster, &whole));
+    let rows = task_rows(whole.settings.as_ref(), tasks.as_ref());
+    whole.events = events;
+    whole.tasks = tasks.map(|found| found.tasks);
+    let shown = people(&whole, &rows, &times, output);
     output.thing(&whole, &shown, &cluster.environment.to_string())
 }
 
-fn whole(answer: DescribeResponse, events: Vec<Event>) -> Whole {
+fn whole(answer: DescribeResponse) -> Whole {
     let mut environment = Environment::from(answer.summary.unwrap_or_default());
     if environment.release.is_none()
         && let Ok(name) = skpr_proto::EnvironmentName::parse(&environment.project, &environment.environment)
@@ -74,7 +89,8 @@ fn whole(answer: DescribeResponse, events: Vec<Event>) -> Whole {
     if let Some(Value::Object(variables)) = settings.as_mut().and_then(|settings| settings.get_mut("env")) {
         variables.values_mut().for_each(|value| *value = Value::from("(hidden)"));
     }
-    Whole { environment, image: answer.image.as_deref().map(text), settings, events }
+    let image = answer.image.as_deref().map(text);
+    Whole { environment, image, settings, tasks: None, events: Vec::new() }
 }
 
 /// The newest events, and when they were. An aggregator that has none to tell keeps nobody from the rest.
@@ -108,7 +124,23 @@ async fn last_events(cluster: &Cluster<'_>) -> (Vec<Event>, Vec<UnixNanos>) {
     (events, found.iter().map(time).collect())
 }
 
-fn people(whole: &Whole, event_times: &[UnixNanos], output: &Output) -> String {
+/// How the tasks are, where there are any. Who is not told that is told the rest.
+async fn tasks(cluster: &Cluster<'_>, whole: &Whole) -> Option<Tasks> {
+    let described = whole.settings.as_ref()?.get("cron")?.as_object()?;
+    if described.is_empty() {
+        return None;
+    }
+    match tokio::time::timeout(PATIENCE, tasks_of(cluster)).await {
+        Ok(Ok(found)) => Some(found),
+        Ok(Err(status)) => {
+            cluster.output.detail(&format!("how the tasks went is not shown: {}", status.message()));
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+fn people(whole: &Whole, tasks: &[Vec<Cell>], event_times: &[UnixNanos], output: &Output) -> String {
     let now = Timestamp::now();
     let environment = &whole.environment;
     let mut out = String::new();
@@ -142,10 +174,8 @@ fn people(whole: &Whole, event_times: &[UnixNanos], output: &Output) -> String {
         let rows: Vec<Vec<Cell>> = environment.instance.iter().map(|instance| cells(instance, now)).collect();
         out.push_str(&format!("\n{}", output.fitting_table(&INSTANCE_COLUMNS, &rows)));
     }
-    let tasks = task_rows(whole.settings.as_ref());
     if !tasks.is_empty() {
-        let table = output.table(&["TASK", "SCHEDULE", "ZONE", "NEXT RUN", "COMMAND"], &tasks);
-        out.push_str(&format!("\n{table}{TASKS_DO_NOT_RUN}\n"));
+        out.push_str(&format!("\n{}", output.fitting_table(&TASK_COLUMNS, tasks)));
     }
     if !whole.events.is_empty() {
         let rows: Vec<Vec<Cell>> = whole
@@ -221,23 +251,33 @@ fn short(value: &Value) -> String {
     }
 }
 
-fn task_rows(settings: Option<&Value>) -> Vec<Vec<Cell>> {
-    let Some(Value::Object(tasks)) = settings.and_then(|settings| settings.get("cron")) else {
+/// The tasks of the settings, with what is known of how they went.
+fn task_rows(settings: Option<&Value>, known: Option<&Tasks>) -> Vec<Vec<Cell>> {
+    let Some(Value::Object(described)) = settings.and_then(|settings| settings.get("cron")) else {
         return Vec::new();
     };
-    let tasks: BTreeMap<&String, &Value> = tasks.iter().collect();
+    let (now, local) = (known.map_or_else(Timestamp::now, |known| known.now), TimeZone::system());
+    let described: BTreeMap<&String, &Value> = described.iter().collect();
     let field = |task: &Value, key: &str| task.get(key).map(short).unwrap_or_default();
-    tasks
-        .into_iter()
-        .map(|(name, task)| {
-            let zone = field(task, "timezone");
-            vec![
-                Cell::new(text(name)),
-                Cell::new(field(task, "schedule")),
-                Cell::new(if zone.is_empty() { Zone::utc().to_string() } else { zone }),
-                Cell::coloured("not run yet", "2"),
-                Cell::new(field(task, "command")),
-            ]
-        })
-        .collect()
+    let row = |(name, task): (&String, &Value)| {
+        let (name, schedule, zone) = (text(name), field(task, "schedule"), field(task, "timezone"));
+        let zone = if zone.is_empty() { Zone::utc().to_string() } else { zone };
+        let found = known.and_then(|known| known.tasks.iter().find(|task| task.name == name));
+        let [next, last, state] = match found {
+            Some(task) => [task.next_cell(now, &local), task.last_cell(now), task.state_cell(now, &local)],
+            None => [Cell::new(by_schedule(&schedule, &zone, now)), Cell::new("?"), Cell::new("?")],
+        };
+        let words = Cell::new(in_words(&schedule));
+        vec![Cell::new(name), words, Cell::new(zone), next, last, state, Cell::new(field(task, "command"))]
+    };
+    described.into_iter().map(row).collect()
+}
+
+/// When it is due next, were it not suspended.
+fn by_schedule(schedule: &str, zone: &str, now: Timestamp) -> String {
+    let (Ok(schedule), Ok(zone)) = (Schedule::parse(schedule), Zone::parse(zone)) else {
+        return "?".to_owned();
+    };
+    let next = schedule.next_after(now, &zone);
+    next.map_or_else(|| "-".to_owned(), |next| time::show(next, &TimeZone::system()))
 }

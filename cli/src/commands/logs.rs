@@ -12,6 +12,7 @@ use crate::output::Output;
 use crate::settings::Settings;
 use crate::time::{self, Range, Typed};
 use bytes::Bytes;
+use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use printer::Printer;
 use skpr_proto::v1::{self, LogsRequest, LogsResponse};
@@ -43,15 +44,17 @@ pub(super) async fn run(verb: Logs, settings: &Settings, output: &Output) -> Res
         output.note(note);
     }
     output.note(&time::describe(&range, verb.follow, verb.lines, &zone));
-    let reading = Reading {
+    let mut reading = Reading {
         follow: verb.follow,
         since: range.since,
         output,
         link: Link::new(&access, output, verb.follow),
         pending: None,
+        heard: 0,
         source: Records {
             printer: Printer::new(&environment, output, &zone, verb.raw),
             request: request(&environment, namespace, &range, verb),
+            bytes: 0,
         },
         zone,
     };
@@ -83,10 +86,25 @@ fn request(
     }
 }
 
-struct Records {
+pub(super) struct Records {
     /// Its cursor is where the next connection goes on.
     request: LogsRequest,
     printer: Printer,
+    /// Of the messages that came so far.
+    pub(super) bytes: u64,
+}
+
+impl Records {
+    /// Of one instance, which is not named in every line.
+    pub(super) fn of_instance(
+        request: LogsRequest,
+        environment: &EnvironmentName,
+        output: &Output,
+        zone: &TimeZone,
+        raw: bool,
+    ) -> Records {
+        Records { request, printer: Printer::new(environment, output, zone, raw).without_names(), bytes: 0 }
+    }
 }
 
 impl Source for Records {
@@ -102,11 +120,13 @@ impl Source for Records {
             skipped: answer.skipped,
             oldest_kept: answer.oldest_kept,
             namespace: answer.namespace.take(),
+            empty: answer.records.is_empty(),
         }
     }
 
     fn push(&mut self, answer: LogsResponse) {
         for record in &answer.records {
+            self.bytes += record.message.len() as u64;
             self.printer.push(record);
         }
     }

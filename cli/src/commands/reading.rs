@@ -39,6 +39,8 @@ pub(super) struct Frame {
     pub skipped: u64,
     pub oldest_kept: Option<v1::Instant>,
     pub namespace: Option<String>,
+    /// It has no content.
+    pub empty: bool,
 }
 
 /// One command, over as many connections as it takes.
@@ -51,10 +53,13 @@ pub(super) struct Reading<'a, S> {
     pub link: Link<'a>,
     /// The cursor behind what is pushed.
     pub pending: Option<Bytes>,
+    /// Answers with content so far.
+    pub heard: u64,
 }
 
 impl<S: Source> Reading<'_, S> {
-    pub(super) async fn run(mut self) -> Result<(), Error> {
+    /// Reads to the end of the range. When it is left early, it may be gone on with: nothing that was received is unwritten then.
+    pub(super) async fn run(&mut self) -> Result<(), Error> {
         while let Err(cut) = self.connection().await {
             self.link.wait(cut).await?;
         }
@@ -89,7 +94,11 @@ impl<S: Source> Reading<'_, S> {
                 }
                 None => {
                     self.written()?;
-                    return if self.follow { Err(Cut::Closed) } else { Ok(()) };
+                    if self.follow {
+                        return Err(Cut::Closed);
+                    }
+                    self.link.keep(client);
+                    return Ok(());
                 }
             }
         }
@@ -115,6 +124,7 @@ impl<S: Source> Reading<'_, S> {
             self.written()?;
             self.output.warn(&format!("{} records expired before they could be sent", frame.skipped));
         }
+        self.heard += u64::from(!frame.empty);
         self.source.push(answer);
         if !frame.cursor.is_empty() {
             self.pending = Some(frame.cursor);

@@ -13,8 +13,6 @@ use skpr_proto::manifest::{Environment, FILE_NAME, Instances, Manifest, Zone};
 use skpr_proto::{ErrorKind, Failure, Label};
 use std::path::PathBuf;
 
-/// Whoever describes a task must not wait for it.
-pub(super) const TASKS_DO_NOT_RUN: &str = "tasks are checked, and not run yet by this version of skpr";
 /// How many of a task's next times are said.
 const NEXT_TIMES: usize = 3;
 
@@ -42,6 +40,8 @@ struct Row {
 struct Task {
     name: String,
     schedule: String,
+    /// The schedule in words.
+    words: String,
     timezone: String,
     /// When it is due by its schedule.
     next: Vec<Timestamp>,
@@ -69,9 +69,6 @@ pub(super) fn run(verb: &Validate, output: &Output) -> Result<(), Error> {
         for task in &row.tasks {
             output.note(&due(&row.environment, task));
         }
-    }
-    if rows.iter().any(|row| !row.tasks.is_empty()) {
-        output.note(TASKS_DO_NOT_RUN);
     }
     Ok(())
 }
@@ -113,6 +110,7 @@ fn row(project: &Label, name: &Label, settings: &Environment, now: Timestamp) ->
         Task {
             name: name.to_string(),
             schedule: task.schedule.to_string(),
+            words: task.schedule.words(),
             timezone: zone.to_string(),
             next: next.take(NEXT_TIMES).collect(),
         }
@@ -158,7 +156,10 @@ fn due(environment: &str, task: &Task) -> String {
         .iter()
         .map(|time| time.to_zoned(zone.clone()).strftime("%Y-%m-%d %H:%M").to_string())
         .collect();
-    let text =
-        format!("{environment}: task {} is due at {} ({})", task.name, times.join(", "), task.timezone);
+    let Task { name, words, timezone, .. } = task;
+    let text = match times.as_slice() {
+        [] => format!("{environment}: task {name} is due {words} ({timezone}), and not within five years"),
+        times => format!("{environment}: task {name} is due {words} ({timezone}): {}", times.join(", ")),
+    };
     clean(&text).into_owned()
 }

@@ -1,9 +1,10 @@
 //! `info`, `releases`, `scale`, `delete`, `events`.
 
-use crate::fake::{Fake, Script};
+use crate::fake::{Fake, Script, Tasks};
 use crate::names::summary;
 use crate::{Home, run};
-use skpr_proto::v1::{DescribeResponse, Event, Instance, Instant, Release};
+use skpr_proto::v1::{DescribeResponse, Event, Instance, Instant, Release, Run, Task, TasksResponse};
+use skpr_proto::{ErrorKind, Failure};
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;
 
@@ -75,6 +76,30 @@ fn described() -> DescribeResponse {
     }
 }
 
+fn tasks() -> TasksResponse {
+    let last = Run {
+        id: "drush-26297460".into(),
+        task: "drush".into(),
+        trigger: "schedule".into(),
+        outcome: "failed".into(),
+        exit_code: Some(3),
+        began: at(0),
+        ended: at(12),
+        ..Run::default()
+    };
+    let drush = Task {
+        name: "drush".into(),
+        schedule: "0 3 1 * *".into(),
+        timezone: "UTC".into(),
+        command: "drush cron".into(),
+        overlap: "forbid".into(),
+        next: at(86_400),
+        last: Some(last),
+        ..Task::default()
+    };
+    TasksResponse { tasks: vec![drush], now: at(3_600), ..TasksResponse::default() }
+}
+
 fn event(second: i64, kind: &str, text: &str, warning: bool) -> Event {
     Event {
         time: at(second),
@@ -96,6 +121,7 @@ pub(crate) fn script() -> Script {
             event(2, "restart", "instance `web-2` ended with exit code 137\u{1b}[2J", true),
             event(3, "deploy", "release 4 (v4) succeeded", false),
         ],
+        cron: Tasks { tasks: tasks(), ..Tasks::default() },
         ..Script::default()
     }
 }
@@ -109,6 +135,23 @@ fn info_for_people_and_programs() {
     assert!(shown(&["info", "prod", "-o", "yaml"]).starts_with("exit 0\n"));
     assert_eq!(shown(&["info", "prod", "-o", "name"]), "exit 0\n--- stdout\nshop/prod\n--- stderr\n");
     assert_eq!(fake.script().event_requests[0].last, Some(5));
+    // Who may not know how the tasks went is told the rest.
+    let refused = Failure::new(ErrorKind::NotAllowed, "you may not");
+    fake.script().refusals.insert("tasks", [refused].into());
+    let shown = run(&mut home.with(&fake, &["info", "prod"]), Some(&fake));
+    assert!(
+        shown.starts_with("exit 0\n") && shown.contains("drush  at 03:00 on day 1 of the month  UTC   20"),
+        "{shown}"
+    );
+    // Nor is anybody asked where there are none.
+    fake.script().described.settings = b"{}".to_vec().into();
+    fake.script().calls.clear();
+    assert!(!shown_calls(&home, &fake).contains(&"tasks shop/prod".to_owned()));
+}
+
+fn shown_calls(home: &Home, fake: &Fake) -> Vec<String> {
+    run(&mut home.with(fake, &["info", "prod"]), Some(fake));
+    fake.script().calls.clone()
 }
 
 #[test]

@@ -1,7 +1,12 @@
 //! An aggregator that serves what a test put into it, behind a link that can be cut.
 
+mod cron;
+
+pub(crate) use cron::Tasks;
+
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use skpr_proto::v1;
+use skpr_proto::v1::cron_server::CronServer;
 use skpr_proto::v1::environments_server::{Environments, EnvironmentsServer};
 use skpr_proto::v1::logs_server::{Logs, LogsServer};
 use skpr_proto::v1::metrics_server::{Metrics, MetricsServer};
@@ -65,6 +70,7 @@ pub(crate) struct Script {
     /// For each `read` of usage in turn, the last for all that follow; none cuts the link.
     pub(crate) usage: VecDeque<Option<v1::UsageResponse>>,
     pub(crate) usage_requests: Vec<v1::UsageRequest>,
+    pub(crate) cron: Tasks,
     /// The other calls: `scale shop/dev`.
     pub(crate) calls: Vec<String>,
 }
@@ -145,6 +151,7 @@ impl Fake {
                 .unwrap()
                 .add_service(EnvironmentsServer::new(service.clone()))
                 .add_service(MetricsServer::new(service.clone()))
+                .add_service(CronServer::new(service.clone()))
                 .add_service(SessionsServer::new(service.clone()))
                 .add_service(LogsServer::new(service))
                 .serve_with_incoming(TcpListenerStream::new(inner));

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test's helpers may fail the test")]
 
 mod account;
+mod cron;
 mod deploy;
 mod environments;
 mod fake;

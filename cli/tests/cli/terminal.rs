@@ -2,7 +2,7 @@
 
 use crate::Home;
 use crate::environments::{deploying, script};
-use crate::fake::{Fake, Script};
+use crate::fake::{Fake, Script, Tasks};
 use crate::release::{answer, instance, project, scripted, succeeded};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use skpr_proto::{ErrorKind, Failure};
@@ -67,6 +67,21 @@ fn a_deploy_is_ended_only_by_somebody_who_was_told_of_it() {
     assert_eq!(exit, Some(8), "{shown}");
     assert!(shown.contains("skpr delete shop/prod -y ends it with the environment"), "{shown}");
     assert!(fake.script().calls.contains(&"delete shop/prod".to_owned()));
+}
+
+#[test]
+fn all_tasks_of_production_are_suspended_only_by_its_name() {
+    let question = "shop/prod is production. Type `prod` to suspend all its tasks: ";
+    for (typed, code) in [("prod", Some(0)), ("y", Some(1))] {
+        let suspended = vec![("drush".to_owned(), false)];
+        let cron = Tasks { suspended, production: true, ..Tasks::default() };
+        let (home, fake) = (Home::new(), Fake::scripted(Script { cron, ..Script::default() }));
+        let (exit, shown) =
+            on_terminal(&mut home.with(&fake, &["cron", "suspend", "prod"]), &[(question, typed)]);
+        assert_eq!(exit, code, "{shown}");
+        assert!(shown.starts_with("suspending drush of shop/prod\n"), "{shown}");
+        assert_eq!(fake.script().cron.suspended, [("drush".to_owned(), code == Some(0))]);
+    }
 }
 
 #[test]

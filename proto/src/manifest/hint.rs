@@ -326,7 +326,7 @@ fn escaped(c: char) -> impl Iterator<Item = char> {
 }
 
 /// The word that a typing mistake away or two gives `typed`: a third of its length, at least one; or that it begins with.
-pub(super) fn nearest<'a>(typed: &str, keys: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(typed: &str, keys: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if typed.len() > 64 {
         return None;
     }

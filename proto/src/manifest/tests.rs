@@ -356,11 +356,38 @@ fn schedules_are_those_of_vixie_cron() {
         let from = "2026-11-24T00:00:00Z".parse().unwrap();
         assert!(schedule.next_after(from, &Zone::utc()).is_some(), "{good}");
         assert!(Schedule::parse(schedule.fields()).is_ok(), "{good}");
+        assert!(!schedule.words().is_empty(), "{good}");
     }
     // Either day is enough when both are given.
     let schedule = Schedule::parse("0 0 13 * FRI").unwrap();
     let due = schedule.next_after("2026-11-24T00:00:00Z".parse().unwrap(), &Zone::utc()).unwrap();
     assert_eq!(due.to_string(), "2026-11-27T00:00:00Z");
+}
+
+#[test]
+fn kubernetes_is_told_a_schedule_as_it_reads_it() {
+    for (written, told) in [
+        ("@daily", "0 0 * * *"),
+        ("0 0 * * 7", "0 0 * * 0"),
+        ("0 0 * * 5-7", "0 0 * * 0,5,6"),
+        ("0 0 * * 0-7", "0 0 * * 0,1,2,3,4,5,6"),
+        ("0 0 * * 1-7/2,MON", "0 0 * * 0,1,3,5,MON"),
+        ("  0\t0 * *  MON-FRI ", "0 0 * * MON-FRI"),
+        ("0 0 * * */3", "0 0 * * */3"),
+    ] {
+        assert_eq!(Schedule::parse(written).unwrap().fields(), told, "{written}");
+    }
+    // Where it does not matter which of the two readings it is, and where both are the same.
+    for fine in ["0 0 */2 * *", "0 0 * * */2", "0 0 *,5 * MON", "0 0 1-31/2 * MON", "0 0 1,*/1 * *"] {
+        assert!(Schedule::parse(fine).is_ok(), "{fine}");
+    }
+    for (twice, hint) in [
+        ("0 0 */2 * MON", "did you mean `0 0 1-31/2 * MON`, where either is enough?"),
+        ("0 0 1 * */2", "did you mean `0 0 1 * 0-6/2`, where either is enough?"),
+        ("0 0 5,* * MON", "did you mean `0 0 5,1-31 * MON`, where either is enough?"),
+    ] {
+        assert_eq!(Schedule::parse(twice).unwrap_err().hint.as_deref(), Some(hint), "{twice}");
+    }
 }
 
 #[test]

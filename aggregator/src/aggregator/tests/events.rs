@@ -14,6 +14,7 @@ fn told(id: &str, time: i64) -> Event {
         instance: Some("web-1".into()),
         release: Some(7),
         state: id.ends_with("succeeded").then_some(State::Succeeded),
+        run: None,
         by: Some("dana".into()),
         warning: true,
     };

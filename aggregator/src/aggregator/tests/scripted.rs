@@ -5,6 +5,7 @@ use crate::auth::{self, Change, Grant};
 use crate::inventory::Managed;
 use crate::platform::{Delete, Deleted, Scale, Scaled, unmanaged};
 use crate::release::{self, Deploy, Release, State};
+use crate::run::{Outcome, Run, RunId, RunNow, Suspend, Suspended, Suspension, TaskState};
 use skpr_proto::manifest::Instances;
 use skpr_proto::{EnvironmentName, ErrorKind, Failure};
 use tokio::sync::RwLock;
@@ -14,13 +15,21 @@ pub(super) struct Scripted {
     calls: Mutex<Vec<String>>,
     /// Namespaces are made where this says so.
     pub(super) makes_namespace: std::sync::atomic::AtomicBool,
-    /// While a test holds it for writing, deploys wait.
+    /// While a test holds it for writing, deploys and runs wait.
     pub(super) gate: RwLock<()>,
+    /// Runs that were asked for.
+    pub(super) waiting: std::sync::atomic::AtomicUsize,
 }
 
 impl Scripted {
     pub(super) fn new(publish: watch::Sender<Arc<Inventory>>) -> Scripted {
-        Scripted { publish, calls: Mutex::default(), makes_namespace: false.into(), gate: RwLock::default() }
+        Scripted {
+            publish,
+            calls: Mutex::default(),
+            makes_namespace: false.into(),
+            gate: RwLock::default(),
+            waiting: 0.into(),
+        }
     }
 
     /// What was called, in order.
@@ -48,6 +57,7 @@ impl Scripted {
                 deleting: false,
                 created: None,
                 serves: vec![],
+                tasks: Default::default(),
             });
             change(&mut managed);
             state.managed = Some(Arc::new(managed));
@@ -63,6 +73,21 @@ impl Scripted {
             newest.ended = (!state.is_open()).then(jiff::Timestamp::now);
             change(newest);
         });
+    }
+
+    /// Ends a run that is under way, as the inventory has it.
+    pub(super) fn end_run(&self, key: &EnvironmentKey, id: &str, outcome: Outcome, code: i32) -> Run {
+        let mut ended = None;
+        self.change(key, |managed| {
+            let of_it = |task: &&mut TaskState| task.running.iter().any(|run| run.id.as_str() == id);
+            let task = managed.tasks.values_mut().find(of_it).unwrap();
+            let run = task.running.iter().find(|run| run.id.as_str() == id).unwrap().clone();
+            let ended_at = Some(jiff::Timestamp::now());
+            let run = Run { ended: ended_at, outcome: Some(outcome), exit_code: Some(code), ..run };
+            task.ended(run.clone());
+            ended = Some(run);
+        });
+        ended.unwrap()
     }
 
     pub(super) fn remove(&self, key: &EnvironmentKey) {
@@ -113,6 +138,8 @@ impl Platform for Scripted {
                 managed.version.clone_from(&deploy.version);
                 managed.image.clone_from(&deploy.image);
                 managed.settings = deploy.settings.clone();
+                let tasks = managed.settings.cron.iter().flatten();
+                managed.tasks = tasks.map(|(name, _)| (name.clone(), TaskState::default())).collect();
                 release::begin(&mut managed.releases, number, deploy, jiff::Timestamp::now());
             }
         });
@@ -136,6 +163,57 @@ impl Platform for Scripted {
             self.called(format!("scale {key} to {min}-{max} by {}", wanted.by));
         }
         Ok(scaled)
+    }
+
+    /// Begins it at once, and ends it never; one at a time.
+    async fn run_task(&self, grant: &Grant<auth::Cron>, wanted: RunNow) -> Result<Run, Failure> {
+        self.waiting.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        drop(self.gate.read().await);
+        let key = grant.environment();
+        let id = RunId::asked(&wanted.task, self.calls().len() as u64);
+        let run = Run {
+            began: Some(jiff::Timestamp::now()),
+            version: "v1".into(),
+            instance: Some(format!("{id}-pod")),
+            ..Run::asked(id, &wanted)
+        };
+        let mut begun = Ok(run.clone());
+        self.change(key, |managed| {
+            let running = &mut managed.tasks.get_mut(&wanted.task).unwrap().running;
+            match running.last() {
+                Some(other) => {
+                    let message = format!("`{}` is locked: run `{}` is under way", key.name, other.id);
+                    begun = Err(Failure::new(ErrorKind::Locked, message));
+                }
+                None => running.push(run),
+            }
+        });
+        let run = begun?;
+        self.called(format!("run {} of {key} by {} with {:?}", run.id, wanted.by, wanted.arguments));
+        Ok(run)
+    }
+
+    async fn suspend(&self, grant: &Grant<auth::Cron>, wanted: Suspend) -> Result<Suspended, Failure> {
+        let key = grant.environment();
+        let mut suspended = Suspended::default();
+        self.change(key, |managed| {
+            let all = managed.tasks.iter_mut();
+            for (name, task) in all.filter(|(name, _)| wanted.task.as_ref().is_none_or(|one| one == *name)) {
+                if task.suspended.is_some() == wanted.suspended {
+                    suspended.unchanged.push(name.clone());
+                    continue;
+                }
+                suspended.changed.push(name.clone());
+                if !wanted.dry_run {
+                    let suspension = Suspension { by: wanted.by.clone(), since: jiff::Timestamp::now() };
+                    task.suspended = wanted.suspended.then_some(suspension);
+                }
+            }
+        });
+        if !wanted.dry_run {
+            self.called(format!("suspend {key} {} by {}", wanted.suspended, wanted.by));
+        }
+        Ok(suspended)
     }
 
     async fn delete(&self, grant: &Grant<auth::Delete>, how: Delete) -> Result<Deleted, Failure> {

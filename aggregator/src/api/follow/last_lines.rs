@@ -59,7 +59,7 @@ impl LastLines {
             last: Some(LINES),
             filter: Filter {
                 instances: vec![instance],
-                except_stream: Some(event::STREAM),
+                except_streams: &event::STREAMS,
                 ..Filter::default()
             },
             cursor: None,

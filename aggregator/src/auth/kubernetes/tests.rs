@@ -68,7 +68,9 @@ fn cluster(review: &Value) -> (StatusCode, Value) {
                 }),
                 ("unbound", "skpr-aggregator") => user("system:serviceaccount:skpr:skpr-agent"),
                 ("impostor", "skpr-aggregator") => user("system:serviceaccount:evil:skpr-agent"),
-                (name @ ("dev" | "deployer" | "lister" | "admin" | "runner" | "half"), "skpr") => user(name),
+                (name @ ("dev" | "deployer" | "lister" | "admin" | "runner" | "half" | "keeper"), "skpr") => {
+                    user(name)
+                }
                 _ => json!({"authenticated": false, "error": "no"}),
             },
         );
@@ -90,6 +92,7 @@ fn cluster(review: &Value) -> (StatusCode, Value) {
         "admin" => true,
         "runner" if is_pods => part("namespace") == "a",
         "runner" | "half" => matches!(asked, ("create", "a" | "b", "exec" | "files", "web.dev")),
+        "keeper" => matches!(asked, ("create", "a", "cron", "web.dev")),
         "dev" => matches!(asked, ("get", "a", "" | "logs", "web.dev")),
         "deployer" => matches!(asked, ("create", "a", "deploy", "web.dev") | ("delete", "a", "", "web.dev")),
         "lister" => matches!(asked, ("list", "b", "", "")),
@@ -133,6 +136,30 @@ async fn to_run_something_and_to_reach_files_takes_the_right_on_the_environment_
             // Whoever may not even see it is told the same as of one that is not there.
             let missing = auth.grant::<crate::auth::Exec>(&user, &name, &Default::default()).await;
             assert_eq!(granted.unwrap_err(), missing.unwrap_err());
+        }
+    }
+}
+
+#[tokio::test]
+async fn to_look_after_tasks_takes_a_right_of_its_own_and_none_on_pods() {
+    let name = EnvironmentName::parse("web", "dev").unwrap();
+    for (who, namespace, may) in [
+        ("keeper", "a", true),
+        ("keeper", "b", false),
+        ("deployer", "a", false),
+        ("runner", "a", false),
+        ("dev", "a", false),
+        ("admin", "b", true),
+    ] {
+        let (auth, asked) = server(cluster);
+        let candidates = [(key(namespace, "web", "dev"), Standing::Managed)].into();
+        let user = user(&auth, who).await;
+        let granted = auth.grant::<crate::auth::Cron>(&user, &name, &candidates).await;
+        assert_eq!(granted.is_ok(), may, "{who} {namespace}");
+        let pods = |review: &Value| review["spec"]["resourceAttributes"]["resource"] == "pods";
+        assert!(!asked.lock().unwrap().iter().any(pods));
+        if let Ok(grant) = granted {
+            assert_eq!(auth.recheck_grant(&grant).await, Ok(()));
         }
     }
 }

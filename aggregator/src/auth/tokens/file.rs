@@ -12,7 +12,7 @@ pub(super) const HEADER: &str = "\
 #   NAME    whose token it is
 #   SHA256  of the token, in hexadecimal; the token itself is not kept here
 #   RIGHTS  `*` for everything, or a comma list of PROJECT/ENVIRONMENT:RIGHT+RIGHT (ENVIRONMENT may be *; the rights are
-#           list, logs, metrics, deploy, delete, exec and files, of which the last four bring list) and, alone, `metrics` for
+#           list, logs, metrics, deploy, delete, exec, files and cron, of which the last five bring list) and, alone, `metrics` for
 #           monitoring, or `agent:NODE` for the agent of a node
 # Add one with `skpr-aggregator token create --data DIR NAME RIGHTS`. A changed file is read again at once.
 ";
@@ -51,7 +51,7 @@ pub(super) struct Environments {
 const MONITOR: &str = "metrics";
 
 /// What each right is called in the file.
-const NAMES: [(&str, Right); 7] = [
+const NAMES: [(&str, Right); 8] = [
     ("list", Right::See),
     ("logs", Right::ReadLogs),
     ("metrics", Right::ReadMetrics),
@@ -59,6 +59,7 @@ const NAMES: [(&str, Right); 7] = [
     ("delete", Right::Delete),
     ("exec", Right::Exec),
     ("files", Right::Files),
+    ("cron", Right::Cron),
 ];
 
 impl Entry {
@@ -92,7 +93,7 @@ impl Environments {
     /// Whoever may change an environment, or do something within it, may also see how it is.
     fn brings(&self, right: Right) -> bool {
         let has = |right| self.rights.contains(&right);
-        let seen_by = [Right::Change, Right::Delete, Right::Exec, Right::Files];
+        let seen_by = [Right::Change, Right::Delete, Right::Exec, Right::Files, Right::Cron];
         has(right) || right == Right::See && seen_by.into_iter().any(has)
     }
 
@@ -164,7 +165,7 @@ fn parse_right(text: &str) -> anyhow::Result<Entitlement> {
     let mut named: Vec<&str> = rights.split('+').collect();
     if let Some(other) = named.iter().find(|name| !NAMES.iter().any(|(known, _)| known == *name)) {
         bail!(
-            "right `{}` is none of list, logs, metrics, deploy, delete, exec and files",
+            "right `{}` is none of list, logs, metrics, deploy, delete, exec, files and cron",
             other.escape_debug()
         );
     }
@@ -231,6 +232,7 @@ mod tests {
             "web/dev:logs,shop/*:list,metrics",
             "web/*:logs+deploy+delete+exec",
             "web/dev:files",
+            "web/dev:logs+exec+cron",
         ] {
             let entry = parse_line(&line(rights)).unwrap();
             assert_eq!(entry.rights.to_string(), rights);

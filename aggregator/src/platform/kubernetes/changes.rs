@@ -14,12 +14,14 @@ use crate::auth::{self, Change, Grant};
 use crate::environment::EnvironmentKey;
 use crate::platform::{Delete, Deleted, Platform, Scale, Scaled, being_deleted, unmanaged};
 use crate::release::{self, Deploy};
+use crate::run::{Run, RunNow, Suspend, Suspended};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
 use kube::Client;
 use kube::api::{Api, PostParams};
 use kube::core::{DeserializeGuard, ObjectMeta};
 use skpr_proto::{EnvironmentName, ErrorKind, Failure, Label};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -92,7 +94,9 @@ impl Platform for Kubernetes {
                     }
                     let number = object.spec.next_number(&releases);
                     let before = object.spec.aside(&releases);
-                    object.spec = spec(key, &deploy, object.spec.deletion_policy, number);
+                    let suspended = std::mem::take(&mut object.spec.suspended);
+                    let made = spec(key, &deploy, object.spec.deletion_policy, number);
+                    object.spec = EnvironmentSpec { suspended, ..made };
                     if let Some(asked) = &mut object.spec.release {
                         asked.before = Some(before);
                     }
@@ -135,6 +139,14 @@ impl Platform for Kubernetes {
             }
         }
         Err(contended(&key.name))
+    }
+
+    async fn run_task(&self, grant: &Grant<auth::Cron>, wanted: RunNow) -> Result<Run, Failure> {
+        self.begin_run(grant.environment(), &wanted).await
+    }
+
+    async fn suspend(&self, grant: &Grant<auth::Cron>, wanted: Suspend) -> Result<Suspended, Failure> {
+        self.suspend_tasks(grant.environment(), &wanted).await
     }
 
     async fn delete(&self, grant: &Grant<auth::Delete>, how: Delete) -> Result<Deleted, Failure> {
@@ -225,10 +237,11 @@ fn spec(
         }),
         scaled: None,
         deleted: None,
+        suspended: BTreeMap::new(),
     }
 }
 
-fn not_deleting(name: &EnvironmentName, object: &Environment) -> Result<(), Failure> {
+pub(super) fn not_deleting(name: &EnvironmentName, object: &Environment) -> Result<(), Failure> {
     if object.metadata.deletion_timestamp.is_none() {
         return Ok(());
     }

@@ -8,8 +8,9 @@
 use super::access::api_resource;
 use super::attempt::{Ended, Failed, Failing, attempt};
 use super::children::{Children, Seen};
+use super::cron::{ended_with, told_runs};
 use super::desired::Kind;
-use super::done::{Done, is_settled};
+use super::done::{Done, Scope, are_runs_settled, is_settled, look_at_runs};
 use super::notices::Notices;
 use super::objects::{Objects, concerned};
 use super::queue::{How, Queue};
@@ -41,6 +42,8 @@ const ROUNDS: usize = 8;
 const OPEN_EVERY: Duration = Duration::from_secs(1);
 /// How often what cannot be done is tried again: nobody says when a quota grows or a domain gets free.
 const TROUBLED_EVERY: Duration = Duration::from_secs(30);
+/// How soon is looked again whether events have found a place.
+const BEHIND: Duration = Duration::from_millis(100);
 /// How often everything is compared anew, for what no watch told.
 const REST: Duration = Duration::from_secs(3600);
 /// Changes of workloads that wait to be taken: metadata of some 2 KiB each. A full queue makes the watches wait.
@@ -142,13 +145,20 @@ impl Work {
         let now = Instant::now();
         // What is there has to be known, or it would be asked for one by one.
         let blind = self.blind(now);
-        while (self.children.heard() || blind.is_some()) && self.rounds.len() < ROUNDS {
+        while (self.children.heard() || blind.is_some())
+            && self.rounds.len() < ROUNDS
+            && !self.teller.is_behind()
+        {
             let Some((key, how)) = self.queue.pop(now) else { return };
-            if how == How::Look && blind.is_none() && self.is_settled(&key) {
+            let scope = match how {
+                How::Look if blind.is_none() => self.scope(&key, now),
+                How::Look | How::Reconcile => Some(Scope::Whole),
+            };
+            let Some(scope) = scope else {
                 self.queue.done(&key);
                 self.rest(&key, now);
                 continue;
-            }
+            };
             let state = self.inventory.environments.get(&key);
             let round = Round {
                 client: controller.client.clone(),
@@ -156,6 +166,8 @@ impl Work {
                 objects: Arc::clone(&self.objects),
                 instances: state.map(|state| state.instances.clone()).unwrap_or_default(),
                 children: self.children.of(&key),
+                seen: self.objects.get(&key).and_then(|object| object.seen.clone()),
+                scope,
                 watching_since: self.watching_since(&key),
                 key,
             };
@@ -180,6 +192,9 @@ impl Work {
         if self.rounds.len() >= ROUNDS {
             return None;
         }
+        if self.teller.is_behind() {
+            return Some(now + BEHIND);
+        }
         if self.children.heard() || self.blind(now).is_some() {
             return self.queue.next();
         }
@@ -196,6 +211,27 @@ impl Work {
         is_settled(object, done, instances, self.watching_since(key), Timestamp::now())
     }
 
+    /// What there is to do for an environment that may be at rest; none if nothing.
+    fn scope(&mut self, key: &EnvironmentKey, now: Instant) -> Option<Scope> {
+        let is_settled = self.is_settled(key);
+        let (Some(object), Some(done)) = (self.objects.get(key), self.done.get_mut(key)) else {
+            return Some(Scope::Whole);
+        };
+        if !is_settled || now - done.whole >= pause(done) {
+            return Some(Scope::Whole);
+        }
+        let looked = look_at_runs(object, done, Timestamp::now())?;
+        done.look = looked.look;
+        // A task that was only kept for what ran of it can go now.
+        let is_left = |(kind, name): &(Kind, String)| {
+            *kind == Kind::CronJob && looked.can_go(key, object.managed.settings.cron.as_ref(), name)
+        };
+        if self.children.of(key).keys().any(is_left) {
+            return Some(Scope::Whole);
+        }
+        (!are_runs_settled(&looked, object, done)).then(|| Scope::Runs(Box::new(done.clone())))
+    }
+
     /// While the API server was away, nobody could help a release.
     fn watching_since(&self, key: &EnvironmentKey) -> Timestamp {
         self.failing.get(key).and_then(|failing| failing.away).unwrap_or(self.since)
@@ -204,12 +240,16 @@ impl Work {
     /// When an environment at rest is looked at again.
     fn rest(&mut self, key: &EnvironmentKey, now: Instant) {
         let Some(done) = self.done.get(key) else { return };
-        if done.is_open() {
-            self.queue.add(key, How::Look, now + OPEN_EVERY);
-        } else if done.status.trouble.is_some() || done.obstacle.is_some() {
-            self.queue.add(key, How::Reconcile, now + TROUBLED_EVERY);
-        } else {
-            self.queue.add(key, How::Reconcile, now + REST);
+        let (how, at) = match done.is_open() {
+            true => (How::Look, now + OPEN_EVERY),
+            false => (How::Reconcile, now + pause(done)),
+        };
+        let wait = |look: Timestamp| {
+            Duration::try_from(look.duration_since(Timestamp::now())).unwrap_or_default().min(REST)
+        };
+        match done.look.map(|look| now + wait(look)) {
+            Some(look) if look < at => self.queue.add(key, How::Look, look),
+            Some(_) | None => self.queue.add(key, how, at),
         }
     }
 
@@ -260,6 +300,7 @@ impl Work {
             self.queue.forget(key);
             self.done.remove(key);
             self.failing.remove(key);
+            self.teller.tell_all(ended_with(key, &object.status.tasks, at));
             self.teller.tell([deleted(key, &object.uid, None, at)], at);
         }
     }
@@ -311,15 +352,33 @@ impl Work {
     }
 
     /// Tells what is new, and remembers what was told.
-    fn tell(&mut self, key: &EnvironmentKey, done: Done, at: Timestamp) {
+    fn tell(&mut self, key: &EnvironmentKey, mut done: Done, at: Timestamp) {
         let before = self.done.get(key);
         let events = told(key, before, &done, at);
+        let told_before = before.map(|before| before.told_runs.clone()).unwrap_or_default();
+        let (runs, told_runs) = match done.telling.take() {
+            Some(telling) => told_runs(key, &told_before, &telling, at),
+            None => (vec![], told_before),
+        };
+        done.told_runs = told_runs;
         // Of one that is seen for the first time, what was before this was told by whoever looked after it then.
         let since = if before.is_some() { i128::MIN } else { self.since.as_nanosecond() };
-        self.notices.publish(key, &done.uid, events.iter().filter(|event| i128::from(event.time.0) >= since));
+        // Of runs only what went wrong: the others have Kubernetes' own notices.
+        let warnings = runs.iter().map(|(event, _)| event).filter(|event| event.body.warning);
+        let notices = events.iter().chain(warnings).filter(|event| i128::from(event.time.0) >= since);
+        self.notices.publish(key, &done.uid, notices);
         self.teller.tell(events, at);
+        let (news, again): (Vec<_>, Vec<_>) = runs.into_iter().partition(|(_, is_news)| *is_news);
+        self.teller.tell_all(news.into_iter().map(|(event, _)| event));
+        self.teller.tell(again.into_iter().map(|(event, _)| event), at);
         self.done.insert(key.clone(), done.told());
     }
+}
+
+/// How long an environment at rest is left alone.
+fn pause(done: &Done) -> Duration {
+    let is_troubled = done.status.trouble.is_some() || done.obstacle.is_some();
+    if is_troubled { TROUBLED_EVERY } else { REST }
 }
 
 #[cfg(test)]

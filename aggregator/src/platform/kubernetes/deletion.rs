@@ -198,6 +198,8 @@ fn say(key: &EnvironmentKey, object: &Environment, claims: &[ObjectMeta], volume
     for domain in settings.domains.iter().flatten() {
         part.push(format!("the way from `{}` to it", domain.as_str()));
     }
+    let tasks = settings.cron.iter().flatten();
+    part.extend(tasks.map(|(task, _)| format!("the task `{task}` and what runs of it")));
     let gone = volumes || object.spec.deletion_policy == DeletionPolicy::DeleteAll;
     let part = if gone { &mut deleted.removed } else { &mut deleted.kept };
     let names = claims.iter().filter_map(|claim| claim.name.as_deref());

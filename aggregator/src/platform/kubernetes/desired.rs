@@ -5,19 +5,21 @@
 //! * The number of instances is not among it: see [`replicas`].
 //! * Contents of volumes belong to the environment only when its deletion is to take them along.
 
+mod template;
+
+pub(super) use template::{Part, beside_instances, has_volumes, literal, pod, quantity};
+
+use super::cron::{self, cron_job};
 use super::resource::{API_VERSION, DeletionPolicy, KIND, bounds, labels, object_name, workload_name};
-use super::{PRODUCTION_LABEL, RELEASE_LABEL};
 use crate::environment::EnvironmentKey;
 use crate::release::Release;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde_json::{Value, json};
-use skpr_proto::manifest::{self, MemoryQuantity};
-use std::collections::BTreeMap;
+use skpr_proto::{Label, manifest};
+use std::collections::{BTreeMap, BTreeSet};
+use template::template;
 
 /// What a manifest leaves out.
-const CPU_SHARE: &str = "100m";
-const MEMORY_MIN: &str = "128Mi";
-const MEMORY_MAX: &str = "512Mi";
 const TARGET_CPU_PERCENT: u8 = 70;
 
 /// How this cluster serves domains and keeps volumes.
@@ -39,11 +41,19 @@ pub(super) enum Kind {
     Budget,
     Ingress,
     Claim,
+    CronJob,
 }
 
 impl Kind {
-    pub(super) const ALL: [Kind; 6] =
-        [Kind::Deployment, Kind::Service, Kind::Autoscaler, Kind::Budget, Kind::Ingress, Kind::Claim];
+    pub(super) const ALL: [Kind; 7] = [
+        Kind::Deployment,
+        Kind::Service,
+        Kind::Autoscaler,
+        Kind::Budget,
+        Kind::Ingress,
+        Kind::Claim,
+        Kind::CronJob,
+    ];
 
     /// Whether what comes after it in [`desired`] names it: where it is somebody else's, instances would write into their
     /// volume, their deployment would be scaled, their service would get a domain.
@@ -60,6 +70,7 @@ impl Kind {
             Kind::Budget => ("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets"),
             Kind::Ingress => ("networking.k8s.io", "v1", "Ingress", "ingresses"),
             Kind::Claim => ("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims"),
+            Kind::CronJob => ("batch", "v1", "CronJob", "cronjobs"),
         }
     }
 }
@@ -69,7 +80,7 @@ pub(super) struct Site<'a> {
     pub(super) key: &'a EnvironmentKey,
     pub(super) uid: &'a str,
     pub(super) deletion: DeletionPolicy,
-    /// As it is asked for now: the number of instances, domains.
+    /// As it is asked for now: the number of instances, domains, tasks.
     pub(super) settings: &'a manifest::Environment,
     /// What instances run.
     pub(super) release: &'a Release,
@@ -77,6 +88,8 @@ pub(super) struct Site<'a> {
     pub(super) target: u32,
     /// Domains that it asks for and another environment has.
     pub(super) taken: &'a [manifest::Domain],
+    /// Tasks of which nothing is to begin by itself.
+    pub(super) stopped: &'a BTreeSet<Label>,
     pub(super) options: &'a ClusterOptions,
 }
 
@@ -129,6 +142,15 @@ pub(super) fn desired(site: &Site<'_>) -> Vec<Wanted> {
     let domains = own_domains(site);
     if !domains.is_empty() && settings.port.is_some() {
         add(Kind::Ingress, ingress(site, &domains, &name));
+    }
+    for (task, settings) in site.settings.cron.iter().flatten() {
+        let name = cron::name(&site.key.name, task);
+        let spec = cron_job(site, task, settings);
+        let mut object = object(site, Kind::CronJob, &name, owner.as_ref(), spec);
+        if let Some(labels) = object.pointer_mut("/metadata/labels").and_then(Value::as_object_mut) {
+            labels.insert(cron::TASK_LABEL.into(), json!(task));
+        }
+        wanted.push(Wanted { kind: Kind::CronJob, name, object });
     }
     wanted
 }
@@ -203,134 +225,6 @@ fn deployment(site: &Site<'_>, selector: &Value) -> Value {
         spec.insert("minReadySeconds".into(), json!(steady));
     }
     spec
-}
-
-/// What an instance is, by its release.
-fn template(key: &EnvironmentKey, release: &Release) -> Value {
-    let settings = &release.settings;
-    let name = &key.name;
-    let mut labels = labels(name);
-    labels.insert(RELEASE_LABEL.into(), release.number.to_string());
-    labels.insert("app.kubernetes.io/component".into(), "app".into());
-    if settings.production == Some(true) {
-        labels.insert(PRODUCTION_LABEL.into(), "true".into());
-    }
-    let mut container = json!({
-        "name": "app",
-        "image": image(release),
-        "env": variables(key, release),
-        "resources": resources(settings),
-        "securityContext": {"allowPrivilegeEscalation": false}
-    });
-    let mut more = serde_json::Map::new();
-    if let Some(command) = &settings.command {
-        more.insert("command".into(), json!([literal(command.program())]));
-        more.insert("args".into(), command.arguments().iter().map(|word| literal(word)).collect());
-    }
-    if let Some(port) = settings.port {
-        more.insert("ports".into(), json!([{"name": "http", "containerPort": port, "protocol": "TCP"}]));
-        // Requests still come while the news that it ends goes round.
-        more.insert("lifecycle".into(), json!({"preStop": {"sleep": {"seconds": 5}}}));
-        let probe = match &settings.health {
-            Some(path) => {
-                let get = json!({"path": path.as_str(), "port": "http"});
-                json!({"httpGet": get, "periodSeconds": 2, "timeoutSeconds": 2, "failureThreshold": 2})
-            }
-            // An old instance does not go before the new one listens.
-            None => json!({"tcpSocket": {"port": "http"}, "periodSeconds": 2, "failureThreshold": 2}),
-        };
-        more.insert("readinessProbe".into(), probe);
-    }
-    let volumes = settings.volumes.iter().flatten();
-    let mounts: Vec<Value> = volumes
-        .clone()
-        .map(|(volume, settings)| json!({"name": volume, "mountPath": settings.path.as_str()}))
-        .collect();
-    let claims: Vec<Value> = volumes
-        .map(|(volume, _)| {
-            json!({"name": volume, "persistentVolumeClaim": {"claimName": format!("{}-{volume}", workload_name(name))}})
-        })
-        .collect();
-    if !mounts.is_empty() {
-        more.insert("volumeMounts".into(), mounts.into());
-    }
-    if let Some(container) = container.as_object_mut() {
-        container.append(&mut more);
-    }
-    let mut spec = json!({
-        "automountServiceAccountToken": false,
-        "enableServiceLinks": false,
-        "terminationGracePeriodSeconds": 35,
-        "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
-        "containers": [container]
-    });
-    if let (false, Some(spec)) = (claims.is_empty(), spec.as_object_mut()) {
-        spec.insert("volumes".into(), claims.into());
-        if bounds(settings).1 == 1 {
-            // A volume that one node mounts is only there for the new instance while it is beside the old one.
-            let term = json!({"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {
-                "skpr.io/project": name.project, "skpr.io/environment": name.environment}}});
-            let affinity = json!({"podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
-                {"weight": 100, "podAffinityTerm": term}]}});
-            spec.insert("affinity".into(), affinity);
-        }
-    }
-    json!({
-        "metadata": {"labels": labels, "annotations": {"kubectl.kubernetes.io/default-container": "app"}},
-        "spec": spec
-    })
-}
-
-/// `repository:tag`, or `repository@digest`.
-pub(super) fn image(release: &Release) -> String {
-    let image = release.image.as_deref().unwrap_or_default();
-    let sign = if release.version.starts_with("sha256:") { '@' } else { ':' };
-    format!("{image}{sign}{}", release.version)
-}
-
-fn variables(key: &EnvironmentKey, release: &Release) -> Vec<Value> {
-    let mut variables: BTreeMap<&str, String> = BTreeMap::new();
-    for (name, value) in release.settings.env.iter().flatten() {
-        variables.insert(name.as_str(), literal(value.as_str()));
-    }
-    variables.insert("SKPR_PROJECT", key.name.project.to_string());
-    variables.insert("SKPR_ENVIRONMENT", key.name.environment.to_string());
-    variables.insert("SKPR_VERSION", literal(&release.version));
-    if let Some(port) = release.settings.port {
-        variables.insert("PORT", port.to_string());
-    }
-    variables.into_iter().map(|(name, value)| json!({"name": name, "value": value})).collect()
-}
-
-/// Kubernetes replaces `$(NAME)` in variables and arguments; a manifest means what it says.
-fn literal(text: &str) -> String {
-    text.replace('$', "$$")
-}
-
-fn resources(settings: &manifest::Environment) -> Value {
-    let share = settings.cpu.as_ref().map_or_else(|| CPU_SHARE.to_owned(), |cpu| cpu.share.to_string());
-    let memory = settings.memory.as_ref();
-    let (min, max) = (memory.and_then(|m| m.min.as_ref()), memory.and_then(|m| m.max.as_ref()));
-    // One that is given bounds the default of the other.
-    let default = |default: &str, other: Option<&MemoryQuantity>, beyond: fn(u64, u64) -> bool| {
-        let plain = MemoryQuantity::parse(default).map(|quantity| quantity.bytes()).unwrap_or_default();
-        other.filter(|other| beyond(plain, other.bytes())).map_or_else(|| default.to_owned(), quantity)
-    };
-    let request = min.map_or_else(|| default(MEMORY_MIN, max, |plain, max| plain > max), quantity);
-    let limit = max.map_or_else(|| default(MEMORY_MAX, min, |plain, min| plain < min), quantity);
-    let mut limits = json!({"memory": limit});
-    if let (Some(cpu), Some(limits)) =
-        (settings.cpu.as_ref().and_then(|cpu| cpu.limit.as_ref()), limits.as_object_mut())
-    {
-        limits.insert("cpu".into(), json!(cpu.to_string()));
-    }
-    json!({"requests": {"cpu": share, "memory": request}, "limits": limits})
-}
-
-/// People write `512K`, Kubernetes `512k`.
-pub(super) fn quantity(quantity: &MemoryQuantity) -> String {
-    let text = quantity.to_string();
-    text.strip_suffix('K').map_or_else(|| text.clone(), |number| format!("{number}k"))
 }
 
 fn ingress(site: &Site<'_>, domains: &[manifest::Domain], service: &str) -> Value {

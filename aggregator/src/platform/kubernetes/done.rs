@@ -1,5 +1,6 @@
 //! What is known of an environment after a round, and whether that asks for another. Pure.
 
+use super::cron::{self, Known as KnownTasks, Tally, Telling, Told};
 use super::deployment::Obstacle;
 use super::objects::Object;
 use super::outcome::{Known, outcome};
@@ -9,6 +10,7 @@ use crate::release::State;
 use jiff::Timestamp;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// What is known after a round.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,6 +31,24 @@ pub(super) struct Done {
     pub(super) uid: String,
     /// The deployment's, whose changes of `target` are told of once each.
     pub(super) deployment: Option<(String, i64)>,
+    /// Its runs as they are to be told; none when nobody looked at them.
+    pub(super) telling: Option<Vec<Telling>>,
+    /// Which of them were told of.
+    pub(super) told_runs: Told,
+    /// When time alone may change something about its runs.
+    pub(super) look: Option<Timestamp>,
+    /// Whether its Jobs were known.
+    pub(super) saw_jobs: bool,
+    /// When everything was looked at last.
+    pub(super) whole: Instant,
+}
+
+/// How much a round has to do.
+#[derive(Clone, Debug)]
+pub(super) enum Scope {
+    Whole,
+    /// Only its runs have changed since this.
+    Runs(Box<Done>),
 }
 
 impl Done {
@@ -46,13 +66,24 @@ impl Done {
             scaled: None,
             uid: String::new(),
             deployment: None,
+            telling: None,
+            told_runs: Told::new(),
+            look: None,
+            saw_jobs: false,
+            whole: Instant::now(),
         }
+    }
+
+    pub(super) fn take_tally(&mut self, tally: Tally) {
+        self.saw_jobs = tally.busy.is_some();
+        (self.look, self.telling) = (tally.look, self.saw_jobs.then_some(tally.telling));
     }
 
     /// What is remembered of it, for the next one to be compared with.
     pub(super) fn told(mut self) -> Done {
         let releases = std::mem::take(&mut self.status.releases);
         self.stood = releases.iter().map(|release| (release.number, release.state)).collect();
+        self.telling = None;
         self
     }
 
@@ -67,7 +98,29 @@ impl Done {
     }
 }
 
-/// Whether anything is to be done, by what is known without asking.
+/// What is known of runs without asking; none for an environment that is not acted on.
+pub(super) fn look_at_runs(object: &Object, done: &Done, now: Timestamp) -> Option<Tally> {
+    if object.invalid.is_some() || done.refusal.is_some() {
+        return None;
+    }
+    let tally = cron::tally(&KnownTasks {
+        settings: object.managed.settings.cron.as_ref(),
+        suspended: &object.suspended,
+        before: &object.status.tasks,
+        seen: object.seen.as_ref().map(|seen| seen.as_slice()),
+        now,
+    });
+    Some(tally)
+}
+
+/// Whether nothing is to be done about runs by that.
+pub(super) fn are_runs_settled(tally: &Tally, object: &Object, done: &Done) -> bool {
+    let is_told = tally.telling.iter().all(|telling| telling.is_in(&done.told_runs));
+    let is_known = done.saw_jobs == object.seen.is_some();
+    is_known && is_told && tally.is_settled(&object.status.tasks)
+}
+
+/// Whether anything else is to be done, by what is known without asking.
 pub(super) fn is_settled(
     object: &Object,
     done: &Done,

@@ -1,5 +1,6 @@
 //! From a Kubernetes pod to the facts that are kept of it. Pure.
 
+use super::cron::{detail_of_run, task_of};
 use super::{ENVIRONMENT_LABEL, PRODUCTION_LABEL, PROJECT_LABEL, RELEASE_LABEL};
 use crate::environment::EnvironmentKey;
 use crate::inventory::{Container, Containers, Detail, End, Labels, Pod, Presence};
@@ -77,11 +78,15 @@ pub(super) fn facts_of(pod: &core::Pod) -> Result<Pod, Unusable> {
     let container = status.and_then(|status| {
         status.container_statuses.iter().flatten().find(|status| status.name == main.name)
     });
+    let task = task_of(metadata);
+    let detail = detail_of(pod, container);
+    let detail = if task.is_some() { detail_of_run(pod, container, detail) } else { detail };
     Ok(Pod {
         environment,
         node: spec.node_name.as_deref().filter(|name| !name.is_empty()).map(NodeName::parse).transpose()?,
         instance: metadata.name.as_deref().unwrap_or_default().into(),
         main_container: Label::parse("container", &main.name)?,
+        task,
         labels: Arc::new(labels_of(metadata)),
         containers: containers_of(pod),
         version: version_of(main.image.as_deref().unwrap_or_default()),
@@ -92,7 +97,7 @@ pub(super) fn facts_of(pod: &core::Pod) -> Result<Pod, Unusable> {
         } else {
             Presence::Present
         },
-        detail: detail_of(pod, container),
+        detail,
     })
 }
 

@@ -200,7 +200,8 @@ impl State {
                 .map(|(_, item)| item)
                 .collect();
             let plural = path.rsplit('/').next().unwrap();
-            let is_list = Kind::ALL.iter().any(|kind| api_resource(*kind).plural == plural);
+            let is_list =
+                plural == "jobs" || Kind::ALL.iter().any(|kind| api_resource(*kind).plural == plural);
             let list = json!({"kind": "List", "apiVersion": "v1", "metadata": {}, "items": items});
             return if is_list { Ok(list) } else { Err(missing()) };
         }

@@ -70,8 +70,9 @@ fn notice(event: &Event) -> Notice {
         }
         (Kind::Deploy, None) => ("Release".to_owned(), "Release".to_owned()),
         (Kind::Scale, _) => ("Scale".to_owned(), "Scaled".to_owned()),
+        (Kind::Run, _) => ("Run".to_owned(), "RunFailed".to_owned()),
         (Kind::Restart | Kind::OutOfMemory | Kind::Probe | Kind::Trouble | Kind::Environment, _)
-        | (Kind::Session, _) => ("Reconcile".to_owned(), "Trouble".to_owned()),
+        | (Kind::Session | Kind::Task, _) => ("Reconcile".to_owned(), "Trouble".to_owned()),
     };
     Notice {
         type_: if body.warning { EventType::Warning } else { EventType::Normal },

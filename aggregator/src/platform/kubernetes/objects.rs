@@ -4,10 +4,12 @@
 //! * Of an object that cannot be read, what was known before stays, with the reason as its trouble.
 //! * Managed fields and whatever else an object carries are dropped as it arrives.
 
+use super::cron::{self, ByEnvironment, Seen};
 use super::resource::{self, Environment, EnvironmentStatus, key_of, releases_of};
 use super::{ENVIRONMENT_LABEL, PROJECT_LABEL};
 use crate::environment::EnvironmentKey;
 use crate::inventory::{EnvironmentState, Managed, Wanted};
+use crate::run::Suspension;
 use jiff::Timestamp;
 use kube::core::{DeserializeGuard, ObjectMeta};
 use kube::runtime::watcher::Event;
@@ -31,6 +33,22 @@ pub(super) struct Object {
     pub(super) status: EnvironmentStatus,
     /// Why it cannot be read.
     pub(super) invalid: Option<String>,
+    /// Tasks that a user has suspended.
+    pub(super) suspended: BTreeMap<Label, Suspension>,
+    /// Its runs, oldest first; none while they are not known.
+    pub(super) seen: Option<Arc<Vec<Seen>>>,
+}
+
+impl Object {
+    /// Says of its tasks what is known of them now.
+    fn show_tasks(&mut self, now: Timestamp) {
+        let seen = self.seen.as_ref().map(|seen| seen.as_slice());
+        let settings = self.managed.settings.cron.as_ref();
+        let tasks = cron::states(settings, &self.suspended, &self.status.tasks, seen, now);
+        if tasks != self.managed.tasks {
+            Arc::make_mut(&mut self.managed).tasks = tasks;
+        }
+    }
 }
 
 #[derive(Default)]
@@ -40,6 +58,8 @@ pub(super) struct Environments {
     refused: BTreeSet<String>,
     listing: Option<BTreeSet<EnvironmentKey>>,
     heard: bool,
+    /// What is known of runs.
+    seen: Option<ByEnvironment>,
 }
 
 impl Environments {
@@ -77,10 +97,12 @@ impl Environments {
             listing.insert(key.clone());
         }
         let before = self.known.get(&key);
-        let object = match watched.0 {
+        let mut object = match watched.0 {
             Ok(object) => read(object, before),
             Err(undecodable) => unread(&undecodable.metadata, &undecodable.error, before),
         };
+        object.seen = self.seen.as_ref().map(|seen| seen.get(&key).cloned().unwrap_or_default());
+        object.show_tasks(Timestamp::now());
         let changed = before.is_none_or(|before| **before != object);
         if changed {
             self.known.insert(key, Arc::new(object));
@@ -97,6 +119,19 @@ impl Environments {
                 "environment left out"
             );
         }
+    }
+
+    /// Takes what is known of all runs, where it is known.
+    pub(super) fn take_runs(&mut self, seen: Option<ByEnvironment>, now: Timestamp) {
+        for (key, object) in &mut self.known {
+            let of_it = seen.as_ref().map(|seen| seen.get(key).cloned().unwrap_or_default());
+            if object.seen != of_it {
+                let object = Arc::make_mut(object);
+                object.seen = of_it;
+                object.show_tasks(now);
+            }
+        }
+        self.seen = seen;
     }
 
     pub(super) fn heard(&self) -> bool {
@@ -143,8 +178,10 @@ fn read(object: Environment, before: Option<&Arc<Object>>) -> Object {
         deleting: metadata.deletion_timestamp.is_some(),
         created: created(&metadata),
         serves: status.domains.clone(),
+        tasks: Default::default(),
     };
-    Object { managed: Arc::new(managed), status, invalid: None, ..identity(metadata) }
+    let suspended = object.spec.suspended;
+    Object { managed: Arc::new(managed), status, suspended, ..identity(metadata) }
 }
 
 fn unread(metadata: &ObjectMeta, reason: &str, before: Option<&Arc<Object>>) -> Object {
@@ -157,7 +194,14 @@ fn unread(metadata: &ObjectMeta, reason: &str, before: Option<&Arc<Object>>) -> 
         ..managed
     };
     let status = before.map(|before| before.status.clone()).unwrap_or_default();
-    Object { managed: Arc::new(managed), status, invalid: Some(reason), ..identity(metadata.clone()) }
+    let suspended = before.map(|before| before.suspended.clone()).unwrap_or_default();
+    Object {
+        managed: Arc::new(managed),
+        status,
+        invalid: Some(reason),
+        suspended,
+        ..identity(metadata.clone())
+    }
 }
 
 fn identity(metadata: ObjectMeta) -> Object {
@@ -167,6 +211,8 @@ fn identity(metadata: ObjectMeta) -> Object {
         managed: Arc::default(),
         status: EnvironmentStatus::default(),
         invalid: None,
+        suspended: BTreeMap::new(),
+        seen: None,
     }
 }
 

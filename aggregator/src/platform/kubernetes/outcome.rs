@@ -107,6 +107,7 @@ pub(super) fn outcome(known: Known<'_>, before: &EnvironmentStatus) -> Environme
         releases,
         domains: before.domains.clone(),
         deletion_policy: before.deletion_policy,
+        tasks: before.tasks.clone(),
         conditions: vec![],
     };
     let ready = refusal.is_none() && status.ready >= target && status.waiting_for.is_none();

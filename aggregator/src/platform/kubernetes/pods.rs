@@ -185,6 +185,7 @@ impl Pods {
             instance: Some(instance.to_string()),
             release: known.pod.detail.release,
             state: None,
+            run: None,
             by: None,
             warning: true,
         };
@@ -200,6 +201,10 @@ impl Pods {
 
     pub(super) fn heard(&self) -> bool {
         self.heard
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &Arc<Pod>> {
+        self.known.values().map(|known| &known.pod)
     }
 
     /// What has happened since this was asked last.
@@ -220,10 +225,15 @@ impl Known {
 
     /// Keeps what the pod itself does not say.
     fn remember(&mut self, before: &Known) {
-        let ready = self.pod.ready;
+        let (ready, is_run) = (self.pod.ready, self.pod.task.is_some());
         let detail = &mut Arc::make_mut(&mut self.pod).detail;
         let earlier = &before.pod.detail;
         self.failed_in = before.failed_in;
+        if is_run && detail.started.is_none() && detail.waiting.is_none() {
+            // What keeps a run from beginning is the reason of its end, when nothing else is said any more.
+            detail.waiting.clone_from(&earlier.waiting);
+            detail.message.clone_from(&earlier.message);
+        }
         let new = if self.ends > before.ends { detail.out_of_memory_kills } else { 0 };
         detail.out_of_memory_kills = (earlier.out_of_memory_kills + new).max(detail.out_of_memory_kills);
         if !ready && detail.waiting.is_none() && earlier.waiting.is_none() {
@@ -234,7 +244,8 @@ impl Known {
     /// What has happened to the main container since it had ended and been started again so often.
     fn endings(&self, uid: &PodUid, ends: u32, restarts: u32) -> Vec<event::Event> {
         let (pod, detail) = (&self.pod, &self.pod.detail);
-        let Some(end) = &detail.end else { return vec![] };
+        // How a run ends is told as that.
+        let Some(end) = detail.end.as_ref().filter(|_| pod.task.is_none()) else { return vec![] };
         let at = end.at.unwrap_or_else(Timestamp::now);
         let why = end.reason.as_deref().unwrap_or("Error");
         let body = |id: String, kind, text| Body {
@@ -244,6 +255,7 @@ impl Known {
             instance: Some(pod.instance.to_string()),
             release: detail.release,
             state: None,
+            run: None,
             by: None,
             warning: true,
         };

@@ -8,9 +8,10 @@
 //! * What Kubernetes refuses is said in the status, and stops nothing that does not lean on it.
 
 use super::access::{self, Hindrance};
+use super::cron::Seen;
 use super::deployment::Deployment;
 use super::desired::{Kind, Site, desired, own_domains, replicas};
-use super::done::Done;
+use super::done::{Done, Scope};
 use super::next::{Step, Written, last_manager, next};
 use super::objects::Objects;
 use super::outcome::{Known, outcome};
@@ -44,6 +45,10 @@ pub(super) struct Round {
     pub(super) instances: BTreeMap<Arc<str>, InstanceState>,
     /// Which of the environment's objects are known to exist and to be ours, with their UIDs.
     pub(super) children: BTreeMap<(Kind, String), String>,
+    /// Its runs; none while they are not known.
+    pub(super) seen: Option<Arc<Vec<Seen>>>,
+    /// How much there is to do, as far as that is known.
+    pub(super) scope: Scope,
     /// Since when its rounds have come to their ends.
     pub(super) watching_since: Timestamp,
 }
@@ -61,6 +66,11 @@ enum Stepped {
 impl Round {
     /// None when there is no such environment any more.
     pub(super) async fn run(&self) -> Result<Option<Done>, Hindrance> {
+        if let Scope::Runs(before) = &self.scope
+            && let Some(done) = self.look_at_runs(before).await?
+        {
+            return Ok(Some(done));
+        }
         let (mut object, mut refused) = (None, None);
         for _ in 0..STEPS {
             object = self.object().await?;
@@ -113,13 +123,17 @@ impl Round {
         }
     }
 
-    /// Takes the next step of the object, if there is one.
-    async fn step(&self, object: &Environment) -> Result<Stepped, Hindrance> {
-        let status = object.status.clone().unwrap_or_default();
+    pub(super) fn next_step(&self, object: &Environment, status: &EnvironmentStatus) -> Step {
         let manager = last_manager(object.metadata.managed_fields.as_deref().unwrap_or_default());
         let is_news =
             object.metadata.generation.is_none_or(|generation| generation > status.observed_generation);
-        match next(&object.spec, &status.releases, &Written { manager: &manager, is_news }) {
+        next(&object.spec, &status.releases, &Written { manager: &manager, is_news })
+    }
+
+    /// Takes the next step of the object, if there is one.
+    async fn step(&self, object: &Environment) -> Result<Stepped, Hindrance> {
+        let status = object.status.clone().unwrap_or_default();
+        match self.next_step(object, &status) {
             Step::Rest => return Ok(Stepped::Rest),
             Step::Begin(number, deploy, began) => {
                 let mut releases = status.releases.clone();
@@ -178,6 +192,8 @@ impl Round {
         };
         let others = self.objects.iter().map(|(key, object)| (key, &*object.managed));
         let taken = domains::taken(&asking, others);
+        let tally = self.tally(&object, &status).await?;
+        let unsaid = self.write_ends(&tally).await?;
         let site = Site {
             key: &self.key,
             uid: &uid,
@@ -186,6 +202,7 @@ impl Round {
             release: &current,
             target: status.target.clamp(bounds.0, bounds.1.max(bounds.0)),
             taken: &taken,
+            stopped: &tally.stopped,
             options: &self.options.cluster,
         };
         let wanted = desired(&site);
@@ -193,7 +210,7 @@ impl Round {
             self.bring(&wanted, &site).await?;
         let taken = taken.first();
         let taken = taken.map(|domain| format!("the domain `{domain}` belongs to another environment"));
-        let trouble = refused.or(taken).or(trouble);
+        let trouble = refused.or(taken).or(trouble).or(unsaid);
         let now = Timestamp::now();
         let mut done = Done {
             target: site.target,
@@ -234,7 +251,7 @@ impl Round {
             // Of one that failed and was left, the old instances go on.
             State::Deploying | State::RollingBack | State::Failed | State::Superseded => false,
         });
-        if let Some(left) = self.tidy(&wanted, gone).await? {
+        if let Some(left) = self.tidy(&wanted, gone, tally.busy.as_ref()).await? {
             after.trouble.get_or_insert_with(|| left.clone());
             done.trouble.get_or_insert(left);
         }
@@ -250,10 +267,12 @@ impl Round {
             (false, false) if is_there && !gone => status.domains.clone(),
             (false, false) => vec![],
         };
+        after.tasks.clone_from(&tally.tasks);
         if after != status {
             self.write_status(&object.metadata, &after).await?;
         }
         done.status = after;
+        done.take_tally(tally);
         Ok(done)
     }
 

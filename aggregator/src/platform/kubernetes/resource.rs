@@ -5,9 +5,11 @@
 //!   as it is, and so shows as what it is.
 //! * Whoever reads an object takes its releases from [`releases_of`], which counts one that is asked for and not yet begun.
 
+use super::cron::{self, TaskStatuses};
 use super::{ENVIRONMENT_LABEL, PROJECT_LABEL};
 use crate::environment::EnvironmentKey;
 use crate::release::{self, Deploy, Release, State};
+use crate::run::Suspension;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::CustomResource;
@@ -60,6 +62,10 @@ pub(super) struct EnvironmentSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Noted")]
     pub(super) deleted: Option<Noted>,
+    /// Tasks that begin nothing by themselves until they are resumed: skpr writes it, and a deploy leaves it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(schema_with = "suspended_schema")]
+    pub(super) suspended: BTreeMap<Label, Suspension>,
 }
 
 /// What becomes of the workloads when the environment is deleted.
@@ -212,6 +218,10 @@ pub(super) struct EnvironmentStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "deletion_policies")]
     pub(super) deletion_policy: Option<DeletionPolicy>,
+    /// What is remembered of its tasks and their runs.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "cron::readable")]
+    #[schemars(schema_with = "tasks_schema")]
+    pub(super) tasks: TaskStatuses,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions_schema")]
     pub(super) conditions: Vec<Condition>,
@@ -226,6 +236,27 @@ fn releases_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({
         "type": "array", "maxItems": release::KEPT,
         "items": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}
+    })
+}
+
+/// The same of tasks, whose newest runs are in it: 100 of the settings, and as many that are not there any more.
+fn tasks_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "object", "maxProperties": 200,
+        "additionalProperties": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}
+    })
+}
+
+fn suspended_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({
+        "type": "object", "maxProperties": 100,
+        "description": "Tasks that begin nothing by themselves until they are resumed: skpr writes it, and a deploy leaves it.",
+        "additionalProperties": {
+            "type": "object", "required": ["by", "since"],
+            "properties": {
+                "by": {"type": "string", "maxLength": 256}, "since": {"type": "string", "maxLength": 64}
+            }
+        }
     })
 }
 

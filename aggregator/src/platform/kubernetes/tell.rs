@@ -1,4 +1,6 @@
 //! Hands events to whoever stores them, and never waits for it.
+//!
+//! * What would be told again after a start may be dropped, and is counted; what is told once is kept.
 
 use crate::event::{Event, QUEUE, Sender};
 use jiff::{SignedDuration, Timestamp};
@@ -12,13 +14,26 @@ const NEWS_FOR: SignedDuration = SignedDuration::from_hours(1);
 #[derive(Debug)]
 pub(super) struct Teller {
     out: Sender,
+    /// What nobody can tell once more, for as long as it takes: whoever makes it waits while this is behind.
+    kept: VecDeque<Event>,
     pending: VecDeque<Event>,
     dropped: u64,
 }
 
 impl Teller {
     pub(super) fn new(out: Sender) -> Self {
-        Teller { out, pending: VecDeque::new(), dropped: 0 }
+        Teller { out, kept: VecDeque::new(), pending: VecDeque::new(), dropped: 0 }
+    }
+
+    /// Tells what nobody can have told before, however long ago it was.
+    pub(super) fn tell_all(&mut self, events: impl IntoIterator<Item = Event>) {
+        self.kept.extend(events);
+        self.flush();
+    }
+
+    /// Whether more of that should wait.
+    pub(super) fn is_behind(&self) -> bool {
+        self.kept.len() > QUEUE
     }
 
     pub(super) fn tell(&mut self, events: impl IntoIterator<Item = Event>, now: Timestamp) {
@@ -30,10 +45,12 @@ impl Teller {
 
     /// Hands over what still waits.
     pub(super) fn flush(&mut self) {
-        while let Some(event) = self.pending.pop_front() {
-            if let Err(TrySendError::Full(event)) = self.out.try_send(event) {
-                self.pending.push_front(event);
-                break;
+        for queue in [&mut self.kept, &mut self.pending] {
+            while let Some(event) = queue.pop_front() {
+                if let Err(TrySendError::Full(event)) = self.out.try_send(event) {
+                    queue.push_front(event);
+                    break;
+                }
             }
         }
         let before = self.dropped;

@@ -305,6 +305,21 @@ async fn no_pod_takes_over_or_ends_another_ones_place() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn of_runs_nothing_is_known_before_their_pods_are() {
+    let (inventory, objects) = (watch::channel(Arc::default()).0, watch::channel(Arc::default()).0);
+    let mut known =
+        Watch::new(Outputs { inventory, objects, known: Arc::default(), events: mpsc::channel(1).0 });
+    for event in [Event::Init, Event::InitDone] {
+        known.take(Change::Job(Box::new(Ok(event))));
+    }
+    assert_eq!(known.runs(Instant::now()), None);
+    for event in [Event::Init, Event::InitDone] {
+        known.take(Change::Pod(Box::new(Ok(event))));
+    }
+    assert!(known.runs(Instant::now()).is_some());
+}
+
+#[tokio::test(start_paused = true)]
 async fn restarts_and_kills_are_told_of_once() {
     let mut server = start();
     let restarted = |count: u32, reason: &str| {

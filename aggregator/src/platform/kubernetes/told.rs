@@ -73,7 +73,7 @@ pub(super) fn deleted(key: &EnvironmentKey, uid: &str, by: Option<&str>, at: Tim
 }
 
 fn plain(id: String, kind: Kind, text: String, warning: bool) -> Body {
-    Body { id, kind, text, instance: None, release: None, state: None, by: None, warning }
+    Body { id, kind, text, instance: None, release: None, state: None, run: None, by: None, warning }
 }
 
 #[cfg(test)]

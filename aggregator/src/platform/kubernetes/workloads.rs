@@ -16,6 +16,7 @@ use kube::api::DynamicObject;
 use kube::core::ObjectMeta;
 use serde_json::{Value, json};
 use skpr_proto::manifest::MemoryQuantity;
+use std::collections::BTreeSet;
 
 /// What has come of the objects.
 #[derive(Default)]
@@ -48,12 +49,14 @@ impl Round {
             let refused = match self.one(wanted, site, &mut applied).await {
                 Ok(()) => continue,
                 Err(Hindrance::Refused(reason)) => reason,
-                // Instances wait for no way to them: who has to agree to it is asked again later.
-                Err(Hindrance::Blocked(reason)) if wanted.kind == Kind::Ingress => reason,
+                // Instances wait for no way to them and for no task: who has to agree to it is asked again later.
+                Err(Hindrance::Blocked(reason)) if matches!(wanted.kind, Kind::Ingress | Kind::CronJob) => {
+                    reason
+                }
                 Err(later) => return Err(later),
             };
             match wanted.kind {
-                Kind::Ingress => applied.refused(refused),
+                Kind::Ingress | Kind::CronJob => applied.refused(refused),
                 kind => {
                     applied.hindrance.get_or_insert(refused);
                     applied.is_partial = true;
@@ -109,7 +112,7 @@ impl Round {
                 applied.deployment = Some(object);
             }
             Kind::Ingress => applied.leads = true,
-            Kind::Service | Kind::Autoscaler | Kind::Budget | Kind::Claim => {}
+            Kind::Service | Kind::Autoscaler | Kind::Budget | Kind::Claim | Kind::CronJob => {}
         }
         Ok(())
     }
@@ -184,18 +187,28 @@ impl Round {
         apply(&self.client, &self.key, Kind::Deployment, (&name, access::REPLICAS), &change).await
     }
 
-    /// Deletes what is not wanted any more; what old instances may still be reached by only when they are `gone`. What
-    /// could not be, in words.
-    pub(super) async fn tidy(&self, all: &[Wanted], gone: bool) -> Result<Option<String>, Hindrance> {
+    /// Deletes what is not wanted any more; what old instances may still be reached by only when they are `gone`, and a task
+    /// only when it is not `busy`: what runs of it comes to its own end. What could not be, in words.
+    pub(super) async fn tidy(
+        &self,
+        all: &[Wanted],
+        gone: bool,
+        busy: Option<&BTreeSet<String>>,
+    ) -> Result<Option<String>, Hindrance> {
         let mut left = None;
         for ((kind, name), uid) in &self.children {
             let stays = match kind {
                 Kind::Claim => true,
                 Kind::Service | Kind::Ingress => !gone,
-                Kind::Deployment | Kind::Autoscaler | Kind::Budget => false,
+                Kind::Deployment | Kind::Autoscaler | Kind::Budget | Kind::CronJob => false,
             };
             if !stays && !all.iter().any(|wanted| wanted.kind == *kind && wanted.name == *name) {
-                match access::delete(&self.client, &self.key, *kind, (name, Some(uid.clone()))).await {
+                let is_busy = *kind == Kind::CronJob && busy.is_none_or(|busy| busy.contains(name));
+                let done = match is_busy {
+                    true => self.keep_busy(name).await,
+                    false => access::delete(&self.client, &self.key, *kind, (name, Some(uid.clone()))).await,
+                };
+                match done {
                     Err(Hindrance::Refused(reason)) => drop(left.get_or_insert(reason)),
                     other => other?,
                 }

@@ -3,6 +3,7 @@
 use super::git::Commit;
 use crate::platform::{Delete, Deleted, Scale, Scaled};
 use crate::release::Deploy;
+use crate::run::{Run, RunNow, Suspend, Suspended};
 use skpr_proto::{EnvironmentName, ErrorKind, Failure};
 use tokio::sync::{mpsc, oneshot};
 
@@ -16,6 +17,8 @@ pub(super) enum Command {
     Deploy(Box<Deploy>, Commit, Reply<u64>),
     Scale(Scale, Reply<Scaled>),
     Delete(Delete, Reply<Deleted>),
+    Run(RunNow, Reply<Run>),
+    Suspend(Suspend, Reply<Suspended>),
 }
 
 /// Puts a command to a driver and waits for its answer.

@@ -3,10 +3,12 @@
 //! * Each turn compares what is written with what is there and takes the next step; nothing is remembered between turns
 //!   that a crash could lose. A command is answered once it is on the disk.
 //! * Whatever goes wrong here is this environment's trouble: it is shown, tried again, and stops no other.
+//! * Its tasks are looked at in each turn, and woken for when they are due: `cron.rs`.
 
 mod change;
 
 use super::command::Command;
+use super::cron::{Around, Tasks};
 use super::front::Front;
 use super::host::Host;
 use super::instances::{Change, Instances};
@@ -22,7 +24,7 @@ use crate::release::{self, Release, Request, State, Verdict};
 use jiff::Timestamp;
 use skpr_proto::EnvironmentName;
 use skpr_proto::manifest::Environment;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,6 +48,7 @@ pub(super) struct Driver {
     places: Places,
     front: Front,
     teller: Teller,
+    tasks: Tasks,
     /// Why the last step could not be taken.
     trouble: Option<String>,
     /// Why what has become of it could not be written down; it is as it was until that can be done.
@@ -58,9 +61,10 @@ pub(super) struct Driver {
 
 impl Driver {
     pub(super) fn new(host: Arc<Host>, name: &EnvironmentName, record: Record) -> Driver {
-        let key = host.key(name);
+        let (key, file) = (host.key(name), state::place(&host.records, name));
         Driver {
-            file: state::place(&host.records, name),
+            tasks: Tasks::open(&host, &key, &file),
+            file,
             record,
             instances: Instances::new(Arc::clone(&host), key.clone()),
             places: Places::new(Arc::clone(&host), name.clone()),
@@ -110,6 +114,7 @@ impl Driver {
                     }
                 }
                 change = self.instances.change() => self.take(change).await,
+                () = self.tasks.changed() => {}
                 () = self.places.changed() => {}
                 () = self.front.ended() => {}
                 () = tokio::time::sleep(pause) => {
@@ -125,13 +130,17 @@ impl Driver {
         }
         self.front.serve(&BTreeSet::new(), &self.instances.routes).await;
         self.instances.stop();
-        while !self.instances.is_empty() {
+        loop {
+            self.look_at_tasks(true).await;
             self.publish();
-            let change = self.instances.change().await;
-            self.take(change).await;
+            if self.instances.is_empty() && self.tasks.has_ended() {
+                return self.key.name;
+            }
+            tokio::select! {
+                change = self.instances.change() => self.take(change).await,
+                () = self.tasks.changed() => {}
+            }
         }
-        self.publish();
-        self.key.name
     }
 
     /// Whether something is to happen that nobody will tell.
@@ -139,6 +148,7 @@ impl Driver {
         let newest = self.record.releases.last();
         self.trouble.is_some()
             || self.unwritten.is_some()
+            || self.tasks.is_held_up()
             || self.front.is_waiting()
             || self.places_trouble().is_some()
             || newest.is_some_and(|newest| newest.state.is_open() || newest.state == State::Failed)
@@ -154,9 +164,15 @@ impl Driver {
                 break;
             }
         }
+        self.look_at_tasks(false).await;
         // By what is on the disk, and only then: what a crash would go back to has to be there.
-        let running = self.instances.all().map(|running| running.release);
+        let running = self.instances.all().map(|running| running.release).chain(self.tasks.releases());
         self.places.keep(&self.record.releases, running).await;
+    }
+
+    async fn look_at_tasks(&mut self, stopping: bool) {
+        let (record, places, teller) = (&self.record, &mut self.places, &self.teller);
+        self.tasks.look(&mut Around { record, places, teller, stopping }).await;
     }
 
     fn step(&self) -> Step {
@@ -302,6 +318,7 @@ impl Driver {
         };
         let trouble = self.unwritten.clone().or_else(|| self.trouble.clone());
         let trouble = trouble.or_else(|| self.front.trouble()).or_else(|| self.places_trouble());
+        let trouble = trouble.or_else(|| self.tasks.trouble());
         let managed = Managed {
             image: None,
             version: current.map_or_else(String::new, |current| current.version.clone()),
@@ -313,8 +330,10 @@ impl Driver {
             deleting: self.record.deleting.is_some(),
             created: None,
             serves: vec![],
+            tasks: self.tasks.states(settings.cron.iter().flat_map(BTreeMap::keys)),
         };
-        let view = View { wanted, managed: Arc::new(managed), pods: self.instances.pods() };
+        let pods = self.instances.pods().into_iter().chain(self.tasks.pods()).collect();
+        let view = View { wanted, managed: Arc::new(managed), pods };
         self.host.publisher.publish(&self.key, view);
     }
 }

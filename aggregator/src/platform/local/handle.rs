@@ -11,6 +11,7 @@ use crate::auth::{self, Change, Grant};
 use crate::environment::EnvironmentKey;
 use crate::platform::{Delete, Deleted, Platform, Scale, Scaled};
 use crate::release::Deploy;
+use crate::run::{Run, RunNow, Suspend, Suspended};
 use skpr_proto::{EnvironmentName, ErrorKind, Failure, Label};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -190,6 +191,14 @@ impl Platform for Local {
         self.scale_to(&grant.environment().name, wanted).await
     }
 
+    async fn run_task(&self, grant: &Grant<auth::Cron>, wanted: RunNow) -> Result<Run, Failure> {
+        self.run_it(&grant.environment().name, wanted).await
+    }
+
+    async fn suspend(&self, grant: &Grant<auth::Cron>, wanted: Suspend) -> Result<Suspended, Failure> {
+        self.suspend_in(&grant.environment().name, wanted).await
+    }
+
     async fn delete(&self, grant: &Grant<auth::Delete>, how: Delete) -> Result<Deleted, Failure> {
         self.delete_it(&grant.environment().name, how).await
     }
@@ -197,7 +206,11 @@ impl Platform for Local {
 
 /// The same with no proof of the right to it: for the platform's own tests, and for the calls above.
 impl Local {
-    async fn deploy_to(&self, environment: &EnvironmentKey, deploy: Deploy) -> Result<u64, Failure> {
+    pub(super) async fn deploy_to(
+        &self,
+        environment: &EnvironmentKey,
+        deploy: Deploy,
+    ) -> Result<u64, Failure> {
         let commit = self.prepare(environment, &deploy).await?;
         let name = &environment.name;
         ask(&self.driver_or_new(name)?, name, |reply| Command::Deploy(Box::new(deploy), commit, reply)).await
@@ -207,7 +220,19 @@ impl Local {
         ask(&self.driver(name)?, name, |reply| Command::Scale(scale, reply)).await
     }
 
-    async fn delete_it(&self, name: &EnvironmentName, delete: Delete) -> Result<Deleted, Failure> {
+    pub(super) async fn run_it(&self, name: &EnvironmentName, wanted: RunNow) -> Result<Run, Failure> {
+        ask(&self.driver(name)?, name, |reply| Command::Run(wanted, reply)).await
+    }
+
+    pub(super) async fn suspend_in(
+        &self,
+        name: &EnvironmentName,
+        wanted: Suspend,
+    ) -> Result<Suspended, Failure> {
+        ask(&self.driver(name)?, name, |reply| Command::Suspend(wanted, reply)).await
+    }
+
+    pub(super) async fn delete_it(&self, name: &EnvironmentName, delete: Delete) -> Result<Deleted, Failure> {
         ask(&self.driver(name)?, name, |reply| Command::Delete(delete, reply)).await
     }
 }

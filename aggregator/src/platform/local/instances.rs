@@ -3,11 +3,11 @@
 //! * Each is a pod of its own, with a name that is nobody else's while it is there.
 //! * One that was asked to end takes no new connections; it is told to stop when it has none left, or after a while.
 
-use super::cgroup::Limits;
+use super::cgroup::{Cgroup, Limits};
+use super::former::Note;
 use super::forward::Routes;
-use super::host::Host;
+use super::host::{Equipment, Host};
 use super::plan::{Seen, seen};
-use super::project::{recipe, volume_variable};
 use super::supervisor::{Instance, Report, Status, supervise};
 use super::{CONTAINER, NAMESPACE, random_uid};
 use crate::environment::EnvironmentKey;
@@ -113,30 +113,21 @@ impl Instances {
         directory: &Path,
     ) -> anyhow::Result<()> {
         let environment = &self.environment.name;
-        let (number, settings) = (release.number, &release.settings);
-        let recipe =
-            recipe(environment, &release.version, number, settings).context("there is no command")?;
+        let number = release.number;
         let name = format!("{}-{}-r{number}-{index}", environment.project, environment.environment);
+        let equipment = self.host.equip(environment, release, &name).context("there is no command")?;
+        let Equipment { recipe, volumes } = equipment;
         let uid = PodUid::parse(&random_uid()?)?;
         let source = Source::parse(NAMESPACE, &name, uid.as_str(), CONTAINER)?;
-        let mut variables = recipe.variables;
-        variables.push(("SKPR_INSTANCE".to_owned(), name.clone()));
-        let mut volumes = Vec::new();
-        for (name, volume) in settings.volumes.iter().flatten() {
-            let place = self.host.volumes_of(environment).join(name.as_str());
-            variables.push((volume_variable(name.as_str()), place.display().to_string()));
-            volumes.push((PathBuf::from(volume.path.as_str()), place));
-        }
         let cpu_share = recipe.limits.cpu_share;
-        let places = volumes.iter().map(|(_, place)| place.clone()).collect();
-        let (logs, cgroup) = self.make(&source, recipe.limits, places).await?;
+        let (logs, cgroup) = self.make(&source, recipe.limits, volumes.clone()).await?;
         let instance = Instance {
             wrapper: self.host.wrapper(cgroup.as_ref()),
             name: name.clone(),
             uid: uid.clone(),
             command: recipe.command,
             directory: directory.to_owned(),
-            variables,
+            variables: recipe.variables,
             volumes,
             logs,
             probe: recipe.probe,
@@ -156,7 +147,7 @@ impl Instances {
             version: release.version.as_str().into(),
             digest: release.digest.as_deref().map(Into::into),
             created: Timestamp::now(),
-            production: settings.production == Some(true),
+            production: release.settings.production == Some(true),
             source,
             stop: stop.clone(),
         };
@@ -173,20 +164,17 @@ impl Instances {
         &mut self,
         source: &Source,
         limits: Limits,
-        volumes: Vec<PathBuf>,
-    ) -> anyhow::Result<(PathBuf, Option<super::cgroup::Cgroup>)> {
-        let (host, source, environment) = (Arc::clone(&self.host), source.clone(), self.environment.clone());
-        let make = move || {
-            let logs = host.directories.make(&source, &environment)?;
-            volumes.iter().try_for_each(std::fs::create_dir_all)?;
-            Ok::<_, std::io::Error>((logs, host.cgroup(&source.pod, &limits)))
-        };
+        volumes: Vec<(PathBuf, PathBuf)>,
+    ) -> anyhow::Result<(PathBuf, Option<Cgroup>)> {
+        let note = Note { environment: self.environment.clone(), task: None };
+        let (host, source) = (Arc::clone(&self.host), source.clone());
+        let make = move || host.make(&source, &note, &limits, &volumes);
         let made = tokio::task::spawn_blocking(make).await.context("make an instance's directories")?;
-        let (logs, (cgroup, limited)) = made.context("make an instance's directories")?;
-        if !limited && !std::mem::replace(&mut self.warned, true) {
+        let made = made.context("make an instance's directories")?;
+        if !made.limited && !std::mem::replace(&mut self.warned, true) {
             tracing::warn!(environment = %self.environment, "memory is not limited: no cgroup allows it here");
         }
-        Ok((logs, cgroup))
+        Ok((made.logs, made.cgroup))
     }
 
     /// Asks an instance to end. It is in no route any more.
@@ -254,6 +242,7 @@ impl Instances {
             node: state.node,
             instance: Arc::clone(&running.source.pod),
             main_container: running.source.container.clone(),
+            task: None,
             labels: Default::default(),
             containers: Default::default(),
             version: state.version,

@@ -1,7 +1,7 @@
 //! An instance's output, written as a container runtime writes it: `TIME STREAM TAG TEXT` lines in `N.log`.
 //!
-//! * Lines are cut as containerd cuts them: at 16 KiB with tag `P`; the end of a line has tag `F`; output that ends
-//!   without a newline has tag `P`, because no end of a line was seen.
+//! * Lines are cut as containerd cuts them: at 16 KiB with tag `P`; the end of a line has tag `F`. So has output that ends
+//!   without a newline, which containerd gives a `P`: nothing more can come, and whoever reads it need not wait for that.
 //! * A file only ever grows, and is rotated by rename between two lines, so that whoever reads it loses nothing.
 //! * A disk that is full or failing costs records, counted and noted in the output, and never stops the site.
 
@@ -62,7 +62,7 @@ impl Cutter {
     /// Appends what is left when the stream has ended.
     pub(super) fn finish(&mut self, time: Timestamp, out: &mut Vec<u8>) {
         if !self.pending.is_empty() {
-            self.emit(&format!("{time:.9}"), b'P', b"", out);
+            self.emit(&format!("{time:.9}"), b'F', b"", out);
         }
     }
 
@@ -261,13 +261,13 @@ mod tests {
         let full = vec![b'x'; MAX_PIECE];
         let with = |tail: &[u8]| [&full[..], tail].concat();
         assert_eq!(cut(&[b"a\n\nb\r\n"]), [('F', b"a".to_vec()), ('F', vec![]), ('F', b"b\r".to_vec())]);
-        assert_eq!(cut(&[b"no end"]), [('P', b"no end".to_vec())]);
+        assert_eq!(cut(&[b"no end"]), [('F', b"no end".to_vec())]);
         assert_eq!(cut(&[]), []);
         assert_eq!(cut(&[&with(b"\n")]), [('F', full.clone())]);
         assert_eq!(cut(&[&with(b"y\n")]), [('P', full.clone()), ('F', b"y".to_vec())]);
         assert_eq!(cut(&[&with(b""), b"\n"]), [('F', full.clone())]);
         assert_eq!(cut(&[&with(&full), b"\n"]), [('P', full.clone()), ('F', full.clone())]);
-        assert_eq!(cut(&[&with(b"")]), [('P', full.clone())]);
+        assert_eq!(cut(&[&with(b"")]), [('F', full.clone())]);
     }
 
     proptest! {
@@ -289,7 +289,8 @@ mod tests {
                     joined.push(b'\n');
                 }
             }
-            prop_assert_eq!(joined, text);
+            // The last line ends with the output.
+            prop_assert_eq!(joined, [text, vec![b'\n']].concat());
         }
     }
 

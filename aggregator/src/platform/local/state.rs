@@ -6,6 +6,7 @@
 //!   to look.
 //! * What is left of an environment that is gone is the number of its last release, in `PROJECT.ENVIRONMENT.last`: one of
 //!   the same name that is made later counts on, so that no instance is called as another was.
+//! * What is known of its tasks is in `PROJECT.ENVIRONMENT.cron`, of the same form: `cron/written.rs`.
 
 use crate::private_file;
 use crate::release::Release;
@@ -18,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 const VERSION: u32 = 1;
 /// Twenty releases with settings of 32 KiB each are far below.
-const MOST_BYTES: u64 = 16 << 20;
+pub(super) const MOST_BYTES: u64 = 16 << 20;
 const ENDING: &str = ".json";
 const LAST: &str = "last";
 
@@ -130,7 +131,7 @@ pub(super) fn remove(path: &Path) -> std::io::Result<()> {
     path.parent().map_or(Ok(()), |directory| std::fs::File::open(directory)?.sync_all())
 }
 
-fn encode(record: &impl Serialize) -> anyhow::Result<Vec<u8>> {
+pub(super) fn encode(record: &impl Serialize) -> anyhow::Result<Vec<u8>> {
     let body = serde_json::to_vec(record).context("encode the record")?;
     let header = Header { version: VERSION, crc32c: crc32c::crc32c(&body) };
     let mut bytes = serde_json::to_vec(&header).context("encode the header")?;
@@ -140,7 +141,7 @@ fn encode(record: &impl Serialize) -> anyhow::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn decode<T: DeserializeOwned>(text: &str) -> anyhow::Result<T> {
+pub(super) fn decode<T: DeserializeOwned>(text: &str) -> anyhow::Result<T> {
     let (header, body) = text.split_once('\n').context("it is cut short")?;
     let body = body.strip_suffix('\n').context("it is cut short")?;
     let header: Header = serde_json::from_str(header).context("its header makes no sense")?;

@@ -1,44 +1,32 @@
 //! Keeps one instance running: start, capture, watch, end, and start again.
 //!
-//! * An instance is a process group, and a cgroup where that is allowed. When its program ends, for whatever reason,
-//!   the rest of the group is killed before the next start.
+//! * Whatever ended its program, nothing of that is left at the next start.
 //! * Starts are further apart each time, up to a bound, until one has lasted.
 //! * Each start has a port of its own: one that somebody else took in between costs a start and nothing more.
 
 mod status;
 
-pub(super) use status::{Report, Status};
+pub(super) use status::{Report, Status, end};
 
 use super::cgroup::Cgroup;
 use super::health::Probe;
 use super::host::{Entrances, Whereabouts};
-use super::output::{Cutter, LogFile, ROTATE_AT, tidy};
+use super::output::{LogFile, ROTATE_AT};
 use super::ports::{Port, Ports};
-use super::variables::{search, variables};
-use super::words;
+use super::process::{Launch, Process, blocking, tidy_up};
+use super::variables::variables;
 use jiff::Timestamp;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use skpr_agent::runtime::{self, Spawner};
-use skpr_agent::usage;
 use skpr_proto::PodUid;
 use std::ffi::OsString;
-use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::path::PathBuf;
+use std::process::ExitStatus;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
-use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncRead, AsyncReadExt as _, Interest};
-use tokio::process::{Child, ChildStderr, ChildStdout, Command};
+use std::time::Duration;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-/// Between SIGTERM and SIGKILL.
-const TERMINATE_WITHIN: Duration = Duration::from_secs(10);
-/// After its last process is gone an instance's pipes end at once; one that escaped may hold them no longer than this.
-const DRAIN_WITHIN: Duration = Duration::from_secs(2);
 /// The first pause before another start, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -56,8 +44,6 @@ const SERVE_FILES: &str = "serve-files";
 const SERVE_TRANSFER: &str = "serve-transfer";
 /// Tells an instance where to listen.
 const PORT: &str = "PORT";
-/// What is read from a pipe at once: as much as a pipe holds.
-const READ: usize = 64 << 10;
 
 /// Everything that is needed to run one instance.
 pub(super) struct Instance {
@@ -147,55 +133,33 @@ struct Run<'a> {
 impl Run<'_> {
     async fn once(mut self, start: u32, spawner: &Spawner) {
         let instance = self.instance;
-        let mut log = LogFile::new(instance.logs.clone(), start, ROTATE_AT);
+        let log = LogFile::new(instance.logs.clone(), start, ROTATE_AT);
         let (directory, _) = log.place();
         // Each start leaves a file, and one that ends soon never rotates it.
         blocking(move || tidy_up(&directory, start)).await;
-        let killed = instance.cgroup.as_ref().map_or(0, Cgroup::out_of_memory_kills);
-        let mut child = match self.start(spawner).await {
-            Ok(child) => child,
-            Err(error) => {
-                tracing::warn!(instance = instance.name, error = %error, "instance cannot be started");
-                let program = instance.command.first().map(PathBuf::from).unwrap_or_default();
-                let text = format!("cannot start `{}`: {}", program.display(), words::why(&error));
-                let mut line = Vec::new();
-                let said = format!("skpr: {text}\n");
-                Cutter::new("stderr").push(Timestamp::now(), said.as_bytes(), &mut line);
-                blocking(move || log.write(&line, Timestamp::now())).await;
-                self.teller.tell(|status| status.not_started(&text)).await;
-                return;
-            }
+        self.port = match instance.ports.as_ref().map(Ports::take).transpose() {
+            Ok(port) => port,
+            Err(error) => return self.not_started(&error, log).await,
         };
-        let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-        tracing::info!(instance = instance.name, start, pid = child.id(), "instance started");
-        let local = usage::Local {
-            cgroups: instance.cgroup.as_ref().map(|cgroup| cgroup.directories().to_vec()).unwrap_or_default(),
-            group: group.map(|group| group.as_raw_nonzero().get()),
-            cpu_share: instance.cpu_share,
+        let variables = self.variables();
+        let mut process = match Process::start(self.launch(&variables), spawner).await {
+            Ok(process) => process,
+            Err(error) => return self.not_started(&error, log).await,
         };
+        tracing::info!(instance = instance.name, start, pid = process.number(), "instance started");
+        let local = process.whereabouts(instance.cpu_share);
         instance.whereabouts.send_modify(|all| _ = all.insert(instance.uid.clone(), local));
         let port = self.port.as_ref().map(Port::number);
         let entrance = Arc::new(self.entrance());
         instance.entrances.send_modify(|all| _ = all.insert(instance.uid.clone(), entrance));
         self.teller.tell(|status| status.started(port, Timestamp::now())).await;
-        let mut output = JoinSet::new();
-        if let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) {
-            output.spawn(capture(stdout, stderr, log));
-        }
-        let mut program = Program::new(child, group);
-        let status = self.watch(&mut program, &mut output).await;
-        let killed = instance.cgroup.as_ref().map_or(0, Cgroup::out_of_memory_kills).saturating_sub(killed);
+        process.capture(log);
+        let status = self.watch(&mut process).await;
+        let killed = process.killed_for_memory();
         // Before the rest is ended: what came from outside is told that it was this.
         instance.entrances.send_modify(|all| _ = all.remove(&instance.uid));
-        self.end_rest(&program).await;
-        if timeout(DRAIN_WITHIN, output.join_next()).await.is_err() {
-            tracing::warn!(
-                instance = instance.name,
-                "a process of the instance escaped and still holds its output"
-            );
-        }
-        output.shutdown().await;
-        let end = status::end(status.as_ref().ok().copied(), killed, Timestamp::now());
+        process.finish().await;
+        let end = end(status.as_ref().ok().copied(), killed, Timestamp::now());
         let text = status.map_or_else(|error| error.to_string(), |status| status.to_string());
         if self.stop.is_cancelled() {
             tracing::info!(instance = instance.name, status = text, "instance stopped");
@@ -205,34 +169,31 @@ impl Run<'_> {
         self.teller.tell(|status| status.ended(end, killed)).await;
     }
 
-    async fn start(&mut self, spawner: &Spawner) -> std::io::Result<Child> {
+    async fn not_started(self, error: &std::io::Error, log: LogFile) {
+        tracing::warn!(instance = self.instance.name, error = %error, "instance cannot be started");
+        let text = self.launch(&[]).not_started(error, log).await;
+        self.teller.tell(|status| status.not_started(&text)).await;
+    }
+
+    fn launch<'a>(&'a self, variables: &'a [(String, String)]) -> Launch<'a> {
         let instance = self.instance;
-        // The wrapper would find out as well, and then be all that had ended.
-        if !instance.wrapper.is_empty() {
-            status::runnable(&instance.command, &instance.directory, &search(&instance.variables))?;
+        Launch {
+            name: &instance.name,
+            wrapper: &instance.wrapper,
+            command: &instance.command,
+            directory: &instance.directory,
+            variables,
+            cgroup: instance.cgroup.as_ref(),
         }
-        self.port = instance.ports.as_ref().map(Ports::take).transpose()?;
-        spawner.spawn(self.command()?).await
     }
 
-    fn command(&self) -> std::io::Result<Command> {
-        let instance = self.instance;
-        let mut words = instance.wrapper.iter().chain(&instance.command);
-        let program = words.next().ok_or_else(|| std::io::Error::other("there is no command"))?;
-        let mut command = Command::new(program);
-        command.args(words).current_dir(&instance.directory).process_group(0).kill_on_drop(true);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.env_clear().envs(self.variables());
-        Ok(command)
-    }
-
-    fn variables(&self) -> Vec<(OsString, OsString)> {
-        let mut all = variables(&self.instance.variables);
+    fn variables(&self) -> Vec<(String, String)> {
+        let mut own = self.instance.variables.clone();
         if let Some(port) = &self.port {
-            all.retain(|(name, _)| name != PORT);
-            all.push((PORT.into(), port.number().to_string().into()));
+            own.retain(|(name, _)| name != PORT);
+            own.push((PORT.to_owned(), port.number().to_string()));
         }
-        all
+        own
     }
 
     /// How another process comes to where this instance is.
@@ -241,7 +202,7 @@ impl Run<'_> {
         let program = self.instance.wrapper.first();
         runtime::Instance {
             directory: self.instance.directory.clone(),
-            variables: self.variables(),
+            variables: variables(&self.variables()),
             wrapper: words.cloned().collect(),
             files: program.map(|program| vec![program.clone(), SERVE_FILES.into()]),
             transfer: program.map(|program| {
@@ -253,11 +214,7 @@ impl Run<'_> {
     }
 
     /// Until the program has ended, or been ended because of `stop`.
-    async fn watch(
-        &mut self,
-        program: &mut Program,
-        output: &mut JoinSet<()>,
-    ) -> std::io::Result<ExitStatus> {
+    async fn watch(&mut self, process: &mut Process) -> std::io::Result<ExitStatus> {
         let mut failed = 0_u32;
         let port = self.port.as_ref().map_or(0, Port::number);
         loop {
@@ -268,10 +225,8 @@ impl Run<'_> {
                 (false, _) => PROBE_STARTING,
             };
             tokio::select! {
-                status = program.ended() => return status,
+                status = process.ended() => return status,
                 () = self.stop.cancelled() => break,
-                // A program may close its output and go on.
-                () = super::watch_over(output) => {}
                 passed = probe_after(&self.instance.probe, port, pause) => {
                     failed = if passed.is_ok() { 0 } else { failed.saturating_add(1) };
                     if !ready || passed.is_ok() || failed >= PROBES_FAILED {
@@ -281,135 +236,13 @@ impl Run<'_> {
             }
         }
         self.teller.tell(|status| status.ready = false).await;
-        signal(program.group, Signal::TERM);
-        if let Ok(status) = timeout(TERMINATE_WITHIN, program.ended()).await {
-            return status;
-        }
-        tracing::warn!(instance = self.instance.name, "instance did not stop when asked, killing it");
-        signal(program.group, Signal::KILL);
-        program.ended().await
-    }
-
-    /// The program has ended; what it started has to go with it.
-    async fn end_rest(&self, program: &Program) {
-        if self.instance.cgroup.is_none() && program.exit.is_none() {
-            // The number may be another group's by now, but nothing else names this one's.
-            signal(program.group, Signal::KILL);
-        }
-        if let Some(cgroup) = self.instance.cgroup.clone() {
-            blocking(move || cgroup.kill()).await;
-        }
-    }
-}
-
-/// The running program, which leads a process group.
-struct Program {
-    child: Child,
-    group: Option<Pid>,
-    /// Readable from the program's end on, before the end is collected.
-    exit: Option<AsyncFd<OwnedFd>>,
-}
-
-impl Program {
-    fn new(child: Child, group: Option<Pid>) -> Program {
-        let exit = group.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-        #[expect(
-            deprecated,
-            reason = "sound for an `OwnedFd`, and the constructor for all else needs unsafe"
-        )]
-        let exit = exit.and_then(|exit| AsyncFd::with_interest(exit, Interest::READABLE).ok());
-        Program { child, group, exit }
-    }
-
-    /// Waits for its end, and kills the rest of its group before that end is collected: until then the group's number
-    /// cannot become another's. Cancel-safe.
-    async fn ended(&mut self) -> std::io::Result<ExitStatus> {
-        if let Some(exit) = &self.exit
-            && exit.readable().await.is_ok()
-        {
-            signal(self.group, Signal::KILL);
-        }
-        self.child.wait().await
+        process.end().await
     }
 }
 
 async fn probe_after(probe: &Probe, port: u16, pause: Duration) -> Result<(), String> {
     sleep(pause).await;
     probe.passes(port).await
-}
-
-fn signal(group: Option<Pid>, signal: Signal) {
-    if let Some(group) = group
-        && let Err(error) = kill_process_group(group, signal)
-        && error != rustix::io::Errno::SRCH
-    {
-        tracing::warn!(error = %error, "an instance's processes cannot be signalled");
-    }
-}
-
-/// Reads both pipes to their ends. One write at a time, outside the runtime's threads: a slow disk makes the pipe fill
-/// and the site wait, as a container runtime would.
-async fn capture(mut stdout: ChildStdout, mut stderr: ChildStderr, mut log: LogFile) {
-    let (mut out, mut err) = (Pipe::new("stdout"), Pipe::new("stderr"));
-    let mut tidying = JoinSet::new();
-    while out.open || err.open {
-        let lines = tokio::select! {
-            lines = out.read(&mut stdout), if out.open => lines,
-            lines = err.read(&mut stderr), if err.open => lines,
-        };
-        if lines.is_empty() {
-            continue;
-        }
-        let written = blocking(move || {
-            let rotated = log.write(&lines, Timestamp::now());
-            (log, rotated)
-        });
-        let Some((back, rotated)) = written.await else { return };
-        log = back;
-        while tidying.try_join_next().is_some() {}
-        if rotated && tidying.is_empty() {
-            let (directory, start) = log.place();
-            tidying.spawn_blocking(move || tidy_up(&directory, start));
-        }
-    }
-    while tidying.join_next().await.is_some() {}
-}
-
-fn tidy_up(directory: &Path, start: u32) {
-    if let Err(error) = tidy(directory, start, SystemTime::now()) {
-        tracing::warn!(directory = %directory.display(), error = %error, "earlier output cannot be tidied");
-    }
-}
-
-struct Pipe {
-    cutter: Cutter,
-    buffer: Vec<u8>,
-    open: bool,
-}
-
-impl Pipe {
-    fn new(stream: &'static str) -> Self {
-        Pipe { cutter: Cutter::new(stream), buffer: Vec::new(), open: true }
-    }
-
-    /// Cancel-safe: what was read is cut at once.
-    async fn read(&mut self, pipe: &mut (impl AsyncRead + Unpin)) -> Vec<u8> {
-        self.buffer.resize(READ, 0);
-        let length = pipe.read(&mut self.buffer).await.unwrap_or(0);
-        let (now, mut lines) = (Timestamp::now(), Vec::new());
-        if length == 0 {
-            self.open = false;
-            self.cutter.finish(now, &mut lines);
-        } else {
-            self.cutter.push(now, self.buffer.get(..length).unwrap_or_default(), &mut lines);
-        }
-        lines
-    }
-}
-
-/// Runs what may block elsewhere; none when the runtime is ending.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    tokio::task::spawn_blocking(work).await.ok()
 }
 
 #[cfg(test)]

@@ -46,6 +46,16 @@ impl Teller {
         }
     }
 
+    /// The same without waiting; whether there was place for it. Where nobody is left to keep it, it needs none.
+    pub(super) fn offer(&self, event: Event) -> bool {
+        !matches!(self.events.try_send(event), Err(TrySendError::Full(_)))
+    }
+
+    /// Events wait to be stored: what was told last may still be lost.
+    pub(super) fn is_behind(&self) -> bool {
+        self.events.capacity() < self.events.max_capacity()
+    }
+
     /// Tells what happened between two reports of an instance.
     pub(super) async fn changes(&mut self, who: Who<'_>, before: &Status, after: &Status) {
         let now = Timestamp::now();
@@ -62,7 +72,7 @@ impl Teller {
 /// A plain event of an environment.
 pub(super) fn body(id: String, kind: Kind, text: String, by: Option<&str>) -> Body {
     let by = by.map(str::to_owned);
-    Body { id, kind, text, instance: None, release: None, state: None, by, warning: false }
+    Body { id, kind, text, instance: None, release: None, state: None, run: None, by, warning: false }
 }
 
 fn changes(who: Who<'_>, before: &Status, after: &Status, now: Timestamp) -> Vec<Body> {
@@ -141,7 +151,18 @@ mod tests {
         }
         assert_eq!((begun.elapsed(), teller.dropped), (WAIT, 3));
         assert_eq!(queue.recv().await.unwrap().body.id, "1");
+        assert!(!teller.is_behind());
         teller.body(text("5"), Timestamp::UNIX_EPOCH).await;
+        let event = Event {
+            environment: key("local", "shop", "dev"),
+            time: Timestamp::UNIX_EPOCH.into(),
+            body: text("6"),
+        };
+        assert!(teller.is_behind() && !teller.offer(event.clone()));
         assert_eq!((queue.recv().await.unwrap().body.id.as_str(), teller.dropped), ("5", 0));
+        assert!(teller.offer(event.clone()));
+        assert_eq!(queue.recv().await, Some(event.clone()));
+        drop(queue);
+        assert!(teller.offer(event));
     }
 }

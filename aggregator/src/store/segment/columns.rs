@@ -97,15 +97,15 @@ impl Columns {
         };
         let group = self.group;
         for (column, slot, names, except) in [
-            (INSTANCE, &mut self.instance, &filter.instances, None),
-            (STREAM, &mut self.stream, &filter.streams, filter.except_stream),
+            (INSTANCE, &mut self.instance, &filter.instances, &[][..]),
+            (STREAM, &mut self.stream, &filter.streams, filter.except_streams),
         ] {
-            if names.is_empty() && except.is_none() {
+            if names.is_empty() && except.is_empty() {
                 continue;
             }
             let strings = loaded(slot, || pages::strings(segment, group, column))?;
             let allows = |value: &str| {
-                (names.is_empty() || names.iter().any(|name| name == value)) && except != Some(value)
+                (names.is_empty() || names.iter().any(|name| name == value)) && !except.contains(&value)
             };
             let allowed: Vec<bool> = strings.dictionary.iter().map(|value| allows(value)).collect();
             if !allowed.contains(&true) {

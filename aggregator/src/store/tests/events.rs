@@ -2,8 +2,9 @@
 
 use super::support::*;
 use crate::environment::EnvironmentKey;
-use crate::event::{Body, Counts, Event, Kind, STREAM, Writer};
+use crate::event::{Body, Counts, Event, Kind, RUNS, STREAM, STREAMS, Writer};
 use crate::record::{Filter, Read};
+use crate::run::{self, Outcome, Run};
 use crate::store::Store;
 use crate::store::disk::faults::Faults;
 use proptest::prelude::*;
@@ -23,6 +24,7 @@ fn event(environment: &EnvironmentKey, time: UnixNanos, id: &str) -> Event {
         instance: None,
         release: Some(1),
         state: None,
+        run: None,
         by: None,
         warning: false,
     };
@@ -39,7 +41,11 @@ async fn tell(store: &Store, events: &[Event]) {
 
 /// The ids of what is stored, sorted.
 async fn stored(store: &Store, environment: &str) -> Vec<String> {
-    let filter = Filter { streams: vec![STREAM.to_owned()], ..Filter::default() };
+    stored_in(store, environment, STREAM).await
+}
+
+async fn stored_in(store: &Store, environment: &str, stream: &str) -> Vec<String> {
+    let filter = Filter { streams: vec![stream.to_owned()], ..Filter::default() };
     let records = records(store, Read { filter, ..everything(environment) }).await;
     let id = |message: &[u8]| serde_json::from_slice::<Body>(message).unwrap().id;
     let mut ids: Vec<_> = records.iter().map(|record| id(&record.message)).collect();
@@ -77,12 +83,61 @@ async fn events_are_records_of_a_stream_of_their_own() {
         let all = records(&store, everything("prod")).await;
         let streams: Vec<_> = all.iter().map(|record| (&*record.stream, record.sequence)).collect();
         assert_eq!(streams, [("stdout", 1), ("events", 2)]);
-        let filter = Filter { except_stream: Some(STREAM), ..Filter::default() };
+        let filter = Filter { except_streams: &STREAMS, ..Filter::default() };
         assert_eq!(texts(&store, Read { filter, ..everything("prod") }).await, ["source 0 line 0"]);
         if !sealed {
             store.seal().await.unwrap();
         }
     }
+    store.close().await;
+}
+
+/// The two events of a run that has begun and ended at some second.
+fn of_run(minute: i64, outcome: Outcome) -> [Event; 2] {
+    let at = |second| jiff::Timestamp::from_second(START / SECOND + 60 * minute + second).unwrap();
+    let task = skpr_proto::Label::parse("task", "drush").unwrap();
+    let run = Run { began: Some(at(1)), ..Run::due(&task, at(0)) };
+    let ended = Run { ended: Some(at(3)), outcome: Some(outcome), ..run.clone() };
+    [run, ended].map(|run| run::told(&key("prod"), &run, at(9)))
+}
+
+#[tokio::test]
+async fn runs_that_go_as_they_should_have_a_stream_of_their_own_and_are_each_kept_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let [begun, succeeded] = of_run(0, Outcome::Succeeded);
+    let [begun_too, failed] = of_run(1, Outcome::Failed);
+    let id = |event: &Event| event.body.id.clone();
+    for start in 0..3 {
+        let store = open(directory.path());
+        // In any order, together and one by one.
+        tell(&store, &[succeeded.clone(), begun.clone(), succeeded.clone()]).await;
+        for event in [&failed, &begun, &begun_too, &failed, &succeeded] {
+            tell(&store, std::slice::from_ref(event)).await;
+        }
+        let mut runs = [id(&begun), id(&succeeded), id(&begun_too)];
+        runs.sort();
+        assert_eq!(stored_in(&store, "prod", RUNS).await, runs);
+        assert_eq!(stored(&store, "prod").await, [id(&failed)]);
+        if start == 1 {
+            store.seal().await.unwrap();
+        }
+        store.close().await;
+    }
+}
+
+#[tokio::test]
+async fn many_runs_do_not_push_events_out_of_what_is_remembered() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let mut writer = Writer::new(store.clone(), Counts::default()).unwrap();
+    let ending = CancellationToken::new();
+    writer.keep(vec![event(&key("prod"), now(), "trouble")], &ending).await;
+    let runs = (0..300).flat_map(|minute| of_run(minute, Outcome::Succeeded));
+    writer.keep(runs.collect(), &ending).await;
+    // Told with another time, it is known by its id alone, as long as that is remembered.
+    writer.keep(vec![event(&key("prod"), now(), "trouble")], &ending).await;
+    assert_eq!(stored(&store, "prod").await, ["trouble"]);
+    assert_eq!(stored_in(&store, "prod", RUNS).await.len(), 600);
     store.close().await;
 }
 

@@ -7,7 +7,7 @@
 use super::{Live, Place, is_stale, present};
 use crate::environment::EnvironmentKey;
 use crate::inventory::{Container, Inventory, Labels, Pod};
-use skpr_proto::Label;
+use skpr_proto::{Label, NodeName};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -42,28 +42,33 @@ impl Live {
         wanted: impl Fn(&Pod) -> bool,
         now: Instant,
     ) -> Vec<PodResources> {
-        let environments = inventory.environments.iter();
         let mut pods = Vec::new();
-        for (key, state) in environments.filter(|(key, _)| namespace.is_none_or(|one| *one == key.namespace))
+        for (node, key, name) in
+            listed(inventory).filter(|(_, key, _)| namespace.is_none_or(|one| *one == key.namespace))
         {
-            for (name, instance) in &state.instances {
-                let Some(node) = &instance.node else { continue };
-                let place = Place { environment: key.clone(), instance: Arc::clone(name) };
-                let nodes = self.lock();
-                let held = nodes.get(node).and_then(|node| node.instances.get(&place));
-                let Some(held) = held.filter(|held| !is_stale(held.at, held.interval, now)) else { continue };
-                let Some(pod) = present(inventory, &held.uid, node).filter(|pod| wanted(pod)) else {
-                    continue;
-                };
-                let (Some(containers), Some(rates)) = (held.whole(pod), held.rates) else { continue };
-                let Place { environment, instance } = place;
-                let labels = Arc::clone(&pod.labels);
-                let (time, window) = (held.at.wall, rates.window);
-                pods.push(PodResources { environment, instance, labels, time, window, containers });
-            }
+            let place = Place { environment: key.clone(), instance: Arc::clone(name) };
+            let nodes = self.lock();
+            let held = nodes.get(node).and_then(|node| node.instances.get(&place));
+            let Some(held) = held.filter(|held| !is_stale(held.at, held.interval, now)) else { continue };
+            let Some(pod) = present(inventory, &held.uid, node).filter(|pod| wanted(pod)) else { continue };
+            let (Some(containers), Some(rates)) = (held.whole(pod), held.rates) else { continue };
+            let Place { environment, instance } = place;
+            let labels = Arc::clone(&pod.labels);
+            let (time, window) = (held.at.wall, rates.window);
+            pods.push(PodResources { environment, instance, labels, time, window, containers });
         }
+        pods.sort_unstable_by(|a, b| (&a.environment, &a.instance).cmp(&(&b.environment, &b.instance)));
         pods
     }
+}
+
+/// Where each instance is, and each run of a task.
+fn listed(inventory: &Inventory) -> impl Iterator<Item = (&NodeName, &EnvironmentKey, &Arc<str>)> {
+    let instances = inventory.environments.iter().flat_map(|(key, state)| {
+        state.instances.iter().filter_map(move |(name, instance)| Some((instance.node.as_ref()?, key, name)))
+    });
+    let runs = inventory.runs.iter().filter_map(|uid| inventory.pods.get(uid));
+    instances.chain(runs.filter_map(|pod| Some((pod.node.as_ref()?, &pod.environment, &pod.instance))))
 }
 
 impl super::Held {

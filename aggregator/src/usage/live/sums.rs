@@ -1,6 +1,6 @@
 //! What the instances of each environment use together, put together in one pass over all of them.
 
-use super::{Live, is_stale, present};
+use super::{Live, instance, is_stale};
 use crate::environment::EnvironmentKey;
 use crate::inventory::Inventory;
 use crate::usage::sample;
@@ -50,7 +50,7 @@ impl Live {
             let nodes = self.lock();
             let instances = nodes.get(&name).into_iter().flat_map(|node| node.instances.values());
             for held in instances.filter(|held| !is_stale(held.at, held.interval, now)) {
-                let Some(pod) = present(inventory, &held.uid, &name) else { continue };
+                let Some(pod) = instance(inventory, &held.uid, &name) else { continue };
                 let sum = sums.entry(&pod.environment).or_default();
                 sum.fresh += 1;
                 match &mut sum.sample {
@@ -72,7 +72,7 @@ impl Live {
             let nodes = self.lock();
             let instances = nodes.get(&name).into_iter().flat_map(|node| &node.instances);
             for (place, held) in instances.filter(|(_, held)| !is_stale(held.at, held.interval, now)) {
-                let Some(pod) = present(inventory, &held.uid, &name) else { continue };
+                let Some(pod) = instance(inventory, &held.uid, &name) else { continue };
                 let view = |container, sample| ContainerView {
                     environment: &place.environment,
                     instance: &place.instance,

@@ -74,6 +74,10 @@ impl Live {
             match claimed(&pod.uid, name, inventory) {
                 Ok((uid, facts)) => {
                     let Some(taken) = node.instance(round, uid, facts, pod, &self.counts) else { continue };
+                    // A run is only held: it is in no sum and no history.
+                    if facts.task.is_some() {
+                        continue;
+                    }
                     rows.extend(taken.row.map(|row| (facts.environment.clone(), row)));
                     added.push((&facts.environment, taken.added));
                 }

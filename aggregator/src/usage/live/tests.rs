@@ -19,6 +19,7 @@ fn pod(instance: &str, node: &str, containers: &[(&str, &str)]) -> Pod {
         node: Some(NodeName::parse(node).unwrap()),
         instance: instance.into(),
         main_container: Label::parse("container", "app").unwrap(),
+        task: None,
         version: "v1".into(),
         ready: true,
         production: false,

@@ -26,6 +26,8 @@ pub(super) struct Printer {
     format: Format,
     colour: bool,
     raw: bool,
+    /// What is of which instance and stream is left out of lines for people.
+    nameless: bool,
     stamp: Stamp,
     environment: EnvironmentName,
     /// By instance, then by stream.
@@ -83,12 +85,18 @@ impl Printer {
             format: output.format,
             colour: output.colour,
             raw,
+            nameless: false,
             stamp: Stamp::new(zone),
             environment: environment.clone(),
             labels: HashMap::new(),
             width: 0,
             out,
         }
+    }
+
+    /// For what is all of one instance.
+    pub(super) fn without_names(self) -> Self {
+        Printer { nameless: true, ..self }
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -119,7 +127,7 @@ impl Printer {
     }
 
     fn push_line(&mut self, time: UnixNanos, record: &LogRecord) {
-        let Printer { out, stamp, labels, width, colour, raw, .. } = self;
+        let Printer { out, stamp, labels, width, colour, raw, nameless, .. } = self;
         // Two look-ups by reference: the usual record costs no allocation.
         let known = labels.get(&record.instance).is_some_and(|streams| streams.contains_key(&record.stream));
         if !known {
@@ -146,8 +154,10 @@ impl Printer {
             stamp.push(out, time, 3);
             out.push(b' ');
         }
-        out.extend_from_slice(label.name.as_bytes());
-        out.extend(std::iter::repeat_n(b' ', width.saturating_sub(label.columns) + 1));
+        if !*nameless {
+            out.extend_from_slice(label.name.as_bytes());
+            out.extend(std::iter::repeat_n(b' ', width.saturating_sub(label.columns) + 1));
+        }
         if *colour {
             out.extend_from_slice(b"\x1b[0;");
             out.extend_from_slice(mark_colour.as_bytes());

@@ -3,6 +3,7 @@
 use super::*;
 use crate::inventory::tests::key;
 use crate::platform::kubernetes::changes::tests::OBJECT;
+use crate::platform::kubernetes::cron::{Jobs, WatchedJob};
 use crate::platform::kubernetes::fake::{Fake, options};
 use crate::platform::kubernetes::objects::Environments;
 use serde_json::json;
@@ -144,4 +145,81 @@ async fn kubernetes_is_told_of_the_first_release_too_and_of_none_that_was_before
     let hour = jiff::SignedDuration::from_hours(1);
     let world = noticed(Timestamp::now() + hour).await;
     assert_eq!(world.work.notices.waiting(), 0);
+}
+
+/// The object as it is now, with one run of its task that has ended as `told` says.
+fn with_a_run(world: &World, told: bool) -> Arc<Objects> {
+    let mut job = json!({"apiVersion": "batch/v1", "kind": "Job", "spec": {},
+        "metadata": {"name": "shop-dev-drush-29400000", "namespace": "sites", "uid": "j", "creationTimestamp": "2026-11-24T00:00:00Z",
+            "labels": {"skpr.io/project": "shop", "skpr.io/environment": "dev", "skpr.io/task": "drush"},
+            "ownerReferences": [{"apiVersion": "batch/v1", "kind": "CronJob", "name": "shop-dev-drush", "uid": "c"}]},
+        "status": {"startTime": "2026-11-24T00:00:00Z", "completionTime": "2026-11-24T00:01:00Z",
+            "conditions": [{"type": "Complete", "status": "True"}]}});
+    if told {
+        let run = json!({"id": "drush-29400000", "task": "drush", "trigger": "schedule", "outcome": "succeeded",
+            "began": "2026-11-24T00:00:00Z", "ended": "2026-11-24T00:01:00Z"});
+        job["metadata"]["annotations"] = json!({"skpr.io/ended": run.to_string()});
+    }
+    let mut jobs = Jobs::default();
+    jobs.take(watcher::Event::Init);
+    jobs.take(watcher::Event::InitApply(serde_json::from_value::<WatchedJob>(job).unwrap()));
+    jobs.take(watcher::Event::InitDone);
+    let mut environments = Environments::default();
+    environments.take(watcher::Event::Apply(serde_json::from_value(world.fake.get(OBJECT)).unwrap()));
+    environments.take_runs(jobs.seen(std::iter::empty()), Timestamp::now());
+    Arc::new(environments.objects())
+}
+
+impl World {
+    fn told_of_runs(&mut self) -> Vec<String> {
+        self.work.teller.flush();
+        let all = std::iter::from_fn(|| self.told.try_recv().ok());
+        all.filter(|event| event.body.kind == event::Kind::Run).map(|event| event.body.id).collect()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_is_told_once_however_old_and_not_again_by_the_next_leader() {
+    let cron = json!({"drush": {"schedule": "@yearly", "command": "x"}});
+    let mut world = world();
+    world.fake.change(OBJECT, |object| {
+        object["spec"]["cron"] = cron.clone();
+        object["metadata"]["generation"] = json!(2);
+    });
+    world.hear(&Kind::ALL);
+    world.work.take_objects(with_a_run(&world, false));
+    world.works(Duration::from_secs(2)).await;
+    assert_eq!(world.told_of_runs(), ["run/drush-29400000/running", "run/drush-29400000/succeeded"]);
+    let seen = with_a_run(&world, true);
+    world.work.take_objects(Arc::clone(&seen));
+    world.works(Duration::from_secs(2)).await;
+    assert_eq!(world.told_of_runs(), [""; 0]);
+    // Who takes over tells what is of the last hour, which this is not.
+    world.work = Work::new(&world.controller);
+    world.hear(&Kind::ALL);
+    world.work.take_objects(seen);
+    world.works(Duration::from_secs(2)).await;
+    assert_eq!(world.told_of_runs(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_task_that_was_kept_for_its_run_goes_when_that_has_ended() {
+    let mut world = world();
+    world.hear(&Kind::ALL);
+    world.works(Duration::from_secs(2)).await;
+    let labels = json!({"skpr.io/project": "shop", "skpr.io/environment": "dev"});
+    let cron_job = crate::platform::kubernetes::fake::path(
+        &key("sites", "shop", "dev"),
+        Kind::CronJob,
+        "shop-dev-drush",
+    );
+    world.fake.put(&cron_job, "skpr-controller", json!({"metadata": {"labels": labels}}));
+    let seen = serde_json::from_value(json!({"metadata": world.fake.get(&cron_job)["metadata"]})).unwrap();
+    world.work.take_objects(with_a_run(&world, false));
+    world.work.take_children([(Kind::CronJob, Ok(watcher::Event::Apply(seen)))].into_iter());
+    world.works(Duration::from_secs(2)).await;
+    assert!(!world.fake.get(&cron_job).is_null(), "how its run ended is only being written");
+    world.work.take_objects(with_a_run(&world, true));
+    world.works(Duration::from_secs(2)).await;
+    assert!(world.fake.get(&cron_job).is_null());
 }

@@ -1,5 +1,6 @@
 //! Which objects environments are made into.
 
+use super::template::resources;
 use super::*;
 use crate::inventory::tests::key;
 use crate::release::{self, Deploy, TIMEOUT};
@@ -39,6 +40,7 @@ fn make(value: Value, change: impl FnOnce(&mut Site<'_>)) -> BTreeMap<(Kind, Str
         release: &release,
         target: 1,
         taken: &[],
+        stopped: &BTreeSet::new(),
         options: &options,
     };
     change(&mut site);
@@ -176,6 +178,7 @@ fn what_others_name_comes_before_them() {
         release: &release,
         target: 1,
         taken: &[],
+        stopped: &BTreeSet::new(),
         options: &options,
     };
     let kinds: Vec<Kind> = desired(&site).iter().map(|wanted| wanted.kind).collect();

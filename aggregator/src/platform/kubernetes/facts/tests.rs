@@ -184,3 +184,45 @@ fn a_static_pod_is_known_by_its_hash_and_nobody_can_pose_as_another_pod() {
     let bare = pod(|pod| pod["metadata"]["annotations"][MIRROR] = json!(hash));
     assert_eq!(uid_of(&bare.metadata, Some("n1")).unwrap().to_string(), own);
 }
+
+#[test]
+fn the_pod_of_a_run_names_its_task_and_says_how_its_one_container_went() {
+    let run = |component: &str, status: serde_json::Value| {
+        facts_of(&pod(|pod| {
+            pod["metadata"]["labels"]["skpr.io/task"] = json!("drush");
+            pod["metadata"]["labels"]["app.kubernetes.io/component"] = json!(component);
+            json_merge(&mut pod["status"], &status);
+        }))
+        .unwrap()
+    };
+    let ended = |started: &str, reason: &str, message: &str| {
+        let terminated = json!({"exitCode": 3, "reason": reason, "message": message, "startedAt": started,
+            "finishedAt": "2026-11-24T00:00:09Z"});
+        json!({"phase": "Failed", "containerStatuses": [{"name": "php", "ready": false, "restartCount": 0, "image": "", "imageID": "",
+            "state": {"terminated": terminated}}]})
+    };
+    // An instance that somebody gave the label is one all the same.
+    assert_eq!(run("app", json!({})).task, None);
+    let facts = run("task", ended("2026-11-24T00:00:05Z", "Error", ""));
+    assert_eq!(facts.task.as_ref().map(Label::as_str), Some("drush"));
+    assert_eq!(facts.detail.started, "2026-11-24T00:00:05Z".parse().ok());
+    assert_eq!((facts.detail.waiting, facts.presence), (None, Presence::Finished));
+    // The kubelet gives a container that it could not start the beginning of time.
+    let detail = run("task", ended("1970-01-01T00:00:00Z", "StartError", "no such file")).detail;
+    assert_eq!((detail.started, detail.waiting.as_deref()), (None, Some("StartError")));
+    assert_eq!(detail.message.as_deref(), Some("no such file"));
+    let detail = run("task", ended("1970-01-01T00:00:00Z", "ContainerStatusUnknown", "not located")).detail;
+    assert_eq!((detail.started, detail.waiting), (None, None));
+    let mut evicted = ended("2026-11-24T00:00:05Z", "Error", "");
+    (evicted["reason"], evicted["message"]) = (json!("Evicted"), json!("low on memory"));
+    let detail = run("task", evicted).detail;
+    assert_eq!(
+        (detail.waiting.as_deref(), detail.message.as_deref()),
+        (Some("Evicted"), Some("low on memory"))
+    );
+    assert!(detail.started.is_some());
+    let mut lost = ended("2026-11-24T00:00:05Z", "Error", "");
+    lost["conditions"] =
+        json!([{"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"}]);
+    assert_eq!(run("task", lost).detail.waiting.as_deref(), Some("DeletionByTaintManager"));
+}

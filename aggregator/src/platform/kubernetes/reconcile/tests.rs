@@ -1,6 +1,7 @@
 //! Rounds of the controller against an API server that a test scripts.
 
 mod crashes;
+mod tasks;
 
 use super::*;
 use crate::inventory::tests::key;
@@ -18,6 +19,21 @@ struct Site {
     /// Other environments.
     others: Objects,
     instances: BTreeMap<Arc<str>, InstanceState>,
+    seen: Option<Arc<Vec<Seen>>>,
+    scope: Scope,
+}
+
+impl Site {
+    fn of(fake: Fake) -> Site {
+        Site {
+            fake,
+            key: key("sites", "shop", "dev"),
+            others: Objects::new(),
+            instances: BTreeMap::new(),
+            seen: None,
+            scope: Scope::Whole,
+        }
+    }
 }
 
 fn site(change: Value) -> Site {
@@ -26,7 +42,7 @@ fn site(change: Value) -> Site {
         "spec": {"project": "shop", "environment": "dev", "image": "shop", "version": "v1"}});
     set(&mut object, change);
     fake.put(OBJECT, "kubectl", object);
-    Site { fake, key: key("sites", "shop", "dev"), others: Objects::new(), instances: BTreeMap::new() }
+    Site::of(fake)
 }
 
 fn set(object: &mut Value, change: Value) {
@@ -67,6 +83,8 @@ impl Site {
             objects: Arc::new(self.others.clone()),
             instances: self.instances.clone(),
             children,
+            seen: self.seen.clone(),
+            scope: self.scope.clone(),
             watching_since: Timestamp::UNIX_EPOCH,
         };
         round.run().await

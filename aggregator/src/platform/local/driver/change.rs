@@ -1,6 +1,7 @@
 //! How a driver changes what is written: deploys, scaling, deletion, and the releases that begin by themselves.
 
 use super::super::command::Command;
+use super::super::cron::{Around, Tasks};
 use super::super::git::{Commit, Repository};
 use super::super::state::{self, Deleting, Record};
 use super::super::{UNVERSIONED, project, tell, words};
@@ -8,6 +9,7 @@ use super::Driver;
 use crate::event::Kind;
 use crate::platform::{Delete, Deleted, Scale, Scaled, being_deleted};
 use crate::release::{self, Deploy, Release, State};
+use crate::run::{Run, RunNow, Suspend, Suspended};
 use jiff::Timestamp;
 use skpr_proto::manifest::Environment;
 use skpr_proto::{ErrorKind, Failure};
@@ -53,6 +55,8 @@ impl Driver {
             Command::Deploy(deploy, commit, reply) => drop(reply.send(self.deploy(*deploy, commit).await)),
             Command::Scale(scale, reply) => drop(reply.send(self.scale(scale).await)),
             Command::Delete(delete, reply) => drop(reply.send(self.delete(delete).await)),
+            Command::Run(wanted, reply) => drop(reply.send(self.run_now(wanted).await)),
+            Command::Suspend(how, reply) => drop(reply.send(self.suspend(how).await)),
         }
     }
 
@@ -106,11 +110,26 @@ impl Driver {
         Ok(scaled)
     }
 
+    async fn run_now(&mut self, wanted: RunNow) -> Result<Run, Failure> {
+        self.staying()?;
+        let (record, places, teller) = (&self.record, &mut self.places, &self.teller);
+        self.tasks.run_now(wanted, &mut Around { record, places, teller, stopping: false }).await
+    }
+
+    async fn suspend(&mut self, how: Suspend) -> Result<Suspended, Failure> {
+        self.staying()?;
+        let (record, places, teller) = (&self.record, &mut self.places, &self.teller);
+        self.tasks.suspend(how, &mut Around { record, places, teller, stopping: false }).await
+    }
+
     async fn delete(&mut self, delete: Delete) -> Result<Deleted, Failure> {
         let mut deleted = Deleted::default();
         let count = self.instances.all().count();
         deleted.removed.push(format!("{count} {}", if count == 1 { "instance" } else { "instances" }));
         deleted.removed.push("its releases and their directories".to_owned());
+        if self.record.settings.cron.as_ref().is_some_and(|tasks| !tasks.is_empty()) {
+            deleted.removed.push("its tasks; those that run are ended".to_owned());
+        }
         let volumes = self.host.volumes_of(&self.key.name);
         if volumes.is_dir() {
             let words = format!("its volumes in `{}`", volumes.display());
@@ -135,7 +154,7 @@ impl Driver {
     /// Whether nothing is left of an environment that is deleted, or was never made.
     pub(super) async fn is_gone(&mut self) -> bool {
         let Some(deleting) = self.record.deleting.clone() else { return false };
-        if !self.instances.is_empty() {
+        if !self.instances.is_empty() || !self.tasks.is_idle() {
             return false;
         }
         self.places.stop().await;
@@ -150,6 +169,7 @@ impl Driver {
             if last > 0 {
                 state::save_last(&file, last)?;
             }
+            Tasks::remove(&file)?;
             // Last: a crash before this comes back here.
             Ok(state::remove(&file)?)
         };
@@ -169,10 +189,15 @@ impl Driver {
     }
 
     fn unlocked(&self) -> Result<(), Failure> {
-        if self.record.deleting.is_some() {
-            return Err(being_deleted(&self.key.name));
-        }
+        self.staying()?;
         release::locked(&self.key.name, &self.record.releases)
+    }
+
+    fn staying(&self) -> Result<(), Failure> {
+        match self.record.deleting {
+            Some(_) => Err(being_deleted(&self.key.name)),
+            None => Ok(()),
+        }
     }
 }
 

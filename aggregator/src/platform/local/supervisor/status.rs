@@ -1,13 +1,9 @@
-//! How an instance is: what its supervisor tells after each change. Pure, but for a look at whether a program is there.
+//! How an instance is: what its supervisor tells after each change. Pure.
 
 use crate::inventory::{Detail, End};
 use jiff::Timestamp;
-use rustix::fs::{Access, access};
 use skpr_proto::PodUid;
-use std::ffi::{OsStr, OsString};
-use std::io;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::Arc;
 
@@ -71,7 +67,7 @@ impl Status {
 }
 
 /// How a program ended; `killed` of its processes were killed because they used too much memory.
-pub(super) fn end(status: Option<ExitStatus>, killed: u32, now: Timestamp) -> End {
+pub(in super::super) fn end(status: Option<ExitStatus>, killed: u32, now: Timestamp) -> End {
     let signal = status.and_then(|status| status.signal());
     let exit_code = match (status.and_then(|status| status.code()), signal) {
         (Some(code), _) => code,
@@ -84,24 +80,6 @@ pub(super) fn end(status: Option<ExitStatus>, killed: u32, now: Timestamp) -> En
         _ => "Error",
     };
     End { at: Some(now), exit_code, reason: Some(reason.into()) }
-}
-
-/// Whether the program of a command is there and may be run from `directory`, as `exec` would find it.
-pub(super) fn runnable(command: &[OsString], directory: &Path, search: &OsStr) -> io::Result<()> {
-    let program = command.first().map(PathBuf::from).unwrap_or_default();
-    let places: Vec<PathBuf> = if program.components().count() > 1 || program.as_os_str().len() < 2 {
-        vec![directory.join(&program)]
-    } else {
-        std::env::split_paths(search).map(|place| directory.join(place).join(&program)).collect()
-    };
-    let mut refused = io::Error::from(io::ErrorKind::NotFound);
-    for place in places.iter().filter(|place| place.is_file()) {
-        match access(place, Access::EXEC_OK) {
-            Ok(()) => return Ok(()),
-            Err(error) => refused = error.into(),
-        }
-    }
-    Err(refused)
 }
 
 #[cfg(test)]
@@ -121,20 +99,5 @@ mod tests {
             let end = end(Some(ExitStatus::from_raw(wait_status)), killed, now);
             assert_eq!((end.exit_code, end.reason.as_deref()), (code, Some(reason)));
         }
-    }
-
-    #[test]
-    fn a_program_is_looked_for_as_exec_does() {
-        let directory = tempfile::tempdir().unwrap();
-        std::fs::write(directory.path().join("plain"), "").unwrap();
-        let search = std::env::var_os("PATH").unwrap();
-        let check = |program: &str| {
-            runnable(&[program.into()], directory.path(), &search).map_err(|error| error.kind())
-        };
-        assert_eq!(check("sh"), Ok(()));
-        assert_eq!(check("/bin/sh"), Ok(()));
-        assert_eq!(check("./plain"), Err(io::ErrorKind::PermissionDenied));
-        assert_eq!(check("./none"), Err(io::ErrorKind::NotFound));
-        assert_eq!(check("no-such-program"), Err(io::ErrorKind::NotFound));
     }
 }

@@ -1,6 +1,9 @@
 //! Real processes: restarts, groups, signals, and what becomes of their output.
 
 use super::*;
+use std::path::Path;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 struct Started {
     directory: tempfile::TempDir,
@@ -116,7 +119,7 @@ async fn output_is_captured_with_its_stream_and_tag() {
     let directory = started.stop().await;
     let mut lines = lines(directory.path(), "0.log");
     lines.sort();
-    assert_eq!(lines, ["stderr F oops", "stdout F hello", "stdout P no end"]);
+    assert_eq!(lines, ["stderr F oops", "stdout F hello", "stdout F no end"]);
 }
 
 #[tokio::test]

@@ -85,7 +85,7 @@ fn filter() -> impl Strategy<Value = Filter> {
         .prop_map(move |(grep, exclude, instances, streams, [excludes, except])| Filter {
             instances,
             streams,
-            except_stream: except.then_some("stderr"),
+            except_streams: if except { &["stderr", "cron.drush.stdout"] } else { &[] },
             grep: compile(grep),
             exclude: if excludes { compile(exclude) } else { Vec::new() },
         })

@@ -165,3 +165,30 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_a_run_of_a_task_uses_is_told_to_kubernetes_and_is_no_instances() {
+    let run =
+        Pod { task: Some(Label::parse("task", "drush").unwrap()), ..pod("run-1", "n1", &[("c2", "app")]) };
+    let told = Told::new(inventory(vec![("u1", pod("a", "n1", &[("c1", "app")])), ("u2", run)]));
+    let of = |uid: &str, id: &str, nanos| PodSample {
+        containers: vec![ContainerSample { id: id.into(), sample: Some(cpu(nanos)) }],
+        ..of(uid, cpu(nanos))
+    };
+    for (second, nanos) in [(0, 0), (5, 1_000_000_000)] {
+        let rows = told.rows("n1", second, second, vec![of("u1", "c1", nanos), of("u2", "c2", 2 * nanos)]);
+        assert_eq!(
+            rows.iter().map(|row| &*row.instance).collect::<Vec<_>>(),
+            ["a"],
+            "history is of instances"
+        );
+    }
+    assert_eq!((told.used(5), told.sum(5).fresh), (1, 1));
+    assert_eq!((told.whole(5).fresh, told.instance("run-1", 5)), (1, None));
+    assert_eq!(told.containers(5), [("app".to_owned(), Some(1_000_000_000))]);
+    let pods = told.live.pods(&told.inventory, None, |_| true, told.at(5));
+    let used: Vec<_> = pods.iter().map(|pod| (&*pod.instance, pod.containers[0].cpu_nanocores)).collect();
+    assert_eq!(used, [("a", 200_000_000), ("run-1", 400_000_000)]);
+    let elsewhere = Label::parse("namespace", "other").unwrap();
+    assert!(told.live.pods(&told.inventory, Some(&elsewhere), |_| true, told.at(5)).is_empty());
+}

@@ -20,7 +20,7 @@ const CALLS: usize = 5;
 fn empty() -> Site {
     let fake = Fake::default();
     fake.put("/api/v1/namespaces/sites", "kubectl", json!({}));
-    Site { fake, key: key("sites", "shop", "dev"), others: Objects::new(), instances: BTreeMap::new() }
+    Site::of(fake)
 }
 
 impl Site {

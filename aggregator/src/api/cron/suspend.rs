@@ -1,0 +1,104 @@
+//! `Suspend`: suspends tasks or resumes them. A disconnect does not cancel it.
+
+use super::super::caller;
+use super::super::deploy::by;
+use super::super::list::is_production;
+use super::super::target::{Target, heard, managed};
+use super::task_of;
+use crate::aggregator::Shared;
+use crate::audit::Access;
+use crate::auth::{Cron, Grant};
+use crate::environment::EnvironmentKey;
+use crate::event::{Body, Event, Kind};
+use crate::platform;
+use crate::run::Suspend;
+use jiff::Timestamp;
+use skpr_proto::v1::{SuspendRequest, SuspendResponse};
+use skpr_proto::{Failure, Label};
+use tonic::Request;
+
+pub(super) async fn suspend(
+    shared: &Shared,
+    request: &Request<SuspendRequest>,
+    access: &mut Access,
+) -> Result<SuspendResponse, Failure> {
+    let user = caller(shared, request.metadata(), access).await?;
+    let request = request.get_ref();
+    let target = Target::parse(request.environment.as_ref())?;
+    access.asked(target.name.to_string());
+    let inventory = heard(shared)?;
+    let grant: Grant<Cron> = shared.auth.grant(&user, &target.name, &target.listed(&inventory)).await?;
+    let key = grant.environment();
+    access.allowed(Some(key));
+    let managed = managed(&inventory, key)?;
+    if managed.deleting {
+        return Err(platform::being_deleted(&key.name));
+    }
+    let task = match &request.task {
+        Some(named) => Some(task_of(&managed, &key.name, named)?),
+        None => None,
+    };
+    if let Some(task) = &task {
+        access.task(task);
+    }
+    let wanted = Suspend { task, suspended: request.suspended, dry_run: request.dry_run, by: by(&user) };
+    let suspended = shared.platform.suspend(&grant, wanted.clone()).await?;
+    if !wanted.dry_run {
+        let now = Timestamp::now();
+        for task in &suspended.changed {
+            tell(shared, told(key, task, &wanted, now));
+        }
+    }
+    let names = |tasks: &[Label]| tasks.iter().map(ToString::to_string).collect();
+    Ok(SuspendResponse {
+        changed: names(&suspended.changed),
+        unchanged: names(&suspended.unchanged),
+        namespace: key.namespace.to_string(),
+        production: inventory.environments.get(key).is_some_and(is_production),
+    })
+}
+
+fn told(environment: &EnvironmentKey, task: &Label, wanted: &Suspend, now: Timestamp) -> Event {
+    let done = if wanted.suspended { "suspended" } else { "resumed" };
+    let body = Body {
+        id: format!("task/{task}/{done}/{}", now.as_nanosecond()),
+        kind: Kind::Task,
+        text: format!("task `{task}` was {done}"),
+        instance: None,
+        release: None,
+        state: None,
+        run: None,
+        by: Some(wanted.by.clone()),
+        warning: false,
+    };
+    Event { environment: environment.clone(), time: now.into(), body }
+}
+
+/// Never waits: the change is made, and the audit has it all the same.
+fn tell(shared: &Shared, event: Event) {
+    if let Err(error) = shared.tell.try_send(event) {
+        tracing::warn!(%error, "an event of a task has no place in the queue");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Stream;
+    use crate::inventory::tests::key;
+
+    #[test]
+    fn each_change_is_an_event_of_its_own() {
+        let task = Label::parse("task", "drush").unwrap();
+        let event = |suspended, second| {
+            let wanted = Suspend { task: None, suspended, dry_run: false, by: "dana".into() };
+            let now = Timestamp::from_second(second).unwrap();
+            told(&key("sites", "shop", "dev"), &task, &wanted, now).body
+        };
+        let first = event(true, 1);
+        assert_eq!((first.text.as_str(), first.by.as_deref()), ("task `drush` was suspended", Some("dana")));
+        assert_eq!((first.id.as_str(), first.stream()), ("task/drush/suspended/1000000000", Stream::Events));
+        let ids = [first.id, event(false, 1).id, event(true, 2).id];
+        assert_eq!(ids.iter().collect::<std::collections::BTreeSet<_>>().len(), 3);
+    }
+}

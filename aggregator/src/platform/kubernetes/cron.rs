@@ -1,0 +1,41 @@
+//! Tasks in Kubernetes: each is a CronJob, and each of its runs a Job.
+//!
+//! * Kubernetes begins what is due, by itself and without skpr. What skpr does is to make the CronJobs, to tell how runs go,
+//!   and to find out what was due and did not begin.
+//! * How a run has ended is decided once, and written down before it is told: on its Job, or in the environment's status
+//!   where there is none ([`status`]). Whoever tells it after a crash tells the same.
+//! * A run that a user asks for counts as one that Kubernetes began: it is among what its CronJob says is active.
+
+mod ask;
+mod gone;
+mod job;
+mod jobs;
+mod listed;
+mod made;
+mod plan;
+mod pod;
+mod round;
+mod state;
+mod status;
+mod story;
+mod tally;
+mod told;
+
+pub(super) use gone::ended_with;
+pub(super) use job::{WatchedJob, job_resource};
+pub(super) use jobs::{ByEnvironment, Jobs, Seen};
+pub(super) use made::{cron_job, name};
+pub(super) use pod::{detail_of_run, task_of};
+pub(super) use state::states;
+pub(super) use status::{TaskStatuses, readable};
+pub(super) use tally::{Known, Tally, Telling, tally};
+pub(super) use told::{Told, told_runs};
+
+/// On everything that is of a task.
+pub(super) const TASK_LABEL: &str = "skpr.io/task";
+/// On a Job: who asked for the run.
+const BY: &str = "skpr.io/by";
+/// On a Job: the version that it runs.
+const VERSION: &str = "skpr.io/version";
+/// On a Job that has ended: the run as it was told.
+const ENDED: &str = "skpr.io/ended";

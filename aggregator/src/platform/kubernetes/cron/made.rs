@@ -1,0 +1,152 @@
+//! What a task is made into: a CronJob, and the Jobs that it or a user makes. Pure.
+//!
+//! * What a run runs is what instances run: the same image, version, variables, resources and volumes. Only its schedule and
+//!   its command are the task's.
+
+use super::pod::COMPONENT;
+use super::tally::KEPT;
+use super::{BY, TASK_LABEL, VERSION};
+use crate::environment::EnvironmentKey;
+use crate::platform::kubernetes::desired::{Part, Site, beside_instances, has_volumes, literal, pod};
+use crate::platform::kubernetes::resource::{labels, name as name_of, workload_name};
+use crate::release::Release;
+use crate::run::{RunId, RunNow, start_within};
+use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
+use skpr_proto::manifest::{Overlap, Task, Zone};
+use skpr_proto::{EnvironmentName, Label};
+
+/// As long as a CronJob's name may be: that of its Job has eleven characters more.
+const LONGEST: usize = 52;
+/// Hexadecimal digits that keep a name its own which had to be cut.
+const DIGITS: usize = 8;
+/// How long the Job of a run stays that a user asked for, in seconds.
+const STAYS: u32 = 3600;
+
+/// What a task's CronJob is called.
+pub(in crate::platform::kubernetes) fn name(environment: &EnvironmentName, task: &Label) -> String {
+    let whole = format!("{}-{task}", workload_name(environment));
+    if whole.len() <= LONGEST {
+        return whole;
+    }
+    let digest = Sha256::digest(whole.as_bytes());
+    let short: String = digest.iter().take(DIGITS / 2).map(|byte| format!("{byte:02x}")).collect();
+    // Names are ASCII.
+    let start = whole.get(..LONGEST - DIGITS - 1).unwrap_or_default().trim_end_matches('-');
+    format!("{start}-{short}")
+}
+
+/// A task's CronJob: when, and what its Jobs are.
+pub(in crate::platform::kubernetes) fn cron_job(site: &Site<'_>, task: &Label, settings: &Task) -> Value {
+    let policy = match settings.overlap {
+        Overlap::Forbid => "Forbid",
+        Overlap::Allow => "Allow",
+        Overlap::Replace => "Replace",
+    };
+    let zone = settings.timezone.clone().unwrap_or_else(Zone::utc);
+    let run = Made {
+        key: site.key,
+        release: site.release,
+        task,
+        settings,
+        access_mode: &site.options.volume_access_mode,
+    };
+    json!({
+        "schedule": settings.schedule.fields(),
+        // Without one the clock of Kubernetes' own machine counts.
+        "timeZone": zone.as_str(),
+        "concurrencyPolicy": policy,
+        "suspend": site.stopped.contains(task),
+        "startingDeadlineSeconds": start_within(settings).as_secs(),
+        "successfulJobsHistoryLimit": KEPT,
+        "failedJobsHistoryLimit": KEPT,
+        "jobTemplate": {
+            "metadata": {"labels": run.labels(), "annotations": {VERSION: site.release.version}},
+            "spec": run.spec(None)
+        }
+    })
+}
+
+/// A run of a task, as it is made from a release.
+pub(super) struct Made<'a> {
+    pub(super) key: &'a EnvironmentKey,
+    pub(super) release: &'a Release,
+    pub(super) task: &'a Label,
+    pub(super) settings: &'a Task,
+    /// Of volumes.
+    pub(super) access_mode: &'a str,
+}
+
+impl Made<'_> {
+    /// The Job of a run that a user asks for, held back until it may begin. Its CronJob has this UID.
+    pub(super) fn job(&self, wanted: &RunNow, id: &RunId, uid: &str) -> Value {
+        let cron_job = name(&self.key.name, self.task);
+        let owner = json!({"apiVersion": "batch/v1", "kind": "CronJob", "name": cron_job, "uid": uid, "controller": true});
+        let mut spec = self.spec(Some((wanted, id)));
+        if let Some(spec) = spec.as_object_mut() {
+            spec.insert("suspend".into(), json!(true));
+            spec.insert("ttlSecondsAfterFinished".into(), json!(STAYS));
+        }
+        json!({
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "metadata": {
+                "name": format!("{cron_job}-{}", id.suffix()),
+                "namespace": self.key.namespace,
+                "labels": self.labels(),
+                "annotations": {VERSION: self.release.version, BY: name_of(&wanted.by)},
+                "ownerReferences": [owner]
+            },
+            "spec": spec
+        })
+    }
+
+    fn labels(&self) -> std::collections::BTreeMap<String, String> {
+        let mut labels = labels(&self.key.name);
+        labels.insert(TASK_LABEL.into(), self.task.to_string());
+        labels
+    }
+
+    /// What its Job does; `asked` where a user asks for it.
+    fn spec(&self, asked: Option<(&RunNow, &RunId)>) -> Value {
+        let mut spec = json!({"backoffLimit": 0, "template": self.template(asked)});
+        if let (Some(timeout), Some(spec)) = (&self.settings.timeout, spec.as_object_mut()) {
+            spec.insert("activeDeadlineSeconds".into(), json!(timeout.duration().as_secs()));
+        }
+        spec
+    }
+
+    fn template(&self, asked: Option<(&RunNow, &RunId)>) -> Value {
+        let arguments = asked.map(|(wanted, _)| wanted.arguments.as_slice()).unwrap_or_default();
+        let (mut container, mut spec) = (Map::new(), Map::new());
+        container.insert("command".into(), command(self.settings.command.as_str(), arguments));
+        spec.insert("restartPolicy".into(), json!("Never"));
+        if has_volumes(&self.release.settings) && self.access_mode != "ReadWriteMany" {
+            // A volume that one node mounts is where an instance is.
+            spec.insert("affinity".into(), beside_instances(self.key));
+        }
+        let mut variables = vec![("SKPR_TASK", self.task.to_string())];
+        // Of what is due, only Kubernetes knows which it is.
+        variables.extend(asked.map(|(_, id)| ("SKPR_RUN", id.to_string())));
+        let labels = vec![(TASK_LABEL, self.task.to_string())];
+        pod(self.key, self.release, Part { component: COMPONENT, labels, variables, container, spec })
+    }
+}
+
+/// The shell that runs a task's command, with more words behind it as they are.
+fn command(command: &str, arguments: &[String]) -> Value {
+    let words = |script: String| vec!["/bin/sh".to_owned(), "-c".to_owned(), literal(&script)];
+    let words = match arguments {
+        [] => words(command.to_owned()),
+        more => {
+            let mut words = words(format!("{command} \"$@\""));
+            words.push("skpr".to_owned());
+            words.extend(more.iter().map(|word| literal(word)));
+            words
+        }
+    };
+    json!(words)
+}
+
+#[cfg(test)]
+mod tests;
