@@ -246,6 +246,11 @@ traffic_pid=
 [ ! -e "$work/refused" ] || fail "$(wc -l <"$work/refused") requests were refused during the changes"
 printf '\nNo request was refused meanwhile.\n'
 
+say "A task of dev, run now; by itself it runs every five minutes"
+show skpr cron list dev
+show skpr cron run dev forecast --wait
+show skpr cron history dev
+
 say "What prod uses, now and over the last minute"
 # Rates take two samples, five seconds apart.
 for try in $(seq 100); do

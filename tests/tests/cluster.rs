@@ -13,6 +13,7 @@
 mod cluster {
     pub(crate) mod adopt;
     pub(crate) mod autoscale;
+    pub(crate) mod cron;
     pub(crate) mod deploy;
     pub(crate) mod exactly_once;
     pub(crate) mod fallback;
