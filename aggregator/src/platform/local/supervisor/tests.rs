@@ -124,7 +124,8 @@ async fn output_is_captured_with_its_stream_and_tag() {
 
 #[tokio::test]
 async fn it_is_started_again_with_the_next_file() {
-    let mut started = start("echo start; exit 3");
+    // Long enough to be seen at all, as below.
+    let mut started = start("echo start; sleep 0.5; exit 3");
     for _ in 0..2 {
         assert!(started.ready().await);
         assert!(!started.ready().await);
