@@ -189,6 +189,13 @@ pub enum Presence {
     Gone,
 }
 
+impl Pod {
+    /// Whether it is an instance that is there, and no run of a task: whoever may enter the one need not be let into the other.
+    pub(crate) fn is_instance(&self) -> bool {
+        self.presence == Presence::Present && self.task.is_none()
+    }
+}
+
 impl EnvironmentState {
     /// Those that were not asked to end: an old one on its way out makes nothing of the new.
     pub fn staying(&self) -> impl Iterator<Item = &InstanceState> {

@@ -9,10 +9,13 @@ mod suspend;
 mod tasks;
 mod wire;
 
-use super::{answer, recognised};
+use super::target::{Target, heard, managed};
+use super::{answer, caller, recognised};
 use crate::aggregator::Shared;
 use crate::audit::Access;
+use crate::auth::{self, Grant};
 use crate::inventory::Managed;
+use crate::platform;
 use crate::tls::peer;
 use skpr_proto::error::usage;
 use skpr_proto::manifest::nearest;
@@ -22,6 +25,7 @@ use skpr_proto::v1::{
 };
 use skpr_proto::{EnvironmentName, ErrorKind, Failure, Label};
 use std::sync::Arc;
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 /// Tasks that a message names: more tell nobody anything.
@@ -72,6 +76,26 @@ impl v1::cron_server::Cron for Cron {
         };
         self.0.lasting.carry(call).await
     }
+}
+
+/// What a caller may do something with who has the right to an environment's tasks.
+async fn tasks_of(
+    shared: &Shared,
+    metadata: &MetadataMap,
+    environment: Option<&v1::Environment>,
+    access: &mut Access,
+) -> Result<(Grant<auth::Cron>, Arc<Managed>), Failure> {
+    let user = caller(shared, metadata, access).await?;
+    let target = Target::parse(environment)?;
+    access.asked(target.name.to_string());
+    let inventory = heard(shared)?;
+    let grant = shared.auth.grant(&user, &target.name, &target.listed(&inventory)).await?;
+    access.allowed(Some(grant.environment()));
+    let managed = managed(&inventory, grant.environment())?;
+    if managed.deleting {
+        return Err(platform::being_deleted(&grant.environment().name));
+    }
+    Ok((grant, managed))
 }
 
 /// The task that a caller names, which the environment has.

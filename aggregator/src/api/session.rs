@@ -13,7 +13,7 @@ use crate::auth::{Candidates, Exec, Files, Grant, User};
 use crate::environment::EnvironmentKey;
 use crate::fallback;
 use crate::host_key::HostKey;
-use crate::inventory::{Inventory, Pod, Presence};
+use crate::inventory::{Inventory, Pod};
 use crate::relay::{Call, Expected, FIRST_WITHIN, Told, new_id};
 use crate::tls::{HangUp, connection};
 use futures::future::BoxFuture;
@@ -245,9 +245,7 @@ struct Chosen {
 
 /// The one that is asked for, else the newest that is ready. One that was asked to end is nobody's choice.
 fn choose(inventory: &Inventory, key: &EnvironmentKey, asked: &OpenSession) -> Result<Chosen, Failure> {
-    // A run is no instance: whoever may enter the one need not be let into what a task does.
-    let present =
-        |pod: &Pod| pod.environment == *key && pod.presence == Presence::Present && pod.task.is_none();
+    let present = |pod: &Pod| pod.environment == *key && pod.is_instance();
     let all = inventory.pods.iter().map(|(uid, pod)| (uid, &**pod));
     let (leaving, pods): (Vec<_>, Vec<_>) =
         all.filter(|(_, pod)| present(pod)).partition(|(_, pod)| pod.detail.leaving);
@@ -291,8 +289,8 @@ fn choose(inventory: &Inventory, key: &EnvironmentKey, asked: &OpenSession) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inventory::Detail;
     use crate::inventory::tests::key;
+    use crate::inventory::{Detail, Presence};
     use std::collections::BTreeMap;
 
     fn pod(instance: &str, created: i64, ready: bool) -> Pod {

@@ -5,7 +5,7 @@ use super::note::Secret;
 use super::outcome::kubernetes_says;
 use super::process::{Means, Opened, Streams};
 use super::{process, script};
-use crate::inventory::{Inventory, Presence};
+use crate::inventory::Inventory;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1 as core;
@@ -85,11 +85,7 @@ impl Pod {
     /// Whether it is still the instance that it was.
     fn is_in(&self, inventory: &Inventory) -> bool {
         let pod = inventory.pods.get(&self.instance.uid);
-        pod.is_some_and(|pod| {
-            pod.presence == Presence::Present
-                && pod.environment == self.instance.environment
-                && pod.task.is_none()
-        })
+        pod.is_some_and(|pod| pod.environment == self.instance.environment && pod.is_instance())
     }
 
     /// Has words run there, if it may be entered.

@@ -1,15 +1,11 @@
 //! `Run`: starts a run of a task now. A disconnect does not cancel it.
 
-use super::super::caller;
 use super::super::deploy::by;
-use super::super::target::{Target, heard, managed};
-use super::{task_of, wire};
+use super::{task_of, tasks_of, wire};
 use crate::aggregator::Shared;
 use crate::audit::Access;
-use crate::auth::{Cron, Grant};
 use crate::environment::EnvironmentKey;
 use crate::inventory::Inventory;
-use crate::platform;
 use crate::run::{Run, RunNow};
 use skpr_proto::Failure;
 use skpr_proto::error::usage;
@@ -31,21 +27,12 @@ pub(super) async fn run(
     request: &Request<RunRequest>,
     access: &mut Access,
 ) -> Result<RunResponse, Failure> {
-    let user = caller(shared, request.metadata(), access).await?;
-    let request = request.get_ref();
-    let target = Target::parse(request.environment.as_ref())?;
-    access.asked(target.name.to_string());
-    let inventory = heard(shared)?;
-    let grant: Grant<Cron> = shared.auth.grant(&user, &target.name, &target.listed(&inventory)).await?;
-    let key = grant.environment();
-    access.allowed(Some(key));
-    let managed = managed(&inventory, key)?;
-    if managed.deleting {
-        return Err(platform::being_deleted(&key.name));
-    }
+    let (metadata, request) = (request.metadata(), request.get_ref());
+    let (grant, managed) = tasks_of(shared, metadata, request.environment.as_ref(), access).await?;
+    let (key, by) = (grant.environment(), by(grant.user()));
     let task = task_of(&managed, &key.name, &request.task)?;
     access.task(&task);
-    let wanted = RunNow { task, arguments: arguments(&request.arguments)?, by: by(&user) };
+    let wanted = RunNow { task, arguments: arguments(&request.arguments)?, by };
     let run = shared.platform.run_task(&grant, wanted).await?;
     access.run(&run.id);
     seen(shared, key, &run).await;

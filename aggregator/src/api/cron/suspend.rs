@@ -1,16 +1,11 @@
 //! `Suspend`: suspends tasks or resumes them. A disconnect does not cancel it.
 
-use super::super::caller;
 use super::super::deploy::by;
-use super::super::list::is_production;
-use super::super::target::{Target, heard, managed};
-use super::task_of;
+use super::{task_of, tasks_of};
 use crate::aggregator::Shared;
 use crate::audit::Access;
-use crate::auth::{Cron, Grant};
 use crate::environment::EnvironmentKey;
 use crate::event::{Body, Event, Kind};
-use crate::platform;
 use crate::run::Suspend;
 use jiff::Timestamp;
 use skpr_proto::v1::{SuspendRequest, SuspendResponse};
@@ -22,18 +17,9 @@ pub(super) async fn suspend(
     request: &Request<SuspendRequest>,
     access: &mut Access,
 ) -> Result<SuspendResponse, Failure> {
-    let user = caller(shared, request.metadata(), access).await?;
-    let request = request.get_ref();
-    let target = Target::parse(request.environment.as_ref())?;
-    access.asked(target.name.to_string());
-    let inventory = heard(shared)?;
-    let grant: Grant<Cron> = shared.auth.grant(&user, &target.name, &target.listed(&inventory)).await?;
-    let key = grant.environment();
-    access.allowed(Some(key));
-    let managed = managed(&inventory, key)?;
-    if managed.deleting {
-        return Err(platform::being_deleted(&key.name));
-    }
+    let (metadata, request) = (request.metadata(), request.get_ref());
+    let (grant, managed) = tasks_of(shared, metadata, request.environment.as_ref(), access).await?;
+    let (key, by) = (grant.environment(), by(grant.user()));
     let task = match &request.task {
         Some(named) => Some(task_of(&managed, &key.name, named)?),
         None => None,
@@ -41,7 +27,7 @@ pub(super) async fn suspend(
     if let Some(task) = &task {
         access.task(task);
     }
-    let wanted = Suspend { task, suspended: request.suspended, dry_run: request.dry_run, by: by(&user) };
+    let wanted = Suspend { task, suspended: request.suspended, dry_run: request.dry_run, by };
     let suspended = shared.platform.suspend(&grant, wanted.clone()).await?;
     if !wanted.dry_run {
         let now = Timestamp::now();
@@ -54,7 +40,7 @@ pub(super) async fn suspend(
         changed: names(&suspended.changed),
         unchanged: names(&suspended.unchanged),
         namespace: key.namespace.to_string(),
-        production: inventory.environments.get(key).is_some_and(is_production),
+        production: managed.settings.production == Some(true),
     })
 }
 
