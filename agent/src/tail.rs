@@ -140,6 +140,13 @@ impl Tail {
         self.engine.claim(change, now);
     }
 
+    /// Nothing runs any more in these pods, which are claimed: what their files hold is all there will be. When everything
+    /// of a container has been handed out, [`next_batch`](Tail::next_batch) says so with a batch that is an `end`. Holds until
+    /// a pod is released.
+    pub fn ended(&mut self, pods: BTreeSet<PodUid>, now: Instant) {
+        self.engine.ended(pods, now);
+    }
+
     /// Ends a `wait`, from any thread. For whoever has a message for the thread that owns the engine.
     pub fn waker(&self) -> Waker {
         self.engine.waker()

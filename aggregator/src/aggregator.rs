@@ -12,6 +12,7 @@ use crate::api;
 use crate::audit::{Audit, Sparing};
 use crate::auth::{self, AgentAccount, Auth, Reviews, TokenFile};
 use crate::config;
+use crate::ends::Ends;
 use crate::event;
 use crate::fallback::{self, Fallback};
 use crate::gate::Gate;
@@ -100,6 +101,7 @@ pub(crate) struct Shared {
     pub(crate) seats: api::Seats,
     pub(crate) session_seats: api::Seats,
     pub(crate) nodes: Nodes,
+    pub(crate) ends: Ends,
     pub(crate) relay: Arc<Relay>,
     pub(crate) host_keys: HostKeys,
     pub(crate) fallback: Option<Fallback>,
@@ -304,6 +306,7 @@ async fn run_with(parts: Parts, audit: Audit, stop: CancellationToken) -> anyhow
         seats: api::Seats::of("streams"),
         session_seats: api::Seats::of("sessions"),
         nodes: Nodes::default(),
+        ends: Ends::default(),
         relay: Arc::default(),
         host_keys: parts.host_keys,
         fallback,

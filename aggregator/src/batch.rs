@@ -63,6 +63,8 @@ pub enum InvalidBatch {
     Positions,
     #[error("a record's flags are `{0}`, which is unknown")]
     Flags(u8),
+    #[error("an end has records")]
+    RecordsAtEnd,
 }
 
 impl Batch {
@@ -87,6 +89,16 @@ impl Batch {
         times_from_differences(&mut time);
         let ends = ends_from_lengths(length, messages.len())?;
         Ok(Batch { source, generation, positions: position, times: time, ends, flags, messages })
+    }
+
+    /// Whose records have all come, of a message that says so in place of records.
+    pub(crate) fn end(message: &v1::Batch) -> Result<Source, InvalidBatch> {
+        let v1::Batch { source, position, time, length, flags, messages, .. } = message;
+        let is_empty = position.is_empty() && time.is_empty() && length.is_empty();
+        if !is_empty || !flags.is_empty() || !messages.is_empty() {
+            return Err(InvalidBatch::RecordsAtEnd);
+        }
+        Ok(Source::try_from(source.as_ref().ok_or(InvalidBatch::NoSource)?)?)
     }
 
     /// Records of the aggregator's own: positions, which increase, times and messages.
@@ -177,7 +189,18 @@ mod tests {
             flags: Bytes::from_static(&[0, 1, 4]),
             messages: Bytes::from_static(b"abb"),
             attempt: 0,
+            end: false,
         }
+    }
+
+    #[test]
+    fn an_end_is_of_a_source_and_has_no_records() {
+        let end = v1::Batch { source: message().source, end: true, ..v1::Batch::default() };
+        assert_eq!(&*Batch::end(&end).unwrap().pod, "web-0");
+        assert_eq!(Batch::end(&message()), Err(InvalidBatch::RecordsAtEnd));
+        let messages = Bytes::from_static(b"a");
+        assert_eq!(Batch::end(&v1::Batch { messages, ..end.clone() }), Err(InvalidBatch::RecordsAtEnd));
+        assert_eq!(Batch::end(&v1::Batch { source: None, ..end }), Err(InvalidBatch::NoSource));
     }
 
     #[test]

@@ -45,6 +45,8 @@ struct Pending {
     id: u64,
     bytes: usize,
     refused: Option<Refusal>,
+    /// In place of records: all of this source have come.
+    end: Option<Source>,
     _share: OwnedSemaphorePermit,
 }
 
@@ -185,7 +187,11 @@ impl Shipment {
             (Some(refusal), _) => Some(refusal),
             (None, Err(AppendError::Unclaimed)) => Some(Refusal::Unclaimed),
             (None, Ok(appended)) => {
-                ingest.stored(appended, pending.bytes);
+                match &pending.end {
+                    // Everything before it is settled, and so is stored.
+                    Some(source) => self.call.shared.ends.came(source, &self.call.shared.inventory.borrow()),
+                    None => ingest.stored(appended, pending.bytes),
+                }
                 None
             }
             (None, Err(error @ (AppendError::Storage(_) | AppendError::Closed))) => {
@@ -209,13 +215,22 @@ impl Shipment {
             return Err(status);
         }
         self.last_id = id;
-        let batch = Batch::validate(message).map_err(|error| {
+        let malformed = |error| {
             let status = Failure::new(ErrorKind::Usage, format!("invalid batch {id}: {error}")).into();
             self.malformed(&status);
             status
-        })?;
-        let claimed = self.claim(batch.source())?;
-        let pending = Pending { id, bytes: batch.message_bytes(), refused: claimed.err(), _share: share };
+        };
+        if message.end {
+            let source = Batch::end(&message).map_err(malformed)?;
+            let refused = self.claim(&source)?.err();
+            let pending = Pending { id, bytes: 0, refused, end: Some(source), _share: share };
+            let nothing = Appended { kept: 0, dropped: 0 };
+            self.in_flight.push_back(Box::pin(async move { (pending, Ok(nothing)) }));
+            return Ok(());
+        }
+        let batch = Batch::validate(message).map_err(malformed)?;
+        let refused = self.claim(batch.source())?.err();
+        let pending = Pending { id, bytes: batch.message_bytes(), refused, end: None, _share: share };
         if let Some(refusal) = pending.refused {
             self.refuse(refusal, batch.source());
             self.in_flight.push_back(Box::pin(async { (pending, Err(AppendError::Unclaimed)) }));

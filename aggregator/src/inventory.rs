@@ -259,6 +259,13 @@ impl Inventory {
         self.nodes.get(node).cloned().unwrap_or_default()
     }
 
+    /// Of these the ones in which nothing runs any more.
+    pub fn ended_of(&self, node: &NodeName) -> BTreeSet<PodUid> {
+        let has_ended =
+            |uid: &PodUid| self.pods.get(uid).is_some_and(|pod| pod.presence != Presence::Present);
+        self.nodes.get(node).into_iter().flatten().filter(|uid| has_ended(uid)).cloned().collect()
+    }
+
     /// Whose records a source holds; none when no pod here stands for it.
     pub fn claim(&self, source: &Source) -> Option<Claim> {
         let pod = self.pods.get(&source.uid)?;
@@ -296,7 +303,7 @@ pub(crate) mod tests {
         }
     }
 
-    fn pod(instance: &str, node: Option<&str>) -> Pod {
+    pub(crate) fn pod(instance: &str, node: Option<&str>) -> Pod {
         Pod {
             environment: key("sites", "shop", "prod"),
             node: node.map(|node| NodeName::parse(node).unwrap()),
@@ -393,7 +400,9 @@ pub(crate) mod tests {
         // One that leaves is still looked at, and counts no more.
         assert_eq!((state.ready(), state.staying().count()), (1, 2));
         assert_eq!((state.versions().len(), state.wanted.production), (2, true));
-        assert_eq!(inventory.claims_of(&NodeName::parse("n1").unwrap()).len(), 5);
+        let node = NodeName::parse("n1").unwrap();
+        assert_eq!(inventory.claims_of(&node).len(), 5);
+        assert_eq!(inventory.ended_of(&node).iter().map(PodUid::as_str).collect::<Vec<_>>(), ["u2", "u3"]);
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod batch;
 pub mod commands;
 pub mod config;
 mod domains;
+mod ends;
 pub mod environment;
 pub mod event;
 pub mod fallback;

@@ -73,6 +73,8 @@ pub struct Read {
     pub until: Option<UnixNanos>,
     /// Go on with what arrives after the history.
     pub follow: bool,
+    /// Without `follow`, with a cursor of a read that had it: up to what is stored when the read begins.
+    pub to_now: bool,
     /// Only the newest this many that pass the filter (at most [`MAX_LAST`] records and [`MAX_LAST_BYTES`] of
     /// messages; what falls out because of the latter is counted in the first chunk's `skipped`). Not used when a
     /// cursor is given: the cursor lies within the newest already.

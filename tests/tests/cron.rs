@@ -99,7 +99,8 @@ fn a_run_ends_the_command_that_waits_for_it_as_it_ends_itself() -> Result<()> {
     }
     assert_eq!(history(user, "flash")?.len(), 5);
 
-    run("loud")?.success()?;
+    let loud = run("loud")?.success()?;
+    ensure!(loud.stdout.lines().count() == 100_000, "{} lines were shown", loud.stdout.lines().count());
     let lines = printed(user, "loud")?;
     let expected = (1..=100_000).map(|number| number.to_string());
     ensure!(lines.iter().map(|(_, line)| line.clone()).eq(expected), "{} lines", lines.len());

@@ -79,7 +79,7 @@ impl Control {
                 Some(v1::control::Control::Claims(claims)) => {
                     let change = change(&claims);
                     self.claims.change(&change);
-                    self.teller.claims(change);
+                    self.teller.claims(change, pods(&claims.ended));
                     return Ok(Next::Claims);
                 }
                 Some(v1::control::Control::Drain(drain)) => {
@@ -93,19 +93,21 @@ impl Control {
     }
 }
 
-/// What a message says about the claims. A uid that is none cannot be a pod of this node, so it is left out.
+/// What a message says about the claims.
 fn change(claims: &v1::Claims) -> ClaimChange {
-    let parse = |uids: &[String]| -> BTreeSet<PodUid> {
-        let parsed = uids.iter().map(|uid| PodUid::parse(uid));
-        parsed
-            .filter_map(|uid| uid.map_err(|error| tracing::warn!(%error, "a claim is not understood")).ok())
-            .collect()
-    };
     if claims.complete {
-        ClaimChange::Complete(parse(&claims.claimed))
+        ClaimChange::Complete(pods(&claims.claimed))
     } else {
-        ClaimChange::Delta { claimed: parse(&claims.claimed), released: parse(&claims.released) }
+        ClaimChange::Delta { claimed: pods(&claims.claimed), released: pods(&claims.released) }
     }
+}
+
+/// A uid that is none cannot be a pod of this node, so it is left out.
+fn pods(uids: &[String]) -> BTreeSet<PodUid> {
+    let parsed = uids.iter().map(|uid| PodUid::parse(uid));
+    parsed
+        .filter_map(|uid| uid.map_err(|error| tracing::warn!(%error, "a claim is not understood")).ok())
+        .collect()
 }
 
 #[cfg(test)]
@@ -119,7 +121,9 @@ mod tests {
             complete: true,
             claimed: vec!["a".into(), "../b".into()],
             released: vec!["c".into()],
+            ended: vec!["a".into(), "/".into()],
         };
+        assert_eq!(pods(&claims.ended), [uid("a")].into());
         assert_eq!(change(&claims), ClaimChange::Complete([uid("a")].into()));
         claims.complete = false;
         assert_eq!(

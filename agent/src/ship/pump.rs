@@ -111,6 +111,9 @@ impl Loop {
         if let Some(change) = orders.claims {
             self.tail.claim(change, now);
         }
+        if !orders.ended.is_empty() {
+            self.tail.ended(orders.ended, now);
+        }
         for answer in orders.answers {
             match answer {
                 Answer::Acked(ticket) => self.tail.acknowledged(ticket),

@@ -5,7 +5,8 @@
 //! way is a channel of batches that were asked for, so it cannot fill.
 
 use crate::tail::ClaimChange;
-use skpr_proto::v1;
+use skpr_proto::{PodUid, v1};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
 
@@ -37,6 +38,8 @@ pub(crate) enum Answer {
 pub(crate) struct Orders {
     /// How the claims changed. Changes are merged, so this is bounded by the node's pods.
     pub(crate) claims: Option<ClaimChange>,
+    /// Pods that have ended, to be taken in after the claims; bounded alike.
+    pub(crate) ended: BTreeSet<PodUid>,
     /// A new stream is open: first take in `answers` (they belong to the stream before), then go back to what is
     /// acknowledged. What the stream is called must come back with its batches.
     pub(crate) begin: Option<u64>,
@@ -93,8 +96,11 @@ impl Teller {
         (self.wake)();
     }
 
-    pub(crate) fn claims(&self, change: ClaimChange) {
-        self.tell(|orders| orders.claims = Some(merge(orders.claims.take(), change)));
+    pub(crate) fn claims(&self, change: ClaimChange, ended: BTreeSet<PodUid>) {
+        self.tell(|orders| {
+            orders.claims = Some(merge(orders.claims.take(), change));
+            orders.ended.extend(ended);
+        });
     }
 
     pub(crate) fn stop(&self) {
@@ -193,8 +199,6 @@ impl Spout {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use skpr_proto::PodUid;
-    use std::collections::BTreeSet;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[test]
@@ -212,19 +216,21 @@ mod tests {
         }
         tap.refused(1001, "not claimed".into());
         tap.acked(1002);
-        tap.teller().claims(ClaimChange::Complete(BTreeSet::new()));
+        let ended = BTreeSet::from([PodUid::parse("a").unwrap()]);
+        tap.teller().claims(ClaimChange::Complete(BTreeSet::new()), ended.clone());
         let orders = spout.take();
         assert_eq!(orders.begin, Some(1));
         assert_eq!(orders.wanted, WANTED);
         let refused = Answer::Refused { ticket: 1001, reason: "not claimed".into() };
         assert_eq!(orders.answers, [Answer::Acked(1000), refused, Answer::Acked(1002)]);
-        assert_eq!(orders.claims, Some(ClaimChange::Complete(BTreeSet::new())));
+        assert_eq!((orders.claims, orders.ended), (Some(ClaimChange::Complete(BTreeSet::new())), ended));
         assert!(woken.load(Ordering::Relaxed) >= 1000);
         let orders = spout.take();
         assert!(
             orders.begin.is_none()
                 && orders.answers.is_empty()
                 && orders.claims.is_none()
+                && orders.ended.is_empty()
                 && orders.wanted == 0
         );
     }

@@ -1,6 +1,7 @@
 //! What happens to log files on a node, one test each, with real files.
 
 mod acknowledgement;
+mod ends;
 mod finding;
 mod lines;
 mod pods;

@@ -3,7 +3,9 @@
 
 use super::ClaimChange;
 use super::engine::Engine;
-use super::follow::{Claim, Container};
+use super::follow::{Claim, Container, End};
+use skpr_proto::ids::PodUid;
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 impl Engine {
@@ -18,8 +20,23 @@ impl Engine {
                 self.claimed.extend(claimed);
             }
         }
+        self.ended.retain(|uid| self.claimed.contains(uid));
         for id in self.container_ids() {
             self.with(id, |engine, container| engine.apply_claim(container, now));
+        }
+    }
+
+    pub(super) fn ended(&mut self, pods: BTreeSet<PodUid>, now: Instant) {
+        self.ended.extend(pods);
+        for id in self.container_ids() {
+            self.with(id, |engine, container| {
+                if container.end == End::Open && engine.ended.contains(&container.source.uid) {
+                    container.end = End::Wanted;
+                    // What the kernel has not reported yet is part of it.
+                    engine.relist(container, now);
+                    engine.refresh(container, now);
+                }
+            });
         }
     }
 

@@ -1,6 +1,6 @@
 //! Who is next: the containers, their turns, and what acknowledgements do to them.
 
-use super::follow::{Claim, Container, LogFile, Queued};
+use super::follow::{Claim, Container, End, LogFile, Queued};
 use super::gzip::Inflater;
 use super::outbox::Window;
 use super::read::Buffer;
@@ -25,6 +25,8 @@ pub(super) struct Engine {
     /// Boxed, because each is taken out for its turn.
     pub(super) containers: BTreeMap<u64, Box<Container>>,
     pub(super) claimed: BTreeSet<PodUid>,
+    /// Those of them in which nothing runs any more.
+    pub(super) ended: BTreeSet<PodUid>,
     /// A complete set of claims has arrived.
     pub(super) heard: bool,
     pub(super) window: Window,
@@ -69,6 +71,7 @@ impl Engine {
             limits,
             containers: BTreeMap::new(),
             claimed: BTreeSet::new(),
+            ended: BTreeSet::new(),
             heard: false,
             window: Window::default(),
             buffer: Buffer::default(),
@@ -248,7 +251,9 @@ impl Engine {
             }
             self.with(sent.container, |engine, container| {
                 container.in_flight = container.in_flight.saturating_sub(1);
-                if !sent.refused {
+                if sent.end {
+                    container.end = End::Said;
+                } else if !sent.refused {
                     container.acked_time = Some(sent.last_time);
                 }
                 if sent.gap {

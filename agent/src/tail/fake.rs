@@ -42,12 +42,18 @@ pub(super) struct Store {
     committed: HashMap<(String, String, u64), u64>,
     pub(super) records: Vec<Stored>,
     pub(super) dropped: usize,
+    /// How many records there were when a container said that there are no more.
+    pub(super) ends: Vec<(String, usize)>,
 }
 
 impl Store {
     pub(super) fn append(&mut self, batch: &v1::Batch) {
         let source = batch.source.as_ref().unwrap();
         let count = batch.length.len();
+        if batch.end {
+            assert_eq!((count, batch.messages.len()), (0, 0));
+            return self.ends.push((source.container.clone(), self.records.len()));
+        }
         assert!(count > 0, "an empty batch");
         assert!(batch.position.len() == count && batch.time.len() == count && batch.flags.len() == count);
         assert_eq!(batch.length.iter().map(|length| *length as usize).sum::<usize>(), batch.messages.len());

@@ -129,6 +129,17 @@ pub(super) enum Queued {
     Urgent,
 }
 
+/// Whether it is to be said that everything of a container has been handed out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// More may come.
+    Open,
+    /// Nothing more comes, and this has still to be said.
+    Wanted,
+    Sent,
+    Said,
+}
+
 /// A file of which nothing is wanted (any more), while it exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ignored {
@@ -173,6 +184,7 @@ pub(super) struct Container {
     pub(super) line_time: Option<i64>,
     /// What is incomplete is to be emitted as it is.
     pub(super) flush: bool,
+    pub(super) end: End,
     /// Batches on their way.
     pub(super) in_flight: u32,
 }
@@ -202,6 +214,7 @@ impl Container {
             acked_time: None,
             line_time: None,
             flush: false,
+            end: End::Open,
             in_flight: 0,
         }
     }
@@ -234,7 +247,10 @@ impl Container {
     pub(super) fn wants_turn(&self) -> bool {
         let open = |file: &LogFile| file.followed_at.is_some() && !file.closed && !file.vanished;
         self.reads()
-            && (self.flush || self.gone || self.files.iter().any(|file| file.has_unread() || open(file)))
+            && (self.flush
+                || self.gone
+                || self.end == End::Wanted
+                || self.files.iter().any(|file| file.has_unread() || open(file)))
     }
 
     /// Whether something of it may disappear soon.
@@ -329,13 +345,17 @@ impl Container {
     /// Nothing is left to read, to send, or to wait for.
     pub(super) fn is_finished(&self) -> bool {
         let done = self.files.iter().all(|file| file.is_done() || (!self.gone && file.acked >= file.size));
-        self.in_flight == 0 && !self.has_partial() && self.gap.is_none() && done
+        self.in_flight == 0 && !self.has_partial() && self.gap.is_none() && self.end != End::Wanted && done
     }
 
     /// Goes back to what is acknowledged. Returns how many bytes cannot be read again.
     pub(super) fn rewind(&mut self) -> u64 {
         self.partials = [None, None];
         self.flush = false;
+        if matches!(self.end, End::Sent | End::Said) {
+            // Whoever is asked next may be another.
+            self.end = End::Wanted;
+        }
         self.in_flight = 0;
         if let Some(gap) = &mut self.gap {
             gap.sent = false;

@@ -5,7 +5,7 @@
 
 use super::discover;
 use super::engine::Engine;
-use super::follow::{Claim, Container, LogFile};
+use super::follow::{Claim, Container, End, LogFile};
 use skpr_proto::ids::Source;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -178,6 +178,9 @@ impl Engine {
         }
         container.claim = self.first_claim(&container);
         container.wanted |= container.claim == Claim::Claimed;
+        if self.ended.contains(&container.source.uid) {
+            container.end = End::Wanted;
+        }
         self.by_directory.insert(directory.to_owned(), id);
         self.containers.insert(id, Box::new(container));
         self.with(id, |engine, container| {
@@ -187,7 +190,7 @@ impl Engine {
     }
 
     /// Looks at the sizes of a container's files, and at its time-outs.
-    fn refresh(&mut self, container: &mut Container, now: Instant) {
+    pub(super) fn refresh(&mut self, container: &mut Container, now: Instant) {
         for file in &mut container.files {
             if file.gzip || file.vanished {
                 continue;

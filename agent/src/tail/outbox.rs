@@ -84,6 +84,7 @@ impl Columns {
             flags: self.flags.into(),
             messages: self.messages.into(),
             attempt,
+            end: false,
         }
     }
 }
@@ -97,6 +98,8 @@ pub(super) struct Sent {
     pub(super) resume: Vec<Start>,
     pub(super) last_time: i64,
     pub(super) gap: bool,
+    /// It says that there is no more.
+    pub(super) end: bool,
     pub(super) records: u64,
     pub(super) refused: bool,
     cost: usize,
@@ -112,6 +115,7 @@ impl Sent {
             resume: Vec::new(),
             last_time,
             gap: false,
+            end: batch.end,
             records: records as u64,
             refused: false,
             cost,

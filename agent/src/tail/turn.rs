@@ -2,7 +2,7 @@
 
 use super::cri::Output;
 use super::engine::Engine;
-use super::follow::{Container, LogFile, SETTLE};
+use super::follow::{Container, End, LogFile, SETTLE};
 use super::outbox::{Columns, Head, Sent};
 use super::parse::{self, Piece, State};
 use super::read::{self, LONGEST_LINE, QUANTUM};
@@ -57,6 +57,12 @@ impl Engine {
                 return Turn::Batch(batch);
             }
         }
+        if container.end == End::Wanted {
+            if container.has_partial() {
+                return self.flush_early(container).map_or(Turn::Idle, Turn::Batch);
+            }
+            return Turn::Batch(self.say_end(container));
+        }
         Turn::Idle
     }
 
@@ -76,7 +82,8 @@ impl Engine {
         if file.vanished || file.closed {
             return Step::Next;
         }
-        if !file.gzip && (!last || container.gone) {
+        let grows = last && !container.gone && container.end == End::Open;
+        if !file.gzip && !grows {
             let size = file
                 .descriptor
                 .as_ref()
@@ -88,7 +95,7 @@ impl Engine {
             }
         }
         if last && !container.gone {
-            return Step::End(Turn::Idle);
+            return if grows { Step::End(Turn::Idle) } else { Step::Next };
         }
         if !last && !settled && !container.gone {
             self.wake_at(now + SETTLE);
@@ -395,6 +402,15 @@ impl Engine {
         columns.push(head, gap.message(None).as_bytes(), &[]);
         let generation = read::marker(format!("gap after {time} in {}", container.source).as_bytes());
         Some(self.send(container, columns, generation, 0, true))
+    }
+
+    /// Says that everything of it has been handed out.
+    fn say_end(&mut self, container: &mut Container) -> v1::Batch {
+        container.end = End::Sent;
+        container.in_flight += 1;
+        let mut batch = v1::Batch { source: Some(container.wire.clone()), end: true, ..v1::Batch::default() };
+        batch.id = self.window.push(Sent::new(container.id, &batch, 0));
+        batch
     }
 
     fn send(

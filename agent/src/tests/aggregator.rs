@@ -35,8 +35,12 @@ impl Hello {
 
     pub(super) async fn claim(&self, uids: &[&str]) {
         let claimed = uids.iter().map(|uid| (*uid).to_owned()).collect();
-        self.say(v1::control::Control::Claims(v1::Claims { complete: true, claimed, released: Vec::new() }))
-            .await;
+        self.say(v1::control::Control::Claims(v1::Claims {
+            complete: true,
+            claimed,
+            ..v1::Claims::default()
+        }))
+        .await;
     }
 
     pub(super) async fn drain(&self, reconnect_after_millis: u32) {

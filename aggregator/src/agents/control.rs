@@ -31,8 +31,14 @@ struct ControlStream {
     /// None before the hello.
     seated: Option<Seated>,
     /// What the agent was told; none before the first message.
-    told: Option<BTreeSet<PodUid>>,
+    told: Option<Told>,
     drained: bool,
+}
+
+/// The node's pods.
+struct Told {
+    claimed: BTreeSet<PodUid>,
+    ended: BTreeSet<PodUid>,
 }
 
 pub(super) fn stream(
@@ -125,7 +131,8 @@ impl ControlStream {
             if !inventory.heard {
                 return None;
             }
-            inventory.claims_of(&self.call.agent.node)
+            let node = &self.call.agent.node;
+            Told { claimed: inventory.claims_of(node), ended: inventory.ended_of(node) }
         };
         let claims = difference(self.told.as_ref(), &now);
         self.told = Some(now);
@@ -141,32 +148,39 @@ async fn dialled(seated: &mut Option<Seated>) -> Option<Dial> {
     }
 }
 
-fn difference(told: Option<&BTreeSet<PodUid>>, now: &BTreeSet<PodUid>) -> Option<Claims> {
+fn difference(told: Option<&Told>, now: &Told) -> Option<Claims> {
     let names =
         |uids: &mut dyn Iterator<Item = &PodUid>| uids.map(|uid| uid.as_str().to_owned()).collect::<Vec<_>>();
     let Some(told) = told else {
-        return Some(Claims { complete: true, claimed: names(&mut now.iter()), released: vec![] });
+        let (claimed, ended) = (names(&mut now.claimed.iter()), names(&mut now.ended.iter()));
+        return Some(Claims { complete: true, claimed, released: vec![], ended });
     };
-    let claimed = names(&mut now.difference(told));
-    let released = names(&mut told.difference(now));
-    (!claimed.is_empty() || !released.is_empty()).then_some(Claims { complete: false, claimed, released })
+    let claimed = names(&mut now.claimed.difference(&told.claimed));
+    let released = names(&mut told.claimed.difference(&now.claimed));
+    let ended = names(&mut now.ended.difference(&told.ended));
+    let is_news = !claimed.is_empty() || !released.is_empty() || !ended.is_empty();
+    is_news.then_some(Claims { complete: false, claimed, released, ended })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn uids(uids: &[&str]) -> BTreeSet<PodUid> {
-        uids.iter().map(|uid| PodUid::parse(uid).unwrap()).collect()
+    fn told(claimed: &[&str], ended: &[&str]) -> Told {
+        let uids = |uids: &[&str]| uids.iter().map(|uid| PodUid::parse(uid).unwrap()).collect();
+        Told { claimed: uids(claimed), ended: uids(ended) }
     }
 
     #[test]
     fn claims_are_whole_first_and_then_differences() {
-        let first = difference(None, &uids(&["a", "b"])).unwrap();
+        let first = difference(None, &told(&["a", "b"], &["b"])).unwrap();
         assert!(first.complete && first.claimed == ["a", "b"] && first.released.is_empty());
-        assert!(difference(None, &uids(&[])).unwrap().complete, "nothing is an answer too");
-        let next = difference(Some(&uids(&["a", "b"])), &uids(&["b", "c"])).unwrap();
-        assert!(!next.complete && next.claimed == ["c"] && next.released == ["a"]);
-        assert_eq!(difference(Some(&uids(&["a"])), &uids(&["a"])), None);
+        assert_eq!(first.ended, ["b"]);
+        assert!(difference(None, &told(&[], &[])).unwrap().complete, "nothing is an answer too");
+        let next = difference(Some(&told(&["a", "b"], &["b"])), &told(&["b", "c"], &["b", "c"])).unwrap();
+        assert!(!next.complete && next.claimed == ["c"] && next.released == ["a"] && next.ended == ["c"]);
+        let end = difference(Some(&told(&["a"], &[])), &told(&["a"], &["a"])).unwrap();
+        assert!(end.claimed.is_empty() && end.released.is_empty() && end.ended == ["a"]);
+        assert_eq!(difference(Some(&told(&["a"], &["a"])), &told(&["a"], &["a"])), None);
     }
 }

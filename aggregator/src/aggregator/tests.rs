@@ -235,6 +235,7 @@ fn batch(id: u64, (uid, pod): (&str, &str), offset: u64, lines: &[&str]) -> v1::
         flags: vec![0; lines.len()].into(),
         messages: lines.concat().into_bytes().into(),
         attempt: 0,
+        end: false,
     }
 }
 

@@ -21,6 +21,7 @@ pub(super) async fn open(
         since: request.since.map(Into::into),
         until: request.until.map(Into::into),
         follow: request.follow,
+        to_now: false,
         last: request.last,
         cursor: std::mem::take(&mut request.cursor),
     };

@@ -31,6 +31,7 @@ pub(super) async fn open(
         since: request.since.map(Into::into),
         until: request.until.map(Into::into),
         follow: request.follow,
+        to_now: request.to_now,
         last: request.last,
         cursor: std::mem::take(&mut request.cursor),
     };

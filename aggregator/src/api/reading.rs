@@ -29,6 +29,7 @@ pub(super) struct Asked<'a> {
     pub(super) since: Option<UnixNanos>,
     pub(super) until: Option<UnixNanos>,
     pub(super) follow: bool,
+    pub(super) to_now: bool,
     pub(super) last: Option<u32>,
     pub(super) cursor: Bytes,
 }
@@ -101,6 +102,7 @@ fn plan(grant: &Grant<ReadLogs>, asked: &Asked<'_>, filter: Filter) -> Result<Re
         since: asked.since,
         until: asked.until,
         follow: asked.follow,
+        to_now: asked.to_now,
         last: asked.last.map(|last| usize::try_from(last).unwrap_or(usize::MAX)),
         filter,
         cursor,

@@ -333,6 +333,7 @@ fn events((environment, stream): &Place, since: UnixNanos, until: Option<UnixNan
         since: Some(since),
         until,
         follow: false,
+        to_now: false,
         last: until.is_none().then_some(KEPT),
         filter: Filter { streams: vec![stream.name().to_owned()], ..Filter::default() },
         cursor: None,

@@ -35,6 +35,8 @@ pub struct Reader {
     table: Arc<Table>,
     request: Arc<Read>,
     head: watch::Receiver<u64>,
+    /// Where what is told beyond history ends: with what was there at the start. None: nowhere.
+    until: Option<u64>,
     state: State,
 }
 
@@ -61,7 +63,8 @@ impl Reader {
         shared.counters.readers.fetch_add(1, Ordering::Relaxed);
         let table = shared.table(&request.environment);
         let head = table.head.subscribe();
-        Reader { shared, table, request: Arc::new(request), head, state: State::Start }
+        let until = (!request.follow).then(|| table.lock().head);
+        Reader { shared, table, request: Arc::new(request), head, until, state: State::Start }
     }
 
     /// The next piece; `None` when everything was given, which does not happen to a follower. Cancel-safe.
@@ -104,9 +107,14 @@ impl Reader {
                 last: None,
                 work: None,
             },
-            Some(Cursor::Live { after }) if self.request.follow => live_after(after.min(head)),
+            Some(Cursor::Live { after }) if self.goes_on() => live_after(after.min(head)),
             Some(Cursor::Live { .. }) => State::Done,
         }
+    }
+
+    /// Whether anything is told beyond history.
+    fn goes_on(&self) -> bool {
+        self.request.follow || (self.request.to_now && self.request.cursor.is_some())
     }
 
     async fn history(&mut self) -> Result<Option<Chunk>, ReadError> {
@@ -142,8 +150,10 @@ impl Reader {
         let outcome = (&mut working.task).await.map_err(|_panicked| ReadError::Failed)?;
         match outcome {
             Outcome::Paused => *work = None,
-            Outcome::Finished if self.request.follow => self.state = live_after(*horizon),
-            Outcome::Finished => self.state = State::Done,
+            Outcome::Finished => {
+                let horizon = *horizon;
+                self.state = if self.goes_on() { live_after(horizon) } else { State::Done };
+            }
         }
         Ok(None)
     }
@@ -154,6 +164,9 @@ impl Reader {
             let step = task.await.map_err(|_panicked| ReadError::Failed)?;
             *work = None;
             step
+        } else if self.until.is_some_and(|until| *after >= until) {
+            self.state = State::Done;
+            return Ok(None);
         } else if *self.head.borrow_and_update() <= *after {
             if told.is_some() {
                 tokio::select! {

@@ -54,7 +54,6 @@ pub(super) async fn run(verb: Logs, settings: &Settings, output: &Output) -> Res
         source: Records {
             printer: Printer::new(&environment, output, &zone, verb.raw),
             request: request(&environment, namespace, &range, verb),
-            bytes: 0,
         },
         zone,
     };
@@ -83,6 +82,7 @@ fn request(
         grep: verb.grep,
         exclude: verb.exclude,
         cursor: Bytes::new(),
+        to_now: false,
     }
 }
 
@@ -90,8 +90,6 @@ pub(super) struct Records {
     /// Its cursor is where the next connection goes on.
     request: LogsRequest,
     printer: Printer,
-    /// Of the messages that came so far.
-    pub(super) bytes: u64,
 }
 
 impl Records {
@@ -103,7 +101,17 @@ impl Records {
         zone: &TimeZone,
         raw: bool,
     ) -> Records {
-        Records { request, printer: Printer::new(environment, output, zone, raw).without_names(), bytes: 0 }
+        Records { request, printer: Printer::new(environment, output, zone, raw).without_names() }
+    }
+}
+
+impl Reading<'_, Records> {
+    /// Goes on, where it followed, to what is stored by now.
+    pub(super) async fn rest(&mut self) -> Result<(), Error> {
+        self.follow = false;
+        self.source.request.follow = false;
+        self.source.request.to_now = true;
+        self.run().await
     }
 }
 
@@ -126,7 +134,6 @@ impl Source for Records {
 
     fn push(&mut self, answer: LogsResponse) {
         for record in &answer.records {
-            self.bytes += record.message.len() as u64;
             self.printer.push(record);
         }
     }

@@ -307,10 +307,24 @@ fn following_ends_with_the_run_and_shows_what_came_last() {
         std::thread::yield_now();
     }
     fake.state.lock().unwrap().records.push(line(25, "stderr", "last words"));
+    let last = Run { ended: None, output_ended: true, ..ended("drush-7", "failed", Some(3)) };
+    fake.script().cron.runs = [answer(vec![last])].into();
     assert!(lines.next().unwrap().ends_with(" ! last words"));
     assert!(lines.next().is_none());
     let (code, stderr) = end(child);
     assert_eq!((code, stderr.as_str()), (Some(0), "run `drush-7` failed with exit code 3\n"));
+}
+
+#[test]
+fn that_a_node_does_not_say_that_all_was_said_is_told() {
+    let just_now = Run { ended: None, ..ended("drush-7", "succeeded", Some(0)) };
+    let fake = told(vec![just_now]);
+    with_lines(&fake, 3);
+    let shown = run(&mut Home::new().with(&fake, &["cron", "logs", "prod", "drush-7"]), Some(&fake));
+    assert_eq!(shown.matches(" | line ").count(), 3, "{shown}");
+    assert!(shown.starts_with("exit 0\n"), "{shown}");
+    let told = "warning: the node of run `drush-7` is not heard from: its last lines may come later\n";
+    assert!(shown.ends_with(told), "{shown}");
 }
 
 #[test]

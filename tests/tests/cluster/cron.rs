@@ -19,6 +19,7 @@ const TASKS: &str = r#"
       long: {schedule: "* * * * *", command: "echo slow; sleep 70", overlap: forbid}
       hungry: {schedule: "* * * * *", command: "echo eating; exec tail /dev/zero"}
       talks: {schedule: "* * * * *", command: "seq 1 100000; sleep 10"}
+      open: {schedule: "@yearly", command: "printf without"}
       echo: {schedule: "@yearly", command: "printf '<%s>\\n' $SKPR_TASK $SKPR_RUN"}
       hold: {schedule: "@yearly", command: "echo held; sleep 40"}
       stays: {schedule: "@yearly", command: "echo stays; sleep 45"}
@@ -226,6 +227,13 @@ fn on_demand(shop: &Shop) -> Result<()> {
         said.stdout
     );
 
+    // All that it prints is shown before the command ends, however much that is, and whether its last line is ended or not.
+    let talked = skpr(user, &["run", "dev", "talks", "--wait"])?.success()?;
+    ensure!(talked.stdout.lines().count() == 100_000, "{} lines", talked.stdout.lines().count());
+    let open = skpr(user, &["run", "dev", "open", "--wait"])?.success()?;
+    ensure!(open.stdout.contains("without"), "{open:?}");
+    ensure!(!format!("{}{}", talked.stderr, open.stderr).contains("warning"), "{talked:?} {open:?}");
+
     let waits = user.start("skpr", &["cron", "run", "dev", "hold", "--wait"])?;
     waits.line(TIMEOUT, |line| line.contains("held"))?;
     let left = waits.end("INT", TIMEOUT)?.exit(130)?;
@@ -259,7 +267,7 @@ fn suspended(shop: &Shop) -> Result<()> {
     ensure!(image.ends_with(":v2"), "{image}");
     let tasks: Value = serde_json::from_str(&skpr(user, &["list", "dev", "-o", "json"])?.success()?.stdout)?;
     let tasks = tasks.as_array().context("a list of tasks")?;
-    ensure!(tasks.len() == 10 && tasks.iter().all(|task| task["suspended"].is_object()), "{tasks:?}");
+    ensure!(tasks.len() == 11 && tasks.iter().all(|task| task["suspended"].is_object()), "{tasks:?}");
     let missed = |runs: &[Run]| -> Vec<Run> {
         runs.iter().filter(|run| run.outcome == "suspended").cloned().collect()
     };

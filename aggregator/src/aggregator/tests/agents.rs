@@ -9,19 +9,19 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Streaming};
 
 /// An open `Ship` stream.
-struct Shipping {
-    batches: Sender<Batch>,
-    acks: Streaming<Ack>,
+pub(super) struct Shipping {
+    pub(super) batches: Sender<Batch>,
+    pub(super) acks: Streaming<Ack>,
 }
 
 impl Shipping {
-    async fn open(world: &World) -> Shipping {
+    pub(super) async fn open(world: &World) -> Shipping {
         let (batches, stream) = channel(64);
         let response = world.agents().await.ship(ReceiverStream::new(stream)).await.unwrap();
         Shipping { batches, acks: response.into_inner() }
     }
 
-    async fn send(&mut self, batch: Batch) -> Result<Ack, Status> {
+    pub(super) async fn send(&mut self, batch: Batch) -> Result<Ack, Status> {
         self.batches.send(batch).await.unwrap();
         Ok(soon(self.acks.message()).await?.expect("an ack"))
     }
@@ -96,12 +96,13 @@ async fn nothing_is_refused_before_the_platform_is_heard_from() {
 async fn malformed_batches_end_their_stream_only() {
     let world = World::with_pods().await;
     let uneven = Batch { flags: vec![0; 2].into(), ..batch(1, OURS, 0, &["a"]) };
+    let end_with_records = Batch { end: true, ..batch(1, OURS, 0, &["a"]) };
     let no_source = Batch { source: None, ..batch(1, OURS, 0, &["a"]) };
     let mut bad_name = batch(1, OURS, 0, &["a"]);
     bad_name.source.as_mut().unwrap().pod = "../../etc".into();
     let lying = Batch { length: vec![99], ..batch(1, OURS, 0, &["a"]) };
     let oversized = Batch { messages: vec![b'x'; MAX_FRAME + 1].into(), ..batch(1, OURS, 0, &["a"]) };
-    for bad in [uneven, no_source, bad_name, lying, oversized, batch(0, OURS, 0, &["a"])] {
+    for bad in [uneven, end_with_records, no_source, bad_name, lying, oversized, batch(0, OURS, 0, &["a"])] {
         let mut shipping = Shipping::open(&world).await;
         assert_eq!(shipping.send(bad).await.unwrap_err().code(), Code::InvalidArgument);
     }
@@ -129,7 +130,11 @@ async fn claims_come_when_they_are_known_and_as_they_change() {
     world.publish(&[("u1", "web-1", "local"), ("u2", "web-2", "elsewhere")]);
     let first = claims(&mut control).await;
     assert!(first.complete);
-    assert_eq!(first.claimed, ["u1"]);
+    assert_eq!((first.claimed, first.ended), (vec!["u1".into()], vec![]));
+    let ended = Pod { presence: Presence::Finished, ..pod("web-1", "local") };
+    let pods = HashMap::from([(PodUid::parse("u1").unwrap(), ended)]);
+    world.publish.send_replace(Arc::new(Inventory::of(pods, &BTreeMap::new())));
+    assert_eq!(claims(&mut control).await, v1::Claims { ended: vec!["u1".into()], ..v1::Claims::default() });
     world.publish(&[("u3", "web-3", "local")]);
     let next = claims(&mut control).await;
     assert_eq!((next.complete, next.claimed, next.released), (false, vec!["u3".into()], vec!["u1".into()]));

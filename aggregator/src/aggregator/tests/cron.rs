@@ -1,5 +1,6 @@
 //! Tasks and their runs, as the CLI asks for them.
 
+use super::agents::Shipping;
 use super::deploys::{deploy_of, dev};
 use super::*;
 use crate::release::State;
@@ -403,4 +404,34 @@ async fn when_a_task_succeeded_last_is_shown_to_monitoring() {
         tokio::task::yield_now().await;
     }
     assert_eq!(RunId::parse(&begun.id).unwrap(), ended.id);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_output_of_a_run_has_ended_when_all_before_its_end_is_stored() {
+    let world = World::with_pods().await;
+    world.tell_run(&Run { instance: Some("web-1".into()), ..past(0, Some(Outcome::Succeeded)) }).await;
+    let one = || RunsRequest { run: Some(id(0)), ..RunsRequest::default() };
+    let stored = RunsRequest::default();
+    until(&world, stored, |found| found.runs.iter().any(|run| run.ended.is_some())).await;
+    let has_ended = async || runs(&world, one()).await.unwrap().runs[0].output_ended;
+    let end = |id, of| v1::Batch { id, source: batch(0, of, 0, &[]).source, end: true, ..Default::default() };
+    let mut shipping = Shipping::open(&world).await;
+    shipping.send(batch(1, OURS, 0, &["a"])).await.unwrap();
+    // Another node's agent cannot say it, and another pod's end is none of this one's.
+    assert!(shipping.send(end(2, ("u2", "web-1"))).await.unwrap().refused.is_some());
+    assert!(shipping.send(end(3, ("u2", "web-2"))).await.unwrap().refused.is_some());
+    assert!(!has_ended().await);
+    assert_eq!(shipping.send(end(4, OURS)).await.unwrap(), v1::Ack { id: 4, refused: None });
+    assert!(has_ended().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_end_behind_what_cannot_be_stored_is_not_acknowledged() {
+    let world = World::with_pods().await;
+    world.store.close().await;
+    let mut shipping = Shipping::open(&world).await;
+    let end = v1::Batch { id: 2, source: batch(0, OURS, 0, &[]).source, end: true, ..Default::default() };
+    shipping.batches.send(batch(1, OURS, 0, &["a"])).await.unwrap();
+    shipping.batches.send(end).await.unwrap();
+    assert_eq!(soon(shipping.acks.message()).await.unwrap_err().code(), Code::Unavailable);
 }

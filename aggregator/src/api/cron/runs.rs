@@ -15,7 +15,7 @@ use crate::inventory::Managed;
 use crate::run::{Run, RunId};
 use jiff::Timestamp;
 use skpr_proto::error::usage;
-use skpr_proto::v1::{Instant, RunsRequest, RunsResponse};
+use skpr_proto::v1::{self, Instant, RunsRequest, RunsResponse};
 use skpr_proto::{EnvironmentName, ErrorKind, Failure, Label, UnixNanos};
 use std::sync::Arc;
 use tonic::Request;
@@ -45,8 +45,13 @@ pub(super) async fn runs(
         }
     };
     access.sent(found.runs.len(), 0);
+    let shown = |run: &Run| {
+        let instance = run.instance.as_deref();
+        let output_ended = instance.is_some_and(|instance| shared.ends.has(&key.namespace, instance));
+        v1::Run { output_ended, ..wire::run(run) }
+    };
     Ok(RunsResponse {
-        runs: found.runs.iter().map(wire::run).collect(),
+        runs: found.runs.iter().map(shown).collect(),
         oldest_kept: shared.store.oldest(key).map(Instant::from),
         more: found.more,
         namespace: key.namespace.to_string(),

@@ -91,6 +91,7 @@ fn of(grant: &Grant<ReadLogs>, filter: &Filter) -> Read {
         since: None,
         until: None,
         follow: false,
+        to_now: false,
         last: None,
         filter: filter.clone(),
         cursor: None,

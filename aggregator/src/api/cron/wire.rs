@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use skpr_proto::manifest::{self, Overlap, Zone};
 use skpr_proto::{Label, v1};
 
+/// What of it only agents know is left out.
 pub(super) fn run(run: &Run) -> v1::Run {
     let (trigger, by) = match &run.trigger {
         Trigger::Schedule => ("schedule", ""),
@@ -24,6 +25,7 @@ pub(super) fn run(run: &Run) -> v1::Run {
         exit_code: run.exit_code,
         instance: run.instance.clone(),
         reason: run.reason.clone(),
+        output_ended: false,
     }
 }
 

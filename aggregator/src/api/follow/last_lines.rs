@@ -56,6 +56,7 @@ impl LastLines {
                 .map(|began| UnixNanos(UnixNanos::from(began).0.saturating_sub(CLOCKS_DIFFER))),
             until: None,
             follow: false,
+            to_now: false,
             last: Some(LINES),
             filter: Filter {
                 instances: vec![instance],

@@ -248,6 +248,33 @@ async fn a_follower_from_now_has_its_cursor_before_anything_is_read() {
     drop(places);
 }
 
+#[tokio::test]
+async fn a_follower_that_asks_for_the_rest_gets_what_is_there_and_an_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    append(&store, 0, 0, 3000).await.unwrap();
+    let follow = || Read { follow: true, ..everything("prod") };
+    let rest = |cursor| Read { follow: false, to_now: true, cursor, ..follow() };
+    let mut reader = store.read(follow());
+    let first = reader.next().await.unwrap().unwrap();
+    assert!(!first.live && first.records.len() < 3000, "{}", first.records.len());
+    append(&store, 0, 3000, 10).await.unwrap();
+    // From within history, from behind it, and from the end.
+    assert_eq!(records(&store, rest(Some(first.cursor))).await.len(), 3010 - first.records.len());
+    let mut cursor = first.cursor;
+    while let Cursor::History { .. } = cursor {
+        cursor = reader.next().await.unwrap().unwrap().cursor;
+    }
+    append(&store, 0, 3010, 5).await.unwrap();
+    let chunks = chunks(&store, rest(Some(cursor))).await;
+    let last = chunks.last().unwrap().cursor;
+    assert_eq!(last, Cursor::Live { after: 3015 });
+    assert!(records(&store, rest(Some(last))).await.is_empty());
+    // Without a cursor it is history, as without following at all.
+    assert_eq!(records(&store, rest(None)).await.len(), 3015);
+    assert_eq!(records(&store, Read { last: Some(2), ..rest(None) }).await.len(), 2);
+}
+
 /// The last use of a claim is known to the hour only.
 #[tokio::test]
 async fn a_short_keep_age_does_not_forget_a_source_in_use() {

@@ -102,6 +102,7 @@ pub(super) fn everything(environment: &str) -> Read {
         since: None,
         until: None,
         follow: false,
+        to_now: false,
         last: None,
         filter: Filter::default(),
         cursor: None,

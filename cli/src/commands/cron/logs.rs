@@ -39,17 +39,12 @@ pub(super) async fn run(verb: &CronLogs, settings: &Settings, output: &Output) -
         output.note(&format!("run `{id}` has printed nothing"));
         return Ok(());
     }
-    // Of what ended long ago all is there, however long it is.
-    let (last, anything) = match verb.follow && !printed::ended_before(&run, printed::ARRIVED) {
+    let shown = match verb.follow && !printed::has_ended(&run) {
         true => printed::follow(&cluster, &run, &wanted).await?,
-        false => {
-            let anything = printed::show(&cluster, &run, &wanted).await?;
-            (run, anything)
-        }
+        false => printed::show(&cluster, &run, &wanted).await?,
     };
-    let has_arrived = printed::ended_before(&last, printed::ARRIVED);
-    let last = Run::new(&last);
-    if !anything {
+    let last = Run::new(&shown.run);
+    if !shown.anything {
         let so_far = if last.is_open() { "so far" } else { "that is kept" };
         let what = wanted.stream.map(|stream| format!(" on {stream}")).unwrap_or_default();
         output.note(&format!("run `{id}` has printed nothing{what} {so_far}"));
@@ -58,8 +53,9 @@ pub(super) async fn run(verb: &CronLogs, settings: &Settings, output: &Output) -
         output.note(&format!("run `{id}` still runs; -f shows what it prints from now on, too"));
     } else if verb.follow {
         output.note(&last.sentence());
-    } else if !has_arrived {
-        output.note(&format!("run `{id}` has ended only now: its last lines may still be on their way"));
+    }
+    if shown.unfinished {
+        printed::warn_unfinished(&last, output);
     }
     Ok(())
 }

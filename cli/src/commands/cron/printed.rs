@@ -1,7 +1,7 @@
 //! What a run prints: all of it that is stored, and what comes until it has ended.
 //!
-//! Invariant: once a run has ended, its output has been shown when the log has said nothing new for a while; the last lines of a
-//! process arrive after the news of its end.
+//! Invariant: the last lines of a process arrive after the news of its end; they are waited for until its node has said that
+//! all is stored. Where nobody says so, the wait ends when nothing new has come for a while, and the user is told.
 
 use super::execution::Run;
 use super::watch::Watch;
@@ -10,24 +10,29 @@ use crate::commands::logs::Records;
 use crate::commands::reading::Reading;
 use crate::error::Error;
 use crate::link::Link;
+use crate::output::Output;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use skpr_proto::{UnixNanos, v1};
+use std::pin::pin;
 use std::time::Duration;
 
 /// The clocks of nodes, and of what tells when a run began and ended, may differ by this.
 const SKEW: SignedDuration = SignedDuration::from_mins(10);
-/// The output of what ended longer ago than that has arrived.
-pub(super) const ARRIVED: SignedDuration = SignedDuration::from_mins(1);
-/// That of what ended within that time has perhaps not, and is waited for.
-const JUST_NOW: SignedDuration = SignedDuration::from_secs(5);
-/// After the end, the log is silent for so long when all has been said.
-const QUIET: Duration = Duration::from_millis(1500);
-/// The log of a node has to be found first.
-const QUIET_FROM_THE_START: Duration = Duration::from_secs(4);
-/// Of so much output the node's agent may be behind, and a file that was rotated it finds within seconds.
-const MUCH: u64 = 1 << 20;
-const QUIET_OF_MUCH: Duration = Duration::from_secs(10);
+/// The output of what ended longer ago than that has arrived, or is not waited for.
+const ARRIVED: SignedDuration = SignedDuration::from_mins(1);
+/// A node that says nothing for so long, neither lines nor that there are no more, is not there.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What was shown of a run.
+pub(super) struct Shown {
+    /// The run, as it was heard of last.
+    pub run: v1::Run,
+    /// There was something.
+    pub anything: bool,
+    /// It has ended, and its last lines may be missing.
+    pub unfinished: bool,
+}
 
 /// What is wanted of it, and how.
 pub(super) struct Wanted {
@@ -41,24 +46,19 @@ pub(super) struct Wanted {
     pub endless: bool,
 }
 
-/// Shows what there is; whether that is anything. Of a run that has just ended the last lines are waited for.
-pub(super) async fn show(cluster: &Cluster<'_>, run: &v1::Run, wanted: &Wanted) -> Result<bool, Error> {
-    let link = Link::on(&cluster.client, &cluster.access, cluster.output, false);
-    let is_coming = has_ended(run) && !ended_before(run, JUST_NOW);
-    let mut reading = reading(cluster, run, wanted, link, is_coming);
-    match is_coming {
-        true => show_the_rest(&mut reading).await?,
-        false => reading.run().await?,
+/// Shows what there is. Of a run that has just ended the last lines are waited for.
+pub(super) async fn show(cluster: &Cluster<'_>, run: &v1::Run, wanted: &Wanted) -> Result<Shown, Error> {
+    if is_coming(run) {
+        return follow(cluster, run, wanted).await;
     }
-    Ok(reading.heard > 0)
+    let link = Link::on(&cluster.client, &cluster.access, cluster.output, false);
+    let mut reading = reading(cluster, run, wanted, link, false);
+    reading.run().await?;
+    Ok(Shown { run: run.clone(), anything: reading.heard > 0, unfinished: false })
 }
 
-/// Shows what there is and what comes, until the run has ended. How it ended, and whether there was anything.
-pub(super) async fn follow(
-    cluster: &Cluster<'_>,
-    run: &v1::Run,
-    wanted: &Wanted,
-) -> Result<(v1::Run, bool), Error> {
+/// Shows what there is and what comes, until the run has ended and all has been said.
+pub(super) async fn follow(cluster: &Cluster<'_>, run: &v1::Run, wanted: &Wanted) -> Result<Shown, Error> {
     let link = Link::on(&cluster.client, &cluster.access, cluster.output, wanted.endless);
     let mut reading = reading(cluster, run, wanted, link, true);
     // Of two connections that are lost at once, the user is told once.
@@ -71,27 +71,37 @@ pub(super) async fn follow(
         }
         ended = watch.until(has_ended) => ended?,
     };
-    show_the_rest(&mut reading).await?;
-    Ok((ended, reading.heard > 0))
+    let unfinished = is_coming(&ended) && !arrives(&mut reading, &mut watch).await?;
+    reading.rest().await?;
+    Ok(Shown { run: ended, anything: reading.heard > 0, unfinished })
 }
 
-/// Goes on with the log of a run that has ended, until it says nothing more for a while. There is an end to it: nothing writes
-/// any more.
-async fn show_the_rest(reading: &mut Reading<'_, Records>) -> Result<(), Error> {
+/// Goes on with the log of a run that has ended until all that it printed is stored. False: nobody says so.
+async fn arrives(reading: &mut Reading<'_, Records>, watch: &mut Watch<'_>) -> Result<bool, Error> {
+    let mut stored = pin!(watch.until(|run| run.output_ended));
     loop {
         let heard = reading.heard;
-        let quiet = match reading.source.bytes {
-            _ if heard == 0 => QUIET_FROM_THE_START,
-            bytes if bytes > MUCH => QUIET_OF_MUCH,
-            _ => QUIET,
-        };
-        if let Ok(read) = tokio::time::timeout(quiet, reading.run()).await {
-            return read;
-        }
-        if reading.heard == heard {
-            return Ok(());
+        tokio::select! {
+            stored = &mut stored => return stored.map(|_| true),
+            read = reading.run() => read?,
+            () = tokio::time::sleep(PATIENCE) => {
+                if reading.heard == heard {
+                    return Ok(false);
+                }
+            }
         }
     }
+}
+
+/// Whether it has ended so lately that the last of what it printed may not be stored yet.
+fn is_coming(run: &v1::Run) -> bool {
+    has_ended(run) && !run.output_ended && !ended_before(run, ARRIVED)
+}
+
+/// Says that lines may be missing.
+pub(super) fn warn_unfinished(run: &Run, output: &Output) {
+    let id = &run.id;
+    output.warn(&format!("the node of run `{id}` is not heard from: its last lines may come later"));
 }
 
 pub(super) fn has_ended(run: &v1::Run) -> bool {
@@ -99,7 +109,7 @@ pub(super) fn has_ended(run: &v1::Run) -> bool {
 }
 
 /// Whether it ended longer ago than that.
-pub(super) fn ended_before(run: &v1::Run, ago: SignedDuration) -> bool {
+fn ended_before(run: &v1::Run, ago: SignedDuration) -> bool {
     let ended = Run::new(run).times.ended;
     ended.is_some_and(|ended| UnixNanos::from(Timestamp::now().checked_sub(ago).unwrap_or_default()) > ended)
 }

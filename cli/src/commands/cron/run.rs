@@ -89,8 +89,11 @@ async fn wait(cluster: &Cluster<'_>, id: &str, wanted: &Wanted) -> Result<v1::Ru
     if run.instance.is_none() {
         return Ok(run);
     }
-    let (ended, _) = printed::follow(cluster, &run, wanted).await?;
-    Ok(ended)
+    let shown = printed::follow(cluster, &run, wanted).await?;
+    if shown.unfinished {
+        printed::warn_unfinished(&Run::new(&shown.run), cluster.output);
+    }
+    Ok(shown.run)
 }
 
 /// What this program ends with, which is what the task ended with where that is known.
