@@ -421,10 +421,16 @@ fn what_cannot_be_waited_for_to_its_end_is_255() {
     let fake = beginning(vec![running("drush-k2x9vq")]);
     fake.script()
         .refusals
-        .insert("runs", [Failure::new(ErrorKind::NotLoggedIn, "the token has expired")].into());
+        .insert("one run", [Failure::new(ErrorKind::NotLoggedIn, "the token has expired")].into());
     let shown = run(&mut home.with(&fake, &wait), Some(&fake));
     assert!(shown.starts_with("exit 255\n") && shown.contains("error: the token has expired\n"), "{shown}");
     assert!(shown.ends_with("run `drush-k2x9vq` goes on, as far as is known; skpr cron logs shop/prod drush-k2x9vq -f follows it\n"), "{shown}");
+    // Who may not see how it goes has begun nothing.
+    let fake = beginning(vec![running("drush-k2x9vq")]);
+    let denied = Failure::new(ErrorKind::NotAllowed, "you may not read logs");
+    fake.script().refusals.insert("runs", [denied].into());
+    let shown = run(&mut home.with(&fake, &wait), Some(&fake));
+    assert!(shown.starts_with("exit 4\n") && fake.script().cron.run_requests.is_empty(), "{shown}");
     // What was never begun has the code of every command.
     let fake = serving(Tasks::default());
     fake.script()

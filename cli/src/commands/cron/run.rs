@@ -27,6 +27,9 @@ pub(super) async fn run(verb: CronRun, settings: &Settings, output: &Output) -> 
     }
     let zone = time::zone(verb.timezone.as_deref())?;
     let mut cluster = Cluster::connect(&verb.target, settings, output).await?;
+    if verb.wait {
+        may_wait(&mut cluster).await?;
+    }
     let begun = begin(&mut cluster, &verb).await?;
     let run = Run::new(&begun);
     let (id, environment) = (&run.id, &cluster.environment);
@@ -54,6 +57,14 @@ pub(super) async fn run(verb: CronRun, settings: &Settings, output: &Output) -> 
         0 => Ok(()),
         code => Err(Error::Exit(code)),
     }
+}
+
+/// Who may not see how runs go is told so before one begins.
+async fn may_wait(cluster: &mut Cluster<'_>) -> Result<(), Error> {
+    let request =
+        v1::RunsRequest { environment: Some(cluster.wire()), last: 1, ..v1::RunsRequest::default() };
+    let answer = cluster.client.cron().runs(request).await;
+    cluster.answer(answer).await.map(drop)
 }
 
 async fn begin(cluster: &mut Cluster<'_>, verb: &CronRun) -> Result<v1::Run, Error> {

@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status};
 #[derive(Default)]
 pub(crate) struct Tasks {
     pub(crate) tasks: TasksResponse,
-    /// For each `runs` in turn, the last for all that follow; of what is in it, only what was asked for is answered.
+    /// For each look at one run in turn, the last for all that follow; of what is in it, only what was asked for is answered.
     pub(crate) runs: VecDeque<RunsResponse>,
     /// None cuts the link.
     pub(crate) begun: Option<RunResponse>,
@@ -41,10 +41,11 @@ impl Cron for Service {
         authorise(&request)?;
         let request = request.into_inner();
         self.script().cron.runs_requests.push(request.clone());
-        self.refuse("runs")?;
+        self.refuse(if request.run.is_some() { "one run" } else { "runs" })?;
         let mut answer = {
             let runs = &mut self.script().cron.runs;
-            if runs.len() < 2 { runs.front().cloned() } else { runs.pop_front() }.unwrap_or_default()
+            if runs.len() < 2 || request.run.is_none() { runs.front().cloned() } else { runs.pop_front() }
+                .unwrap_or_default()
         };
         answer.runs.retain(|run| request.task.as_ref().is_none_or(|task| *task == run.task));
         answer.runs.retain(|run| request.run.as_ref().is_none_or(|id| *id == run.id));
