@@ -194,6 +194,11 @@ impl Pod {
     pub(crate) fn is_instance(&self) -> bool {
         self.presence == Presence::Present && self.task.is_none()
     }
+
+    /// Nothing of it runs any more. One that was deleted by force, or whose node went, may still run there.
+    fn has_ended(&self) -> bool {
+        self.presence != Presence::Present && !self.containers.iter().any(|(_, container)| container.running)
+    }
 }
 
 impl EnvironmentState {
@@ -261,8 +266,7 @@ impl Inventory {
 
     /// Of these the ones in which nothing runs any more.
     pub fn ended_of(&self, node: &NodeName) -> BTreeSet<PodUid> {
-        let has_ended =
-            |uid: &PodUid| self.pods.get(uid).is_some_and(|pod| pod.presence != Presence::Present);
+        let has_ended = |uid: &PodUid| self.pods.get(uid).is_some_and(|pod| pod.has_ended());
         self.nodes.get(node).into_iter().flatten().filter(|uid| has_ended(uid)).cloned().collect()
     }
 
@@ -386,6 +390,10 @@ pub(crate) mod tests {
         gone.presence = Presence::Gone;
         let mut starting = pod("d", Some("n1"));
         (starting.ready, starting.version, starting.production) = (false, "1.1".into(), true);
+        let mut forced = pod("f", Some("n1"));
+        let running = Container { name: forced.main_container.clone(), running: true };
+        (forced.presence, forced.containers) =
+            (Presence::Gone, [("id".into(), running)].into_iter().collect());
         let mut leaving = pod("e", Some("n1"));
         (leaving.version, leaving.detail.leaving) = ("0.9".into(), true);
         let inventory = inventory(&[
@@ -394,6 +402,7 @@ pub(crate) mod tests {
             ("u3", gone),
             ("u4", starting),
             ("u5", leaving),
+            ("u6", forced),
         ]);
         let state = &inventory.environments[&key("sites", "shop", "prod")];
         assert_eq!(state.instances.keys().map(|name| &**name).collect::<Vec<_>>(), ["a", "d", "e"]);
@@ -401,7 +410,7 @@ pub(crate) mod tests {
         assert_eq!((state.ready(), state.staying().count()), (1, 2));
         assert_eq!((state.versions().len(), state.wanted.production), (2, true));
         let node = NodeName::parse("n1").unwrap();
-        assert_eq!(inventory.claims_of(&node).len(), 5);
+        assert_eq!(inventory.claims_of(&node).len(), 6);
         assert_eq!(inventory.ended_of(&node).iter().map(PodUid::as_str).collect::<Vec<_>>(), ["u2", "u3"]);
     }
 
