@@ -103,15 +103,12 @@ fn row(project: &Label, name: &Label, settings: &Environment, now: Timestamp) ->
         (None, None) => String::new(),
     });
     let tasks = settings.cron.iter().flatten().map(|(name, task)| {
-        let zone = task.timezone.clone().unwrap_or_else(Zone::utc);
-        let next = std::iter::successors(task.schedule.next_after(now, &zone), |time| {
-            task.schedule.next_after(*time, &zone)
-        });
+        let next = std::iter::successors(task.next_after(now), |time| task.next_after(*time));
         Task {
             name: name.to_string(),
             schedule: task.schedule.to_string(),
             words: task.schedule.words(),
-            timezone: zone.to_string(),
+            timezone: task.zone().to_string(),
             next: next.take(NEXT_TIMES).collect(),
         }
     });
@@ -150,7 +147,7 @@ fn fields(row: &Row) -> Vec<String> {
 }
 
 fn due(environment: &str, task: &Task) -> String {
-    let zone = skpr_proto::manifest::Zone::parse(&task.timezone).unwrap_or_else(|_| Zone::utc()).time_zone();
+    let zone = Zone::parse(&task.timezone).unwrap_or_else(|_| Zone::utc()).time_zone();
     let times: Vec<String> = task
         .next
         .iter()

@@ -10,6 +10,7 @@ use super::schedule::{Schedule, TimeSpan, Zone};
 use super::text::{Domain, HttpPath, TaskCommand, VariableName, VariableValue, VolumePath};
 use crate::error::{ErrorKind, Failure};
 use crate::ids::{EnvironmentName, Label};
+use jiff::Timestamp;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -149,6 +150,18 @@ pub struct Task {
     /// What happens when a run is due while the one before still runs.
     #[serde(default)]
     pub overlap: Overlap,
+}
+
+impl Task {
+    /// Whose clock its schedule means.
+    pub fn zone(&self) -> Zone {
+        self.timezone.clone().unwrap_or_else(Zone::utc)
+    }
+
+    /// The first time after `time` at which it is due.
+    pub fn next_after(&self, time: Timestamp) -> Option<Timestamp> {
+        self.schedule.next_after(time, &self.zone())
+    }
 }
 
 /// What happens when a run is due while the one before still runs.

@@ -66,7 +66,8 @@ impl Schedule {
 
     /// The first time after `time` at which it is due, by the clock of `zone`.
     pub fn next_after(&self, time: Timestamp, zone: &Zone) -> Option<Timestamp> {
-        next::next(&self.times, time, &zone.time_zone())
+        // Whoever goes from one time to the next comes to an end, whatever a clock does.
+        next::next(&self.times, time, &zone.time_zone()).filter(|next| *next > time)
     }
 
     /// Two times at which it is due are not closer together than this, a minute or more: but for the one day on which a clock is

@@ -3,7 +3,7 @@
 use super::super::wire::instant;
 use crate::run::{Run, TaskState, Trigger};
 use jiff::Timestamp;
-use skpr_proto::manifest::{self, Overlap, Zone};
+use skpr_proto::manifest::{self, Overlap};
 use skpr_proto::{Label, v1};
 
 /// What of it only agents know is left out.
@@ -31,16 +31,15 @@ pub(super) fn run(run: &Run) -> v1::Run {
 
 /// A task of an environment that is not being deleted.
 pub(super) fn task(name: &Label, task: &manifest::Task, state: &TaskState, now: Timestamp) -> v1::Task {
-    let zone = task.timezone.clone().unwrap_or_else(Zone::utc);
     let next = match &state.suspended {
         Some(_) => None,
-        None => task.schedule.next_after(now, &zone),
+        None => task.next_after(now),
     };
     let timeout = task.timeout.as_ref().map_or(0, |timeout| timeout.duration().as_secs());
     v1::Task {
         name: name.to_string(),
         schedule: task.schedule.as_str().to_owned(),
-        timezone: zone.as_str().to_owned(),
+        timezone: task.zone().to_string(),
         command: task.command.as_str().to_owned(),
         timeout_seconds: u32::try_from(timeout).unwrap_or(u32::MAX),
         overlap: overlap(task.overlap).to_owned(),
