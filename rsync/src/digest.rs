@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn case_9_digests_out_of_order_are_refused() {
+    fn digests_out_of_order_are_refused() {
         for paths in
             [&["a"][..], &["", ""], &["", "b", "a"], &["", "a", "a"], &["", "a/b"], &["", "a", "a/b/c"]]
         {

@@ -269,7 +269,7 @@ mod tests {
         }
 
         #[test]
-        fn case_9_a_hostile_list_is_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn a_hostile_list_is_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let (mut cursor, mut codec) = (Cursor(&bytes), EntryCodec::default());
             while codec.read(&mut cursor).is_ok() {}
         }

@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn case_23_a_tebibyte_of_hole_is_read_at_once() {
+    fn a_tebibyte_of_hole_is_read_at_once() {
         let file = tempfile::tempfile().unwrap();
         file.set_len(1 << 40).unwrap();
         file.write_all_at(&[1; 4096], 1 << 39).unwrap();
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn case_22_a_file_that_shrinks_is_an_error_and_no_crash() {
+    fn a_file_that_shrinks_is_an_error_and_no_crash() {
         let file = tempfile::tempfile().unwrap();
         file.write_all_at(&vec![1; 1 << 20], 0).unwrap();
         let stat = fstat(&file).unwrap();

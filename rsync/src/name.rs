@@ -189,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn case_9_structural_names_are_refused_and_others_are_carried() {
+    fn structural_names_are_refused_and_others_are_carried() {
         for (bytes, expected) in [
             (&b""[..], BadName::Empty),
             (b".", BadName::Dots),
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn case_9_nothing_in_a_name_drives_the_terminal() {
+    fn nothing_in_a_name_drives_the_terminal() {
         assert_eq!(escape(b"a\x1b]52;c;x\x07\n"), r"a\#033]52;c;x\#007\#012");
         assert_eq!(
             escape("gr\u{fc}n\u{202e}txt\u{9b}".as_bytes()),

@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn case_14_no_link_leads_anywhere() {
+    fn no_link_leads_anywhere() {
         let outside = tempfile::tempdir().unwrap();
         let inside = tempfile::tempdir().unwrap();
         fs::create_dir_all(inside.path().join("a/b")).unwrap();
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn case_14_a_start_path_stays_in_the_root_it_is_resolved_in() {
+    fn a_start_path_stays_in_the_root_it_is_resolved_in() {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir_all(root.path().join("etc/inside")).unwrap();
         symlink("/etc", root.path().join("absolute")).unwrap();
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn case_20_a_pipe_is_neither_read_nor_waited_for() {
+    fn a_pipe_is_neither_read_nor_waited_for() {
         let directory = tempfile::tempdir().unwrap();
         let root = Base::Own.open(directory.path().as_os_str().as_encoded_bytes(), DIRECTORY).unwrap();
         rustix::fs::mkfifoat(&root, "pipe", Mode::RWXU).unwrap();
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn case_9_any_depth_is_reached_with_few_descriptors() {
+    fn any_depth_is_reached_with_few_descriptors() {
         let directory = tempfile::tempdir().unwrap();
         let root = Base::Own.open(directory.path().as_os_str().as_encoded_bytes(), DIRECTORY).unwrap();
         let mut places = Places::new(root);

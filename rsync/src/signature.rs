@@ -137,21 +137,21 @@ mod tests {
     }
 
     #[test]
-    fn case_1_impossible_block_sizes_are_refused() {
+    fn impossible_block_sizes_are_refused() {
         for block in [0, 1, 2, 63, 700, 3000, (1 << 16) + 1, 1 << 25, 1 << 31, u64::MAX] {
             refused(1 << 20, block, 4);
         }
     }
 
     #[test]
-    fn case_2_impossible_sum_lengths_are_refused() {
+    fn impossible_sum_lengths_are_refused() {
         for strong in [0, 17, 255] {
             refused(1 << 20, 1024, strong);
         }
     }
 
     #[test]
-    fn case_3_impossible_block_counts_are_refused() {
+    fn impossible_block_counts_are_refused() {
         refused(0, 1024, 4);
         refused(u64::MAX, 1024, 4);
         refused(i64::MAX as u64, 16 << 20, 4);

@@ -78,7 +78,7 @@ pub fn push(local: Local<'_>, remote: &[u8], options: &Options, link: Link) -> R
         key: key(),
         options: options.clone(),
     };
-    client(local, wish, link, |session, wish, inbox, close, _| {
+    client(local.watcher, local.silence, wish, link, |session, wish, inbox, close| {
         send::send(session, outgoing, &wish.options, wish.key, inbox, close)
     })
 }
@@ -87,38 +87,33 @@ pub fn push(local: Local<'_>, remote: &[u8], options: &Options, link: Link) -> R
 pub fn pull(local: Local<'_>, remote: &[u8], options: &Options, link: Link) -> Result<Summary, Error> {
     let wish =
         Wish { pull: true, path: remote.to_vec(), only: only(remote)?, key: key(), options: options.clone() };
-    client(local, wish, link, |session, wish, inbox, close, place| {
-        let destination = Destination { base: place.0, path: place.1, only: wish.only.clone() };
+    let Local { base, path, watcher, silence } = local;
+    client(watcher, silence, wish, link, |session, wish, inbox, close| {
+        let destination = Destination { base, path: path.to_vec(), only: wish.only.clone() };
         receive::receive(session, destination, &wish.options, wish.key, inbox, close)
     })
 }
 
-type Place = (Base, Vec<u8>);
-
+/// Says what is wanted, and then does this end's part.
 fn client(
-    local: Local<'_>,
+    watcher: Watcher<'_>,
+    silence: Option<Duration>,
     wish: Wish,
     link: Link,
-    run: impl FnOnce(
-        &Session<'_>,
-        &Wish,
-        Inbox,
-        &(dyn Fn() + Send + Sync),
-        Place,
-    ) -> Result<(Received, Totals), Error>,
+    run: impl FnOnce(&Session<'_>, &Wish, Inbox, &(dyn Fn() + Send + Sync)) -> Result<(Received, Totals), Error>,
 ) -> Result<Summary, Error> {
     if remote_is_bad(&wish.path) {
         return Err(Error::Refused(format!("`{}` is no path", escape(&wish.path))));
     }
     let (reader, writer, close) = halves(link);
     let outbox = Outbox::new(writer, USUAL_LEVEL, None)?;
-    let session = Session::new(outbox, local.watcher).patient(local.silence);
+    let session = Session::new(outbox, watcher).patient(silence);
     let mut inbox = Inbox::new(reader)?.with_hello(check_hello);
     if let Err(error) = ask(&session, &wish) {
         // A server that takes nothing may have said why before it went.
         return Err(in_time(&session, &*close, || last_words(&session, &mut inbox, error)));
     }
-    let done = run(&session, &wish, inbox, &*close, (local.base, local.path.to_vec()))?;
+    let done = run(&session, &wish, inbox, &*close)?;
     Ok(summary(&session, done))
 }
 

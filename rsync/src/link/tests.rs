@@ -64,7 +64,7 @@ proptest! {
 }
 
 #[test]
-fn case_7_a_bomb_is_met_message_by_message() {
+fn a_bomb_is_met_message_by_message() {
     // 64 MiB of zeros in some kilobytes: millions of empty messages, of which the first is refused by whoever reads it.
     let bomb = zstd::encode_all(std::io::repeat(0).take(64 << 20), 3).unwrap();
     let bytes: Vec<u8> = bomb.chunks(MOST_PACKET).flat_map(|chunk| packet(COMPRESSED, chunk)).collect();
@@ -74,7 +74,7 @@ fn case_7_a_bomb_is_met_message_by_message() {
 }
 
 #[test]
-fn case_7_a_window_beyond_8_mib_is_refused() {
+fn a_window_beyond_8_mib_is_refused() {
     let mut encoder = zstd::stream::Encoder::new(vec![], 3).unwrap();
     encoder.window_log(26).unwrap();
     std::io::copy(&mut std::io::repeat(7).take(80 << 20), &mut encoder).unwrap();
@@ -82,7 +82,7 @@ fn case_7_a_window_beyond_8_mib_is_refused() {
 }
 
 #[test]
-fn case_7_nothing_may_follow_the_end_of_a_stream() {
+fn nothing_may_follow_the_end_of_a_stream() {
     let stream = zstd::encode_all(&[1, 9][..], 3).unwrap();
     assert!(matches!(
         read([packet(COMPRESSED, &stream), packet(COMPRESSED, b"garbage")].concat()),
@@ -94,7 +94,7 @@ fn case_7_nothing_may_follow_the_end_of_a_stream() {
 }
 
 #[test]
-fn case_8_half_a_frame_is_no_frame() {
+fn half_a_frame_is_no_frame() {
     let bytes = packet(PLAIN, &[1, 9]);
     for end in 1..bytes.len() {
         assert!(matches!(read(bytes[..end].to_vec()), Err(Error::Ended)), "{end}");

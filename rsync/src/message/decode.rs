@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn case_5_empty_and_overflowing_parts_are_refused() {
+    fn empty_and_overflowing_parts_are_refused() {
         for message in [
             ToReceiver::Copy { from: 0, length: 0 },
             ToReceiver::Copy { from: u64::MAX, length: 1 },

@@ -227,7 +227,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     #[test]
-    fn case_19_what_has_taken_the_name_meanwhile_gets_no_attributes() {
+    fn what_has_taken_the_name_meanwhile_gets_no_attributes() {
         let root = tempfile::tempdir().unwrap();
         let (file, secret) = (root.path().join("file"), root.path().join("secret"));
         for (path, mode) in [(&file, 0o600), (&secret, 0o640)] {

@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn case_29_a_name_that_stands_for_another_file_is_not_taken() {
+    fn a_name_that_stands_for_another_file_is_not_taken() {
         let root = tempfile::tempdir().unwrap();
         // The file system says that the name is there, though the list of the directory has not had it.
         fs::write(root.path().join("file"), b"other").unwrap();

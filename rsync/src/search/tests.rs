@@ -66,7 +66,7 @@ fn edits_and_insertions_cost_their_blocks() {
 }
 
 #[test]
-fn case_25_edges_of_blocks_and_repetitions() {
+fn edges_of_blocks_and_repetitions() {
     let block = 1024;
     for length in [0, 1, block - 1, block, block + 1, 10 * block] {
         for byte in [0, 7] {
@@ -85,7 +85,7 @@ fn case_25_edges_of_blocks_and_repetitions() {
 }
 
 #[test]
-fn case_4_adversarial_sums_cost_no_more_than_the_budget() {
+fn adversarial_sums_cost_no_more_than_the_budget() {
     // Every position of this data has a weak sum that a block has, too, with another strong one.
     let block = 64 << 10;
     let new = noise(7, 4 << 20);
@@ -109,7 +109,7 @@ fn case_4_adversarial_sums_cost_no_more_than_the_budget() {
 }
 
 #[test]
-fn case_4_any_number_of_blocks_with_one_weak_sum_is_one_look() {
+fn any_number_of_blocks_with_one_weak_sum_is_one_look() {
     let new = noise(8, 1 << 20);
     let sum = Rolling::new(&new[..1024]).sum();
     let forged: Vec<u8> =
@@ -121,7 +121,7 @@ fn case_4_any_number_of_blocks_with_one_weak_sum_is_one_look() {
 }
 
 #[test]
-fn case_3_sums_of_another_number_of_blocks_are_refused() {
+fn sums_of_another_number_of_blocks_are_refused() {
     let shape = Shape { length: 10_000, block: 1024, strong: 4 };
     assert!(Index::new(shape, vec![0; 10 * 8]).is_some());
     for length in [0, 79, 81, 88] {

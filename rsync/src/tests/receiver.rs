@@ -37,7 +37,7 @@ fn end(peer: &mut Peer) {
 }
 
 #[test]
-fn case_10_only_files_that_were_told_are_sent() {
+fn only_files_that_were_told_are_sent() {
     for number in [2, 3, 1000, u32::MAX] {
         found_out("a number that was not told", |peer| {
             begin(peer);
@@ -59,7 +59,7 @@ fn case_10_only_files_that_were_told_are_sent() {
 }
 
 #[test]
-fn case_3_sums_that_do_not_fit_their_announcement() {
+fn sums_that_do_not_fit_their_announcement() {
     let shape = Shape::of_file(4000).unwrap();
     let size = usize::try_from(shape.size()).unwrap();
     found_out("too many", |peer| {
@@ -88,7 +88,7 @@ fn case_3_sums_that_do_not_fit_their_announcement() {
 }
 
 #[test]
-fn case_1_blocks_longer_than_the_file_are_looked_for_in_vain() {
+fn blocks_longer_than_the_file_are_looked_for_in_vain() {
     let root = tempfile::tempdir().unwrap();
     fs::write(root.path().join("a"), vec![1; 10 << 20]).unwrap();
     let mut ended = false;
@@ -105,7 +105,7 @@ fn case_1_blocks_longer_than_the_file_are_looked_for_in_vain() {
 
 /// Its sums are asked for while it is still searched, and the answer to that is on its way when it fails.
 #[test]
-fn case_22_a_long_file_that_shrinks_while_it_is_searched_fails_alone() {
+fn a_long_file_that_shrinks_while_it_is_searched_fails_alone() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().join("a");
     let mut content = noise(96 << 20);
@@ -148,7 +148,7 @@ fn noise(length: usize) -> Vec<u8> {
 }
 
 #[test]
-fn case_12_a_file_that_is_asked_for_while_it_is_open() {
+fn a_file_that_is_asked_for_while_it_is_open() {
     let root = tempfile::tempdir().unwrap();
     for at in 0..4000 {
         fs::write(root.path().join(format!("f{at:05}")), b"x").unwrap();

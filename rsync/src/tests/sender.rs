@@ -47,7 +47,7 @@ fn asked(peer: &mut Peer) {
 }
 
 #[test]
-fn case_5_copies_and_lengths_beyond_what_there_is() {
+fn copies_and_lengths_beyond_what_there_is() {
     for (from, length) in
         [(4000, 1), (3999, 2), (0, 4001), (i64::MAX as u64, 1), (0, 3001), (1, i64::MAX as u64)]
     {
@@ -85,7 +85,7 @@ fn case_5_copies_and_lengths_beyond_what_there_is() {
 }
 
 #[test]
-fn case_6_a_forged_match_costs_the_whole_file_and_no_wrong_byte() {
+fn a_forged_match_costs_the_whole_file_and_no_wrong_byte() {
     let root = tempfile::tempdir().unwrap();
     fs::write(root.path().join("base"), vec![1; 4000]).unwrap();
     let new = vec![2; 3000];
@@ -169,7 +169,7 @@ fn set_id_bits_are_not_given_that_were_not_asked_for() {
 }
 
 #[test]
-fn case_9_lists_that_are_no_lists() {
+fn lists_that_are_no_lists() {
     found_out("twice", |peer| {
         peer.source();
         peer.entries("", &[file("a", 0), file("a", 0)], true);
@@ -216,7 +216,7 @@ fn case_9_lists_that_are_no_lists() {
 }
 
 #[test]
-fn case_10_what_was_not_asked_for_is_not_taken() {
+fn answers_to_nothing_are_not_taken() {
     found_out("no such number", |peer| {
         peer.source();
         peer.say(&ToReceiver::File { number: 7, size: 1, modified: Time::default() });
@@ -264,7 +264,7 @@ fn case_10_what_was_not_asked_for_is_not_taken() {
 }
 
 #[test]
-fn case_10_only_the_one_name_that_was_asked_for_is_written() {
+fn only_the_one_name_that_was_asked_for_is_written() {
     let root = tempfile::tempdir().unwrap();
     let path = root.path().to_owned();
     // The path at the other end has no slash.
@@ -278,7 +278,7 @@ fn case_10_only_the_one_name_that_was_asked_for_is_written() {
 }
 
 #[test]
-fn case_10_gaps_are_described_once_and_only_of_what_was_described() {
+fn gaps_are_described_once_and_only_of_what_was_described() {
     let gaps = |number| ToReceiver::AskGaps { number, gaps: vec![Gap { from: 0, length: 4000 }] };
     // One of the same size is described; one that has grown is first taken for its beginning.
     for (size, wanted) in [(4000, 1), (5000, 0)] {
@@ -303,7 +303,7 @@ fn case_10_gaps_are_described_once_and_only_of_what_was_described() {
 }
 
 #[test]
-fn case_12_more_than_there_is_room_for() {
+fn more_than_there_is_room_for() {
     found_out("entries", |peer| {
         peer.source();
         peer.say(&ToReceiver::Directory(TreePath::root()));

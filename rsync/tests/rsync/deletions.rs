@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 
 #[test]
-fn case_17_an_empty_or_unreadable_source_deletes_nothing() {
+fn an_empty_or_unreadable_source_deletes_nothing() {
     for way in WAYS {
         let trees = trees();
         write(&trees.to.join("precious"), b"x");
@@ -43,7 +43,7 @@ fn make_too_deep(root: &mut Path, name: &str) {
 }
 
 #[test]
-fn case_17_deletions_stop_where_they_are_told_to() {
+fn deletions_stop_where_they_are_told_to() {
     let trees = trees();
     write(&trees.from.join("keep"), b"x");
     for file in 0..5 {
@@ -56,7 +56,7 @@ fn case_17_deletions_stop_where_they_are_told_to() {
 }
 
 #[test]
-fn case_17_a_named_directory_that_was_emptied_empties_nothing() {
+fn a_named_directory_that_was_emptied_empties_nothing() {
     for way in WAYS {
         let trees = trees();
         fs::create_dir(trees.from.join("data")).unwrap();
@@ -71,7 +71,7 @@ fn case_17_a_named_directory_that_was_emptied_empties_nothing() {
 }
 
 #[test]
-fn case_17_what_is_mounted_at_the_destination_is_not_deleted() {
+fn what_is_mounted_at_the_destination_is_not_deleted() {
     let Some(mount) = Mount::new("size=1m") else { return };
     write(&mount.0.path().join("precious"), b"x");
     for (way, kept_at_source) in WAYS.into_iter().flat_map(|way| [(way, true), (way, false)]) {
@@ -94,7 +94,7 @@ fn case_17_what_is_mounted_at_the_destination_is_not_deleted() {
 }
 
 #[test]
-fn case_17_what_is_mounted_elsewhere_stays_where_it_is() {
+fn what_is_mounted_elsewhere_stays_where_it_is() {
     let Some(mount) = Mount::new("size=1m") else { return };
     write(&mount.0.path().join("other"), b"x");
     for way in WAYS {

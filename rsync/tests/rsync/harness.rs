@@ -140,6 +140,11 @@ pub(crate) fn state(root: &Path) -> BTreeMap<String, String> {
     found
 }
 
+/// What a transfer has left behind that is nobody's file.
+pub(crate) fn leftovers(root: &Path) -> Vec<String> {
+    state(root).into_keys().filter(|name| name.contains(".skpr-")).collect()
+}
+
 fn visit(root: &Path, at: &Path, found: &mut BTreeMap<String, String>, inodes: &mut BTreeMap<u64, String>) {
     let meta = fs::symlink_metadata(at).unwrap();
     let name = skpr_rsync::escape(at.strip_prefix(root).unwrap().as_os_str().as_bytes());

@@ -4,6 +4,8 @@
 
 mod against_rsync;
 mod cases;
+mod changing;
+mod connections;
 mod deletions;
 mod harness;
 mod transfers;
