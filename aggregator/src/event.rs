@@ -6,10 +6,10 @@
 //! * The streams are the aggregator's own: what an agent sends never gets there, whatever it calls itself.
 
 mod known;
-mod tasks;
+mod runs;
 mod writer;
 
-pub(crate) use tasks::Tasks;
+pub(crate) use runs::RunCounts;
 pub(crate) use writer::{Counts, Writer};
 
 use crate::environment::{Claim, EnvironmentKey};
@@ -94,6 +94,21 @@ pub struct Body {
 }
 
 impl Body {
+    /// About the environment as a whole, and nothing to look at.
+    pub fn new(id: String, kind: Kind, text: String) -> Body {
+        Body {
+            id,
+            kind,
+            text,
+            instance: None,
+            release: None,
+            state: None,
+            run: None,
+            by: None,
+            warning: false,
+        }
+    }
+
     /// The stream that it belongs to: a run that went as it should, and that nobody asked for, is no news.
     pub fn stream(&self) -> Stream {
         match self.kind {

@@ -7,7 +7,7 @@
 //!   a failure nobody is sure of is stored once, like an agent's.
 
 use super::known::{Id, KEPT, Known, Stored};
-use super::{Body, Event, Own, Stream, Tasks};
+use super::{Body, Event, Own, RunCounts, Stream};
 use crate::batch::Batch;
 use crate::environment::{Claim, EnvironmentKey};
 use crate::record::{Filter, Read};
@@ -50,7 +50,7 @@ pub(crate) struct Counts {
     /// By result.
     pub(crate) deploys: Counted<1>,
     /// Runs that have ended or did not begin.
-    pub(crate) runs: Tasks,
+    pub(crate) runs: RunCounts,
 }
 
 impl Default for Counts {
@@ -58,7 +58,7 @@ impl Default for Counts {
         Counts {
             events: Counted::of(&[["stored"], ["duplicate"], ["dropped"]]),
             deploys: Counted::of(&RESULTS.map(|result| [result])),
-            runs: Tasks::default(),
+            runs: RunCounts::default(),
         }
     }
 }
@@ -347,17 +347,9 @@ mod tests {
     #[test]
     fn a_result_is_counted_by_the_state_that_an_event_names_and_not_by_its_id() {
         let result = |state| {
-            let body = Body {
-                id: "release/7/failed/1800000000".into(),
-                kind: crate::event::Kind::Deploy,
-                text: String::new(),
-                instance: None,
-                release: Some(7),
-                state,
-                run: None,
-                by: None,
-                warning: false,
-            };
+            let id = "release/7/failed/1800000000".into();
+            let body = Body::new(id, crate::event::Kind::Deploy, String::new());
+            let body = Body { release: Some(7), state, ..body };
             let environment = crate::inventory::tests::key("a", "shop", "dev");
             Kept::of(Event { environment, time: UnixNanos(1), body }).result
         };

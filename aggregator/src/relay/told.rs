@@ -61,15 +61,9 @@ impl Drop for Begun {
 impl Told {
     fn tell(&self, step: &str, text: String) {
         let body = Body {
-            id: format!("session/{}/{step}", self.session),
-            kind: Kind::Session,
-            text,
             instance: Some(self.instance.clone()),
-            release: None,
-            state: None,
-            run: None,
             by: Some(self.by.clone()),
-            warning: false,
+            ..Body::new(format!("session/{}/{step}", self.session), Kind::Session, text)
         };
         let time = UnixNanos::from(Timestamp::now());
         let event = Event { environment: self.environment.clone(), time, body };

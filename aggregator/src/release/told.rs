@@ -37,16 +37,14 @@ pub fn told(environment: &EnvironmentKey, release: &Release, now: Timestamp) -> 
             release.ended.unwrap_or(now)
         }
     };
+    let id = format!("release/{number}/{}/{}", release.state.name(), release.began.as_second());
     let body = Body {
-        id: format!("release/{number}/{}/{}", release.state.name(), release.began.as_second()),
-        kind: Kind::Deploy,
-        text,
         instance: release.instance.clone(),
         release: Some(*number),
         state: Some(release.state),
-        run: None,
         by: Some(release.by.clone()),
         warning,
+        ..Body::new(id, Kind::Deploy, text)
     };
     Event { environment: environment.clone(), time: time.into(), body }
 }

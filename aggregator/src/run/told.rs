@@ -45,18 +45,14 @@ pub fn told(environment: &EnvironmentKey, run: &Run, now: Timestamp) -> Event {
         Some(_) => run.ended,
     };
     let body = Body {
-        id: format!("run/{id}/{}", run.stage()),
-        kind: Kind::Run,
-        text,
         instance: run.instance.clone(),
-        release: None,
-        state: None,
         run: Some(Box::new(run.clone())),
         by: match &run.trigger {
             Trigger::Schedule => None,
             Trigger::User(name) => Some(name.clone()),
         },
         warning: run.outcome.is_some_and(Outcome::is_failure),
+        ..Body::new(format!("run/{id}/{}", run.stage()), Kind::Run, text)
     };
     Event { environment: environment.clone(), time: time.or(run.due).unwrap_or(now).into(), body }
 }

@@ -7,16 +7,14 @@ use skpr_proto::UnixNanos;
 use skpr_proto::v1::{EventsRequest, LogsRequest};
 
 fn told(id: &str, time: i64) -> Event {
+    let text = format!("{id}\u{1b}[31m came");
     let body = Body {
-        id: id.into(),
-        kind: Kind::Deploy,
-        text: format!("{id}\u{1b}[31m came"),
         instance: Some("web-1".into()),
         release: Some(7),
         state: id.ends_with("succeeded").then_some(State::Succeeded),
-        run: None,
         by: Some("dana".into()),
         warning: true,
+        ..Body::new(id.into(), Kind::Deploy, text)
     };
     Event { environment: pod("web-1", "local").environment, time: UnixNanos(time), body }
 }

@@ -46,17 +46,9 @@ pub(super) async fn suspend(
 
 fn told(environment: &EnvironmentKey, task: &Label, wanted: &Suspend, now: Timestamp) -> Event {
     let done = if wanted.suspended { "suspended" } else { "resumed" };
-    let body = Body {
-        id: format!("task/{task}/{done}/{}", now.as_nanosecond()),
-        kind: Kind::Task,
-        text: format!("task `{task}` was {done}"),
-        instance: None,
-        release: None,
-        state: None,
-        run: None,
-        by: Some(wanted.by.clone()),
-        warning: false,
-    };
+    let id = format!("task/{task}/{done}/{}", now.as_nanosecond());
+    let text = format!("task `{task}` was {done}");
+    let body = Body { by: Some(wanted.by.clone()), ..Body::new(id, Kind::Task, text) };
     Event { environment: environment.clone(), time: now.into(), body }
 }
 

@@ -178,16 +178,12 @@ impl Pods {
         known.failed_in = Some(minute);
         let why = wording(&failed.message, known.health.as_deref());
         let instance = &known.pod.instance;
+        let text = format!("instance `{instance}` failed its health check: {why}");
         let body = Body {
-            id: format!("probe/{uid}/{minute}"),
-            kind: Kind::Probe,
-            text: format!("instance `{instance}` failed its health check: {why}"),
             instance: Some(instance.to_string()),
             release: known.pod.detail.release,
-            state: None,
-            run: None,
-            by: None,
             warning: true,
+            ..Body::new(format!("probe/{uid}/{minute}"), Kind::Probe, text)
         };
         self.told.push(event(&known.pod.environment, failed.at, body));
         let ready = known.pod.ready;
@@ -248,16 +244,11 @@ impl Known {
         let Some(end) = detail.end.as_ref().filter(|_| pod.task.is_none()) else { return vec![] };
         let at = end.at.unwrap_or_else(Timestamp::now);
         let why = end.reason.as_deref().unwrap_or("Error");
-        let body = |id: String, kind, text| Body {
-            id,
-            kind,
-            text,
+        let body = |id, kind, text| Body {
             instance: Some(pod.instance.to_string()),
             release: detail.release,
-            state: None,
-            run: None,
-            by: None,
             warning: true,
+            ..Body::new(id, kind, text)
         };
         let (name, code) = (&pod.instance, end.exit_code);
         let mut told = vec![];

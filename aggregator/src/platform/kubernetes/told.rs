@@ -34,7 +34,7 @@ pub(super) fn told(key: &EnvironmentKey, before: Option<&Done>, after: &Done, no
         let EnvironmentStatus { min, max, .. } = &after.status;
         let id = format!("scaled/{}/{}", after.uid, scaled.at.as_nanosecond());
         let text = format!("instances were set to {min}–{max}");
-        let body = Body { by: Some(scaled.by.clone()), ..plain(id, Kind::Scale, text, false) };
+        let body = Body { by: Some(scaled.by.clone()), ..Body::new(id, Kind::Scale, text) };
         events.push(event(key, scaled.at, body));
     }
     if let Some(before) = before
@@ -42,12 +42,14 @@ pub(super) fn told(key: &EnvironmentKey, before: Option<&Done>, after: &Done, no
         && let Some((uid, generation)) = &after.deployment
     {
         let text = format!("{} instances are to run, {} before", after.target, before.target);
-        events.push(event(key, now, plain(format!("scale/{uid}/{generation}"), Kind::Scale, text, false)));
+        let id = format!("scale/{uid}/{generation}");
+        events.push(event(key, now, Body::new(id, Kind::Scale, text)));
     }
     let trouble = |done: &Done| done.status.trouble.clone();
     if let Some(text) = trouble(after).filter(|text| before.and_then(trouble).as_ref() != Some(text)) {
         let id = trouble_id(&after.uid, &text, now);
-        events.push(event(key, now, plain(id, Kind::Trouble, text, true)));
+        let body = Body { warning: true, ..Body::new(id, Kind::Trouble, text) };
+        events.push(event(key, now, body));
     }
     events
 }
@@ -62,18 +64,14 @@ fn trouble_id(uid: &str, text: &str, now: Timestamp) -> String {
 /// That an environment was made.
 pub(super) fn made(key: &EnvironmentKey, uid: &str, at: Timestamp) -> Event {
     let text = format!("the environment `{}` was made", key.name);
-    event(key, at, plain(format!("environment/{uid}/made"), Kind::Environment, text, false))
+    event(key, at, Body::new(format!("environment/{uid}/made"), Kind::Environment, text))
 }
 
 /// That it was deleted, and by whom where that is known.
 pub(super) fn deleted(key: &EnvironmentKey, uid: &str, by: Option<&str>, at: Timestamp) -> Event {
     let text = format!("the environment `{}` was deleted", key.name);
-    let body = plain(format!("environment/{uid}/deleted"), Kind::Environment, text, false);
+    let body = Body::new(format!("environment/{uid}/deleted"), Kind::Environment, text);
     event(key, at, Body { by: by.map(str::to_owned), ..body })
-}
-
-fn plain(id: String, kind: Kind, text: String, warning: bool) -> Body {
-    Body { id, kind, text, instance: None, release: None, state: None, run: None, by: None, warning }
 }
 
 #[cfg(test)]

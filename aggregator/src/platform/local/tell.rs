@@ -69,19 +69,13 @@ impl Teller {
     }
 }
 
-/// A plain event of an environment.
-pub(super) fn body(id: String, kind: Kind, text: String, by: Option<&str>) -> Body {
-    let by = by.map(str::to_owned);
-    Body { id, kind, text, instance: None, release: None, state: None, run: None, by, warning: false }
-}
-
 fn changes(who: Who<'_>, before: &Status, after: &Status, now: Timestamp) -> Vec<Body> {
     let Who { uid, name, release } = who;
-    let body = |id: String, kind, text| Body {
+    let body = |id, kind, text| Body {
         instance: Some(name.to_owned()),
         release: Some(release),
         warning: true,
-        ..self::body(id, kind, text, None)
+        ..Body::new(id, kind, text)
     };
     let mut bodies = Vec::new();
     let kills = after.out_of_memory_kills;
@@ -144,7 +138,7 @@ mod tests {
     async fn a_full_queue_is_waited_for_once() {
         let (events, mut queue) = mpsc::channel(1);
         let mut teller = Teller::new(key("local", "shop", "dev"), events);
-        let text = |text: &str| body(text.into(), Kind::Trouble, text.into(), None);
+        let text = |text: &str| Body::new(text.into(), Kind::Trouble, text.into());
         let begun = tokio::time::Instant::now();
         for number in ["1", "2", "3", "4"] {
             teller.body(text(number), Timestamp::UNIX_EPOCH).await;

@@ -17,17 +17,8 @@ fn now() -> UnixNanos {
 }
 
 fn event(environment: &EnvironmentKey, time: UnixNanos, id: &str) -> Event {
-    let body = Body {
-        id: id.to_owned(),
-        kind: Kind::Deploy,
-        text: format!("what {id} means"),
-        instance: None,
-        release: Some(1),
-        state: None,
-        run: None,
-        by: None,
-        warning: false,
-    };
+    let text = format!("what {id} means");
+    let body = Body { release: Some(1), ..Body::new(id.to_owned(), Kind::Deploy, text) };
     Event { environment: environment.clone(), time, body }
 }
 

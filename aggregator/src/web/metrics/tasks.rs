@@ -41,7 +41,7 @@ pub(super) const TABLE: Table<Row> = Table {
 };
 
 /// A row for each outcome of each task.
-pub(super) fn runs(counted: &event::Tasks, inventory: &Inventory) -> Vec<(Labels, u64)> {
+pub(super) fn runs(counted: &event::RunCounts, inventory: &Inventory) -> Vec<(Labels, u64)> {
     counted.forget(inventory);
     let rows = tasks(inventory).flat_map(|(key, task, _)| {
         counted.of(key, task).map(|(outcome, runs)| (labels(key, task, &[("outcome", outcome.name())]), runs))

@@ -4,9 +4,9 @@ use super::super::command::Command;
 use super::super::cron::{Around, Tasks};
 use super::super::git::{Commit, Repository};
 use super::super::state::{self, Deleting, Record};
-use super::super::{UNVERSIONED, project, tell, words};
+use super::super::{UNVERSIONED, project, words};
 use super::Driver;
-use crate::event::Kind;
+use crate::event::{Body, Kind};
 use crate::platform::{Delete, Deleted, Scale, Scaled, being_deleted};
 use crate::release::{self, Deploy, Release, State};
 use crate::run::{Run, RunNow, Suspend, Suspended};
@@ -75,7 +75,8 @@ impl Driver {
         if is_new {
             let id = format!("environment/made/{}", now.as_second());
             let text = format!("environment `{}` was made", self.key.name);
-            self.teller.body(tell::body(id, Kind::Environment, text, Some(&by)), now).await;
+            let body = Body { by: Some(by), ..Body::new(id, Kind::Environment, text) };
+            self.teller.body(body, now).await;
         }
         Ok(number)
     }
@@ -106,7 +107,8 @@ impl Driver {
         let now = Timestamp::now();
         let id = format!("scale/{}", now.as_nanosecond());
         let text = format!("instances were set from {}–{} to {}–{}", before.0, before.1, after.0, after.1);
-        self.teller.body(tell::body(id, Kind::Scale, text, Some(&scale.by)), now).await;
+        let body = Body { by: Some(scale.by.clone()), ..Body::new(id, Kind::Scale, text) };
+        self.teller.body(body, now).await;
         Ok(scaled)
     }
 
@@ -181,8 +183,9 @@ impl Driver {
         }
         let began = self.record.releases.first().map_or(0, |first| first.began.as_second());
         let text = format!("environment `{}` was deleted", self.key.name);
-        let by = self.record.deleting.as_ref().map(|deleting| deleting.by.as_str());
-        let body = tell::body(format!("environment/deleted/{began}"), Kind::Environment, text, by);
+        let by = self.record.deleting.as_ref().map(|deleting| deleting.by.clone());
+        let id = format!("environment/deleted/{began}");
+        let body = Body { by, ..Body::new(id, Kind::Environment, text) };
         self.teller.body(body, Timestamp::now()).await;
         self.host.publisher.remove(&self.key);
         true

@@ -15,14 +15,14 @@ const TASKS: usize = 20_000;
 
 /// How many runs of each task went how. Clones count the same.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Tasks(Arc<Mutex<BTreeMap<EnvironmentKey, ByTask>>>);
+pub(crate) struct RunCounts(Arc<Mutex<BTreeMap<EnvironmentKey, ByTask>>>);
 
 type ByTask = BTreeMap<Label, Numbers>;
 
 /// In the order of [`Outcome::ALL`].
 type Numbers = [u64; Outcome::ALL.len()];
 
-impl Tasks {
+impl RunCounts {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<EnvironmentKey, ByTask>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -85,27 +85,27 @@ mod tests {
 
     #[test]
     fn runs_are_counted_by_task_and_outcome_as_far_as_there_is_room() {
-        let (tasks, dev) = (Tasks::default(), key("sites", "shop", "dev"));
+        let (counts, dev) = (RunCounts::default(), key("sites", "shop", "dev"));
         for number in 0..TASKS + 1 {
-            tasks.count(&dev, &ended(&task(number), Outcome::Failed));
-            tasks.count(&dev, &ended(&task(0), Outcome::Succeeded));
+            counts.count(&dev, &ended(&task(number), Outcome::Failed));
+            counts.count(&dev, &ended(&task(0), Outcome::Succeeded));
         }
-        tasks.count(&dev, &Run::due(&task(0), Timestamp::UNIX_EPOCH));
-        let of = |number| -> Vec<u64> { tasks.of(&dev, &task(number)).map(|(_, runs)| runs).to_vec() };
+        counts.count(&dev, &Run::due(&task(0), Timestamp::UNIX_EPOCH));
+        let of = |number| -> Vec<u64> { counts.of(&dev, &task(number)).map(|(_, runs)| runs).to_vec() };
         assert_eq!(of(0), [TASKS as u64 + 1, 1, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!((of(TASKS - 1)[1], of(TASKS)[1]), (1, 0));
         assert_eq!(
-            tasks.of(&key("sites", "shop", "prod"), &task(0)),
+            counts.of(&key("sites", "shop", "prod"), &task(0)),
             Outcome::ALL.map(|outcome| (outcome, 0))
         );
 
         // What is gone makes room; what was not heard of yet is not gone.
-        tasks.forget(&Inventory::default());
+        counts.forget(&Inventory::default());
         assert_eq!(of(1)[1], 1);
         let managed = Managed { tasks: [(task(0), Default::default())].into(), ..Managed::default() };
         let state = EnvironmentState { managed: Some(Arc::new(managed)), ..EnvironmentState::default() };
-        tasks.forget(&Inventory::with(Default::default(), [(dev.clone(), state)].into()));
-        tasks.count(&dev, &ended(&task(TASKS), Outcome::Skipped));
+        counts.forget(&Inventory::with(Default::default(), [(dev.clone(), state)].into()));
+        counts.count(&dev, &ended(&task(TASKS), Outcome::Skipped));
         assert_eq!((of(0)[0], of(1)[1], of(TASKS)[7]), (TASKS as u64 + 1, 0, 1));
     }
 }
