@@ -78,7 +78,7 @@ impl v1::cron_server::Cron for Cron {
     }
 }
 
-/// What a caller may do something with who has the right to an environment's tasks.
+/// The right to an environment's tasks, which the caller has, and what is known of the environment.
 async fn tasks_of(
     shared: &Shared,
     metadata: &MetadataMap,

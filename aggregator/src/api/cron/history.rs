@@ -37,7 +37,7 @@ pub(super) struct Asked {
     pub(super) since: Option<UnixNanos>,
     /// Exclusive.
     pub(super) until: Option<UnixNanos>,
-    /// Only those that ended otherwise than well.
+    /// Only failures.
     pub(super) failed: bool,
     /// Only the newest so many.
     pub(super) last: usize,
@@ -67,6 +67,9 @@ type Place = (UnixNanos, RunId);
 pub(super) struct History {
     asked: Asked,
     now: Now,
+    pages: Pages,
+    /// What is still to be read can change nothing.
+    is_done: bool,
     /// There may be events of these that were not read.
     open: BTreeMap<RunId, Run>,
     /// Of these there are none, and they are wanted.
@@ -77,7 +80,33 @@ pub(super) struct History {
 
 impl History {
     pub(super) fn new(asked: Asked, now: Now) -> History {
-        History { asked, now, open: BTreeMap::new(), known: BTreeMap::new(), floor: None }
+        let pages = Pages::for_runs(asked.last);
+        History {
+            asked,
+            now,
+            pages,
+            is_done: false,
+            open: BTreeMap::new(),
+            known: BTreeMap::new(),
+            floor: None,
+        }
+    }
+
+    /// Which page of the events is to be read and taken in next; none when it is enough.
+    pub(super) fn next_page(&self) -> Option<Pages> {
+        (!self.is_done).then_some(self.pages)
+    }
+
+    /// That page has been taken in.
+    pub(super) fn turn(&mut self, page: Page) {
+        match self.pages.turn(page) {
+            Turned::Whole => self.is_done = true,
+            Turned::UpTo(time) => {
+                self.read_up_to(time);
+                self.is_done = self.is_enough();
+            }
+            Turned::Again => {}
+        }
     }
 
     /// Takes in what was known of a run at some moment.
@@ -94,7 +123,7 @@ impl History {
     }
 
     /// Everything that was told at `from` or later has been taken in.
-    pub(super) fn read_up_to(&mut self, from: UnixNanos) {
+    fn read_up_to(&mut self, from: UnixNanos) {
         self.settle(moved(from, SLACK));
         if let Some(excess) = self.open.len().checked_sub(MOST_OPEN).filter(|excess| *excess > 0) {
             let mut places: Vec<Place> = self.open.values().map(|run| self.now.place(run)).collect();
@@ -118,7 +147,7 @@ impl History {
     }
 
     /// Whether what is still to be read can change nothing.
-    pub(super) fn is_enough(&self) -> bool {
+    fn is_enough(&self) -> bool {
         self.known.len() > self.asked.last
     }
 
@@ -205,7 +234,7 @@ pub(super) struct Page {
 
 /// How far reading has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Turned {
+enum Turned {
     /// There is nothing more.
     Whole,
     /// Everything from here on has been read.
@@ -216,12 +245,12 @@ pub(super) enum Turned {
 
 impl Pages {
     /// Where a run has two events, as most have.
-    pub(super) fn for_runs(last: usize) -> Pages {
+    fn for_runs(last: usize) -> Pages {
         let (least, most) = PAGE;
         Pages { until: None, size: last.saturating_mul(3).clamp(least, most) }
     }
 
-    pub(super) fn turn(&mut self, page: Page) -> Turned {
+    fn turn(&mut self, page: Page) -> Turned {
         let is_last = page.events < self.size && !page.is_cut;
         let Some(oldest) = page.oldest.filter(|_| !is_last) else { return Turned::Whole };
         // What is not in the page stands before all of it in the store's order, which is that of time but for a little.

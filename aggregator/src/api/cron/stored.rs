@@ -1,6 +1,6 @@
 //! Reads what is stored of the runs of an environment, for whoever may read its logs.
 
-use super::history::{Asked, Found, History, Now, Page, Pages, SLACK, Turned};
+use super::history::{Asked, Found, History, Now, Page, SLACK};
 use crate::aggregator::stopping;
 use crate::auth::{Grant, ReadLogs};
 use crate::event::{self, Body};
@@ -20,19 +20,12 @@ pub(super) async fn newest(
 ) -> Result<Found, Failure> {
     let filter = told_of(asked.task.as_ref())?;
     let since = asked.since.map(before);
-    let mut pages = Pages::for_runs(asked.last);
     let mut history = History::new(asked, now);
     says.into_iter().for_each(|run| history.take(run));
-    loop {
+    while let Some(pages) = history.next_page() {
         let read = Read { since, until: pages.until, last: Some(pages.size), ..of(grant, &filter) };
-        match pages.turn(take(store, read, &mut history).await?) {
-            Turned::Whole => break,
-            Turned::UpTo(time) => history.read_up_to(time),
-            Turned::Again => continue,
-        }
-        if history.is_enough() {
-            break;
-        }
+        let page = take(store, read, &mut history).await?;
+        history.turn(page);
     }
     Ok(history.found())
 }

@@ -147,23 +147,18 @@ fn page(store: &[Told], pages: Pages, since: Option<UnixNanos>) -> Vec<Told> {
 /// Reads as [`stored`](super::super::stored) does.
 fn read(store: &[Told], asked: &Asked, now: &Now, size: usize) -> (Found, usize) {
     let since = asked.since.map(|since| UnixNanos(since.0 - SLACK.as_nanos() as i64));
-    let mut pages = Pages { size, ..Pages::for_runs(asked.last) };
     let mut history = History::new(asked.clone(), now.clone());
-    for turns in 1.. {
+    history.pages.size = size;
+    let mut turns = 0;
+    while let Some(pages) = history.next_page() {
         let found = page(store, pages, since);
         let oldest = found.iter().map(|(time, ..)| *time).min();
-        let turned = Page { events: found.len(), oldest, is_cut: false };
+        let page = Page { events: found.len(), oldest, is_cut: false };
         found.into_iter().for_each(|(.., run)| history.take(run));
-        match pages.turn(turned) {
-            Turned::Whole => return (history.found(), turns),
-            Turned::UpTo(time) => history.read_up_to(time),
-            Turned::Again => continue,
-        }
-        if history.is_enough() {
-            return (history.found(), turns);
-        }
+        history.turn(page);
+        turns += 1;
     }
-    unreachable!()
+    (history.found(), turns)
 }
 
 /// What the answer is, from everything that was ever told.
@@ -191,7 +186,7 @@ fn stores() -> impl Strategy<Value = Vec<Told>> {
         0..2u8,
         0..3_000i64,
         0..4_000i64,
-        0..5usize,
+        0..Outcome::ALL.len(),
         // How often its beginning and its end are there, how far behind each stands, and how the clocks differ.
         (0..3usize, 0..3usize),
         (0..ORDER_SLACK, 0..ORDER_SLACK),
@@ -209,9 +204,9 @@ fn stores() -> impl Strategy<Value = Vec<Told>> {
                 continue;
             }
             let (began, outcome) = (run.began.unwrap(), Outcome::ALL[outcome]);
-            if outcome == Outcome::Missed {
-                let missed = Run::not_begun(&task, run.due.unwrap(), outcome, "away".into());
-                store.extend((0..ends.max(1)).map(|_| (missed.due.unwrap().into(), lag, missed.clone())));
+            if !outcome.is_end() {
+                let unbegun = Run::not_begun(&task, run.due.unwrap(), outcome, "why".into());
+                store.extend((0..ends.max(1)).map(|_| (unbegun.due.unwrap().into(), lag, unbegun.clone())));
                 continue;
             }
             let end = ended(&run, outcome, (began.as_second() + lasts + apart).max(began.as_second() - 60));
