@@ -4,11 +4,13 @@
 //!   it. What is due at a minute is so the same run whoever finds it and how often: none happens twice, none is told twice.
 //! * What is kept of a run are the events of its stages, each with the whole of what was known then; see [`told`].
 
+pub mod command;
 mod due;
 mod id;
 mod told;
+pub mod words;
 
-pub use due::{Due, due, start_within};
+pub use due::{Due, Older, due, start_within};
 pub use id::RunId;
 pub use told::told;
 
@@ -190,19 +192,7 @@ impl Outcome {
 impl Run {
     /// One that is due at `due`; it has not begun.
     pub fn due(task: &Label, due: Timestamp) -> Run {
-        Run {
-            id: RunId::due(task, due),
-            task: task.clone(),
-            trigger: Trigger::Schedule,
-            version: String::new(),
-            due: Some(due),
-            began: None,
-            ended: None,
-            outcome: None,
-            exit_code: None,
-            instance: None,
-            reason: None,
-        }
+        Run { due: Some(due), ..Run::new(RunId::due(task, due), task, Trigger::Schedule) }
     }
 
     /// The same that did not begin, and why.
@@ -212,12 +202,22 @@ impl Run {
 
     /// One that a user asks for; it has not begun.
     pub fn asked(id: RunId, wanted: &RunNow) -> Run {
+        Run::new(id, &wanted.task, Trigger::User(wanted.by.clone()))
+    }
+
+    fn new(id: RunId, task: &Label, trigger: Trigger) -> Run {
         Run {
             id,
-            task: wanted.task.clone(),
-            trigger: Trigger::User(wanted.by.clone()),
+            task: task.clone(),
+            trigger,
+            version: String::new(),
             due: None,
-            ..Run::due(&wanted.task, Timestamp::UNIX_EPOCH)
+            began: None,
+            ended: None,
+            outcome: None,
+            exit_code: None,
+            instance: None,
+            reason: None,
         }
     }
 
@@ -240,16 +240,21 @@ impl TaskState {
     /// Takes in how a run ended, or that it did not begin.
     pub fn ended(&mut self, run: Run) {
         self.running.retain(|other| other.id != run.id);
-        if run.outcome == Some(Outcome::Succeeded) {
-            self.last_success = self.last_success.max(run.ended);
-        }
-        if self.last.as_ref().is_none_or(|last| last.time() <= run.time()) {
-            self.last = Some(run.clone());
-        }
+        remember(&mut self.last, &mut self.last_success, &run);
         self.lately.push(run);
         if self.lately.len() > LATELY {
             self.lately.remove(0);
         }
+    }
+}
+
+/// Takes a run that has ended, or did not begin, for the last one, and its end for the last success, where they are.
+pub fn remember(last: &mut Option<Run>, last_success: &mut Option<Timestamp>, run: &Run) {
+    if run.outcome == Some(Outcome::Succeeded) {
+        *last_success = (*last_success).max(run.ended);
+    }
+    if last.as_ref().is_none_or(|last| last.time() <= run.time()) {
+        *last = Some(run.clone());
     }
 }
 

@@ -1,7 +1,9 @@
 //! When a task is due, and how late it may begin. Pure.
 
+use super::{Outcome, Run};
 use jiff::Timestamp;
-use skpr_proto::manifest::{Task, Zone};
+use skpr_proto::Label;
+use skpr_proto::manifest::Task;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -17,29 +19,46 @@ const LATEST: Duration = Duration::from_secs(200);
 pub struct Due {
     /// Oldest first.
     pub times: Vec<Timestamp>,
-    /// How many were before those; at most [`COUNTED`] are counted.
-    pub before: u64,
-    /// The newest of these.
-    pub newest_before: Option<Timestamp>,
+    /// Those before them.
+    pub older: Option<Older>,
+}
+
+/// Times that are too many to be named: one run stands for all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Older {
+    pub newest: Timestamp,
+    /// At most [`COUNTED`].
+    pub count: u64,
+}
+
+impl Older {
+    /// The run that was due at the newest, and why neither it nor those before it began.
+    pub fn not_begun(self, task: &Label, outcome: Outcome, reason: String) -> Run {
+        let reason = match self.count {
+            1 => reason,
+            count => format!("{reason}; it stands for {count} that were due until then"),
+        };
+        Run::not_begun(task, self.newest, outcome, reason)
+    }
 }
 
 /// When `task` was due after `after` and not after `until`.
 pub fn due(task: &Task, after: Timestamp, until: Timestamp) -> Due {
-    let zone = task.timezone.clone().unwrap_or_else(Zone::utc);
-    let (mut times, mut counted, mut at) = (VecDeque::with_capacity(NAMED + 1), 0, after);
-    let mut newest_before = None;
-    while let Some(next) = task.schedule.next_after(at, &zone).filter(|next| *next <= until && *next > at) {
+    let (mut times, mut older, mut at) = (VecDeque::with_capacity(NAMED + 1), None, after);
+    let mut counted = 0;
+    while let Some(next) = task.next_after(at).filter(|next| *next <= until) {
         times.push_back(next);
         counted += 1;
         if times.len() > NAMED {
-            newest_before = times.pop_front();
+            older = times.pop_front();
         }
         if counted >= COUNTED {
             break;
         }
         at = next;
     }
-    Due { before: counted - times.len() as u64, newest_before, times: times.into() }
+    let count = counted - times.len() as u64;
+    Due { times: times.into(), older: older.map(|newest| Older { newest, count }) }
 }
 
 /// How long after it is due a run may begin. Beyond that it is missed. Shorter than the time to the next, so that one that was
@@ -71,9 +90,18 @@ mod tests {
     #[test]
     fn of_many_the_newest_are_named_and_the_rest_is_counted() {
         let found = due(&task("* * * * *"), at(0), at(60 * 1000));
-        assert_eq!((found.times.len(), found.before), (NAMED, 900));
+        assert_eq!((found.times.len(), found.times[0]), (NAMED, at(54_060)));
         assert_eq!(found.times.last(), Some(&at(60_000)));
-        assert_eq!((found.newest_before, found.times[0]), (Some(at(54_000)), at(54_060)));
+        let older = found.older.unwrap();
+        assert_eq!(older, Older { newest: at(54_000), count: 900 });
+        let label = Label::parse("task", "drush").unwrap();
+        let said = |older: Older| {
+            let run = older.not_begun(&label, Outcome::Missed, "nobody was there".to_owned());
+            (run.due, run.reason.unwrap())
+        };
+        let all = "nobody was there; it stands for 900 that were due until then".to_owned();
+        assert_eq!(said(older), (Some(at(54_000)), all));
+        assert_eq!(said(Older { count: 1, ..older }).1, "nobody was there");
     }
 
     #[test]

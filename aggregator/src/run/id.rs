@@ -7,7 +7,7 @@ use std::fmt;
 
 /// Characters of what makes a run's id that a user asked for its own.
 const RANDOM: usize = 6;
-/// Without those that are read for another, and without vowels, which make words.
+/// Without those that are read for another, and without vowels, which make words; five are there twice, so that it is 32.
 const ALPHABET: &[u8; 32] = b"23456789bcdfghjkmnpqrstvwxzbcdfg";
 
 /// `TASK-MINUTES` where it was due, in minutes since the Unix epoch, as Kubernetes names the Jobs of a CronJob; else `TASK-` and

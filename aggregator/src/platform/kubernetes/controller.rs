@@ -10,7 +10,7 @@ use super::attempt::{Ended, Failed, Failing, attempt};
 use super::children::{Children, Seen};
 use super::cron::{ended_with, told_runs};
 use super::desired::Kind;
-use super::done::{Done, Scope, are_runs_settled, is_settled, look_at_runs};
+use super::done::{Done, Scope, are_runs_settled, is_settled, plan_runs};
 use super::notices::Notices;
 use super::objects::{Objects, concerned};
 use super::queue::{How, Queue};
@@ -220,16 +220,16 @@ impl Work {
         if !is_settled || now - done.whole >= pause(done) {
             return Some(Scope::Whole);
         }
-        let looked = look_at_runs(object, done, Timestamp::now())?;
-        done.look = looked.look;
+        let runs = plan_runs(object, done, Timestamp::now())?;
+        done.look = runs.look;
         // A task that was only kept for what ran of it can go now.
         let is_left = |(kind, name): &(Kind, String)| {
-            *kind == Kind::CronJob && looked.can_go(key, object.managed.settings.cron.as_ref(), name)
+            *kind == Kind::CronJob && runs.can_go(key, object.managed.settings.cron.as_ref(), name)
         };
         if self.children.of(key).keys().any(is_left) {
             return Some(Scope::Whole);
         }
-        (!are_runs_settled(&looked, object, done)).then(|| Scope::Runs(Box::new(done.clone())))
+        (!are_runs_settled(&runs, object, done)).then(|| Scope::Runs(Box::new(done.clone())))
     }
 
     /// While the API server was away, nobody could help a release.

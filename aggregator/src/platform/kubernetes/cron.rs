@@ -7,7 +7,6 @@
 //! * A run that a user asks for counts as one that Kubernetes began: it is among what its CronJob says is active.
 
 mod ask;
-mod gone;
 mod job;
 mod jobs;
 mod listed;
@@ -18,18 +17,17 @@ mod round;
 mod state;
 mod status;
 mod story;
-mod tally;
 mod told;
+mod unbegun;
 
-pub(super) use gone::ended_with;
 pub(super) use job::{WatchedJob, job_resource};
 pub(super) use jobs::{ByEnvironment, Jobs, Seen};
 pub(super) use made::{cron_job, name};
+pub(super) use plan::{Look, Plan, Telling, plan};
 pub(super) use pod::{detail_of_run, task_of};
 pub(super) use state::states;
 pub(super) use status::{TaskStatuses, readable};
-pub(super) use tally::{Known, Tally, Telling, tally};
-pub(super) use told::{Told, told_runs};
+pub(super) use told::{Told, ended_with, told_runs};
 
 /// On everything that is of a task.
 pub(super) const TASK_LABEL: &str = "skpr.io/task";

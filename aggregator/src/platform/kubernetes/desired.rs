@@ -266,4 +266,4 @@ fn claims(site: &Site<'_>) -> Vec<Wanted> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

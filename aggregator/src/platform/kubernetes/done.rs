@@ -1,6 +1,6 @@
 //! What is known of an environment after a round, and whether that asks for another. Pure.
 
-use super::cron::{self, Known as KnownTasks, Tally, Telling, Told};
+use super::cron::{self, Look, Plan, Telling, Told};
 use super::deployment::Obstacle;
 use super::objects::Object;
 use super::outcome::{Known, outcome};
@@ -74,9 +74,9 @@ impl Done {
         }
     }
 
-    pub(super) fn take_tally(&mut self, tally: Tally) {
-        self.saw_jobs = tally.busy.is_some();
-        (self.look, self.telling) = (tally.look, self.saw_jobs.then_some(tally.telling));
+    pub(super) fn take_plan(&mut self, plan: Plan) {
+        self.saw_jobs = plan.busy.is_some();
+        (self.look, self.telling) = (plan.look, self.saw_jobs.then_some(plan.telling));
     }
 
     /// What is remembered of it, for the next one to be compared with.
@@ -98,26 +98,26 @@ impl Done {
     }
 }
 
-/// What is known of runs without asking; none for an environment that is not acted on.
-pub(super) fn look_at_runs(object: &Object, done: &Done, now: Timestamp) -> Option<Tally> {
+/// What is to be done about runs, by what is known without asking; none for an environment that is not acted on.
+pub(super) fn plan_runs(object: &Object, done: &Done, now: Timestamp) -> Option<Plan> {
     if object.invalid.is_some() || done.refusal.is_some() {
         return None;
     }
-    let tally = cron::tally(&KnownTasks {
+    let plan = cron::plan(&Look {
         settings: object.managed.settings.cron.as_ref(),
         suspended: &object.suspended,
         before: &object.status.tasks,
         seen: object.seen.as_ref().map(|seen| seen.as_slice()),
         now,
     });
-    Some(tally)
+    Some(plan)
 }
 
-/// Whether nothing is to be done about runs by that.
-pub(super) fn are_runs_settled(tally: &Tally, object: &Object, done: &Done) -> bool {
-    let is_told = tally.telling.iter().all(|telling| telling.is_in(&done.told_runs));
+/// Whether that is nothing.
+pub(super) fn are_runs_settled(plan: &Plan, object: &Object, done: &Done) -> bool {
+    let is_told = plan.telling.iter().all(|telling| telling.is_in(&done.told_runs));
     let is_known = done.saw_jobs == object.seen.is_some();
-    is_known && is_told && tally.is_settled(&object.status.tasks)
+    is_known && is_told && plan.is_settled(&object.status.tasks)
 }
 
 /// Whether anything else is to be done, by what is known without asking.

@@ -192,8 +192,8 @@ impl Round {
         };
         let others = self.objects.iter().map(|(key, object)| (key, &*object.managed));
         let taken = domains::taken(&asking, others);
-        let tally = self.tally(&object, &status).await?;
-        let unsaid = self.write_ends(&tally).await?;
+        let runs = self.plan_runs(&object, &status).await?;
+        let unsaid = self.write_ends(&runs).await?;
         let site = Site {
             key: &self.key,
             uid: &uid,
@@ -202,7 +202,7 @@ impl Round {
             release: &current,
             target: status.target.clamp(bounds.0, bounds.1.max(bounds.0)),
             taken: &taken,
-            stopped: &tally.stopped,
+            stopped: &runs.stopped,
             options: &self.options.cluster,
         };
         let wanted = desired(&site);
@@ -251,7 +251,7 @@ impl Round {
             // Of one that failed and was left, the old instances go on.
             State::Deploying | State::RollingBack | State::Failed | State::Superseded => false,
         });
-        if let Some(left) = self.tidy(&wanted, gone, tally.busy.as_ref()).await? {
+        if let Some(left) = self.tidy(&wanted, gone, runs.busy.as_ref()).await? {
             after.trouble.get_or_insert_with(|| left.clone());
             done.trouble.get_or_insert(left);
         }
@@ -267,12 +267,12 @@ impl Round {
             (false, false) if is_there && !gone => status.domains.clone(),
             (false, false) => vec![],
         };
-        after.tasks.clone_from(&tally.tasks);
+        after.tasks.clone_from(&runs.tasks);
         if after != status {
             self.write_status(&object.metadata, &after).await?;
         }
         done.status = after;
-        done.take_tally(tally);
+        done.take_plan(runs);
         Ok(done)
     }
 

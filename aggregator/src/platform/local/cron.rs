@@ -203,9 +203,9 @@ impl Tasks {
         let release = release::good_before(&record.releases, u64::MAX);
         let (cron, wanted) = (release.map(|release| &release.settings.cron), record.settings.cron.as_ref());
         let tasks = match cron {
-            Some(cron) => asked::tasks(cron.as_ref(), wanted),
+            Some(cron) => plan::tasks(cron.as_ref(), wanted),
             // Before the first has succeeded its tasks are there, and have nothing to run.
-            None => asked::tasks(wanted, None),
+            None => plan::tasks(wanted, None),
         };
         let closed = around.stopping || record.deleting.is_some();
         let release = release.filter(|_| !closed && !tasks.is_empty());

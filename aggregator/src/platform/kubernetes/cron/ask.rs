@@ -5,11 +5,11 @@
 //!   that are asked for at once, the later is the one that was entered later.
 //! * What is left of one that was begun half is taken away by the controller, and has run nothing.
 
-use super::TASK_LABEL;
 use super::job::{Job, job_resource};
 use super::listed::listed;
 use super::made::{Made, name};
-use super::tally::ABANDONED;
+use super::plan::ABANDONED;
+use super::story::story;
 use crate::environment::EnvironmentKey;
 use crate::platform::kubernetes::access::{self, DEPLOY, api_resource};
 use crate::platform::kubernetes::changes::{
@@ -20,7 +20,7 @@ use crate::platform::kubernetes::failures::failure;
 use crate::platform::kubernetes::resource::{self, Environment, object_name};
 use crate::platform::unmanaged;
 use crate::release;
-use crate::run::{Run, RunId, RunNow, Suspend, Suspended, Suspension, Trigger};
+use crate::run::{Run, RunId, RunNow, Suspend, Suspended, Suspension, words};
 use jiff::Timestamp;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
 use serde_json::{Value, json};
@@ -42,7 +42,7 @@ impl Kubernetes {
         let Some(settings) =
             object.spec.settings.cron.iter().flatten().find(|(task, _)| **task == wanted.task)
         else {
-            return Err(no_task(&key.name, &wanted.task));
+            return Err(words::no_task(&key.name, &wanted.task));
         };
         let (task, settings) = settings;
         let status = object.status.clone().unwrap_or_default();
@@ -61,7 +61,7 @@ impl Kubernetes {
             .map_err(|error| Failure::new(ErrorKind::Failed, error.to_string()))?;
         let held = within(self.jobs(key).create(&params(), &job)).await?;
         let begun = match self.enter(key, task, &held).await {
-            Ok(before) => self.let_begin(key, settings, &held, &before).await,
+            Ok(before) => self.let_begin(&made, &held, &before).await,
             Err(failure) => Err(failure),
         };
         if let Err(failure) = begun {
@@ -75,18 +75,13 @@ impl Kubernetes {
     /// Lets a Job begin that is held back, if no other is in its way; of those held back, only what was entered `before` it is.
     async fn let_begin(
         &self,
-        key: &EnvironmentKey,
-        settings: &Task,
+        made: &Made<'_>,
         held: &DynamicObject,
         before: &BTreeSet<String>,
     ) -> Result<(), Failure> {
+        let Made { key, task, settings, .. } = made;
         let name = held.metadata.name.as_deref().unwrap_or_default();
-        let task = held.metadata.labels.iter().flatten().find(|(label, _)| *label == TASK_LABEL);
-        let task = task.and_then(|(_, task)| Label::parse("task", task).ok());
-        let mut others = match &task {
-            Some(task) => self.running(key, task).await?,
-            None => vec![],
-        };
+        let mut others = self.running(key, task).await?;
         others.retain(|other| other.name != name && (!other.is_held || before.contains(&other.uid)));
         free(&key.name, settings, &others)?;
         if settings.overlap == Overlap::Replace {
@@ -222,7 +217,7 @@ fn change(object: &mut Environment, name: &EnvironmentName, wanted: &Suspend) ->
     let tasks: Vec<Label> = match &wanted.task {
         None => all.into_iter().collect(),
         Some(task) if all.contains(task) => vec![task.clone()],
-        Some(task) => return Err(no_task(name, task)),
+        Some(task) => return Err(words::no_task(name, task)),
     };
     let suspension = Suspension { by: resource::name(&wanted.by), since: Timestamp::now() };
     let mut suspended = Suspended::default();
@@ -245,21 +240,8 @@ fn change(object: &mut Environment, name: &EnvironmentName, wanted: &Suspend) ->
 /// Whether a run may begin beside these.
 fn free(name: &EnvironmentName, settings: &Task, running: &[Job]) -> Result<(), Failure> {
     let Some(other) = running.first().filter(|_| settings.overlap == Overlap::Forbid) else { return Ok(()) };
-    let by = match &other.trigger {
-        Trigger::Schedule => "its schedule".to_owned(),
-        Trigger::User(by) => by.escape_debug().to_string(),
-    };
-    let since = other.started.unwrap_or(other.created).strftime("%Y-%m-%d %H:%M:%S UTC");
-    let sentence = format!(
-        "`{}` of `{name}` is locked: run `{}` runs since {since}, begun by {by}",
-        other.task, other.id
-    );
-    Err(Failure::new(ErrorKind::Locked, sentence).with_hint(format!("skpr cron logs {name} {} -f", other.id)))
-}
-
-fn no_task(name: &EnvironmentName, task: &Label) -> Failure {
-    Failure::new(ErrorKind::NotFound, format!("`{name}` has no task `{task}`"))
-        .with_hint(format!("skpr cron list {name}"))
+    let since = Some(other.started.unwrap_or(other.created));
+    Err(words::locked(name, &Run { began: since, ..story(other, None, Timestamp::now()) }))
 }
 
 fn not_made(key: &EnvironmentKey, task: &Label) -> Failure {

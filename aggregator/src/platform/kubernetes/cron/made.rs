@@ -4,22 +4,23 @@
 //!   its command are the task's.
 
 use super::pod::COMPONENT;
-use super::tally::KEPT;
 use super::{BY, TASK_LABEL, VERSION};
 use crate::environment::EnvironmentKey;
 use crate::platform::kubernetes::desired::{Part, Site, beside_instances, has_volumes, literal, pod};
 use crate::platform::kubernetes::resource::{labels, name as name_of, workload_name};
 use crate::release::Release;
-use crate::run::{RunId, RunNow, start_within};
+use crate::run::{RunId, RunNow, command, start_within};
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
-use skpr_proto::manifest::{Overlap, Task, Zone};
+use skpr_proto::manifest::{Overlap, Task};
 use skpr_proto::{EnvironmentName, Label};
 
 /// As long as a CronJob's name may be: that of its Job has eleven characters more.
 const LONGEST: usize = 52;
 /// Hexadecimal digits that keep a name its own which had to be cut.
 const DIGITS: usize = 8;
+/// How many Jobs of each kind, those that succeeded and those that failed, Kubernetes keeps of a CronJob.
+pub(super) const KEPT: usize = 10;
 /// How long the Job of a run stays that a user asked for, in seconds.
 const STAYS: u32 = 3600;
 
@@ -43,7 +44,6 @@ pub(in crate::platform::kubernetes) fn cron_job(site: &Site<'_>, task: &Label, s
         Overlap::Allow => "Allow",
         Overlap::Replace => "Replace",
     };
-    let zone = settings.timezone.clone().unwrap_or_else(Zone::utc);
     let run = Made {
         key: site.key,
         release: site.release,
@@ -54,7 +54,7 @@ pub(in crate::platform::kubernetes) fn cron_job(site: &Site<'_>, task: &Label, s
     json!({
         "schedule": settings.schedule.fields(),
         // Without one the clock of Kubernetes' own machine counts.
-        "timeZone": zone.as_str(),
+        "timeZone": settings.zone().as_str(),
         "concurrencyPolicy": policy,
         "suspend": site.stopped.contains(task),
         "startingDeadlineSeconds": start_within(settings).as_secs(),
@@ -119,33 +119,19 @@ impl Made<'_> {
     fn template(&self, asked: Option<(&RunNow, &RunId)>) -> Value {
         let arguments = asked.map(|(wanted, _)| wanted.arguments.as_slice()).unwrap_or_default();
         let (mut container, mut spec) = (Map::new(), Map::new());
-        container.insert("command".into(), command(self.settings.command.as_str(), arguments));
+        let command = command::command(self.settings.command.as_str(), arguments);
+        container.insert("command".into(), command.iter().map(|word| literal(word)).collect());
         spec.insert("restartPolicy".into(), json!("Never"));
         if has_volumes(&self.release.settings) && self.access_mode != "ReadWriteMany" {
             // A volume that one node mounts is where an instance is.
             spec.insert("affinity".into(), beside_instances(self.key));
         }
-        let mut variables = vec![("SKPR_TASK", self.task.to_string())];
+        let mut variables = vec![(command::TASK, self.task.to_string())];
         // Of what is due, only Kubernetes knows which it is.
-        variables.extend(asked.map(|(_, id)| ("SKPR_RUN", id.to_string())));
+        variables.extend(asked.map(|(_, id)| (command::RUN, id.to_string())));
         let labels = vec![(TASK_LABEL, self.task.to_string())];
         pod(self.key, self.release, Part { component: COMPONENT, labels, variables, container, spec })
     }
-}
-
-/// The shell that runs a task's command, with more words behind it as they are.
-fn command(command: &str, arguments: &[String]) -> Value {
-    let words = |script: String| vec!["/bin/sh".to_owned(), "-c".to_owned(), literal(&script)];
-    let words = match arguments {
-        [] => words(command.to_owned()),
-        more => {
-            let mut words = words(format!("{command} \"$@\""));
-            words.push("skpr".to_owned());
-            words.extend(more.iter().map(|word| literal(word)));
-            words
-        }
-    };
-    json!(words)
 }
 
 #[cfg(test)]

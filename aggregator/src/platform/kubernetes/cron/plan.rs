@@ -1,293 +1,154 @@
-//! When a task was due and did not begin, and why. Pure.
+//! What is to stand in an environment's status about its tasks, by what is known of them, and what is to be done and told.
+//! Pure.
 //!
-//! * Kubernetes begins a run no later than [`start_within`] after it was due; before that is over nothing is said of it.
-//! * A time is looked at once: what is said of it is said for good. Those before one that is still open wait for it.
+//! * While the Jobs have not been listed nothing is said of any run: one that is missing may exist.
+//! * The time alone, and that Kubernetes has begun what was due, change nothing that is worth a write.
+//! * A task that was suspended is not let go before nothing is due any more that Kubernetes would make up for.
 
-use super::status::{Stopped, TaskStatus};
-use crate::run::{Outcome, Run, RunId, Suspension, due, start_within};
+mod task;
+
+use super::jobs::Seen;
+use super::made::name;
+use super::status::{TaskStatus, TaskStatuses};
+use super::told::Told;
+use crate::environment::EnvironmentKey;
+use crate::run::{Run, Suspension};
 use jiff::{SignedDuration, Timestamp};
 use skpr_proto::Label;
-use skpr_proto::manifest::{Overlap, Task, Zone};
-use std::time::Duration;
+use skpr_proto::manifest::Task;
+use std::collections::{BTreeMap, BTreeSet};
+use task::{JobRun, OneTask};
 
-/// How late the news of a Job may come that Kubernetes made at the last moment.
-pub(super) const NEWS: Duration = Duration::from_secs(10);
+/// A Job that is held back for so long was left by somebody who has ended.
+pub(super) const ABANDONED: SignedDuration = SignedDuration::from_secs(60);
+/// What can be said now or never is looked at again after this: something else has to happen first.
+const AGAIN: SignedDuration = SignedDuration::from_secs(5);
+/// So many tasks that are not wanted any more are looked after: the status has a place for no more.
+const LEFT: usize = 100;
 
-/// What is known of a task.
-pub(super) struct Known<'a> {
-    pub(super) task: &'a Label,
-    pub(super) settings: &'a Task,
-    pub(super) before: &'a TaskStatus,
-    /// As it is asked for.
-    pub(super) suspended: Option<&'a Suspension>,
-    pub(super) spells: &'a [Spell],
-    /// Runs before these may have had Jobs that Kubernetes has deleted since: it keeps so many.
-    pub(super) forgotten_before: Option<Timestamp>,
-    pub(super) now: Timestamp,
+/// What is known of an environment's tasks when it is decided what happens next.
+pub(in crate::platform::kubernetes) struct Look<'a> {
+    /// The tasks as they are to be.
+    pub(in crate::platform::kubernetes) settings: Option<&'a BTreeMap<Label, Task>>,
+    /// Those that a user has suspended.
+    pub(in crate::platform::kubernetes) suspended: &'a BTreeMap<Label, Suspension>,
+    pub(in crate::platform::kubernetes) before: &'a TaskStatuses,
+    /// None: the Jobs have not been listed.
+    pub(in crate::platform::kubernetes) seen: Option<&'a [Seen]>,
+    pub(in crate::platform::kubernetes) now: Timestamp,
 }
 
-/// A run and the time that it took.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Spell {
-    pub(super) id: RunId,
-    pub(super) from: Timestamp,
-    /// None: it goes on.
-    pub(super) until: Option<Timestamp>,
-    /// What has become of it can be told, whatever happens to its Job.
-    pub(super) is_certain: bool,
-}
-
-/// What has come of looking.
+/// What is to be written, done and told.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Plan {
-    pub(super) looked: Timestamp,
-    /// Oldest first.
-    pub(super) unbegun: Vec<Run>,
-    /// When the next can be said; none: it never comes.
-    pub(super) look: Option<Timestamp>,
+pub(in crate::platform::kubernetes) struct Plan {
+    pub(in crate::platform::kubernetes) tasks: TaskStatuses,
+    /// Tasks of which nothing is to begin by itself.
+    pub(in crate::platform::kubernetes) stopped: BTreeSet<Label>,
+    /// Runs whose Jobs are to say how they ended.
+    pub(super) ended: Vec<Ended>,
+    /// Jobs that nobody will ever let begin, with their UIDs.
+    pub(super) abandoned: Vec<(String, String)>,
+    /// CronJobs of which something runs or has not been told; none while the Jobs are not known.
+    pub(in crate::platform::kubernetes) busy: Option<BTreeSet<String>>,
+    pub(in crate::platform::kubernetes) telling: Vec<Telling>,
+    /// Whether a run that no Job stands for is said to have vanished, or not to have begun.
+    pub(super) gives_up: bool,
+    /// When time alone may change something.
+    pub(in crate::platform::kubernetes) look: Option<Timestamp>,
 }
 
-/// Looks at every time since it was looked last.
-pub(super) fn plan(known: &Known<'_>) -> Plan {
-    let Known { task, settings, before, spells, now, .. } = known;
-    let within = start_within(settings) + NEWS;
-    let due = due(settings, before.looked, *now);
-    let mut plan = Plan { looked: before.looked, ..Plan::default() };
-    if let (Some(first), true) = (due.times.first(), due.before > 0) {
-        plan.unbegun.extend(older(known, *first, due.before));
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Ended {
+    pub(super) job: String,
+    pub(super) uid: String,
+    pub(super) run: Run,
+}
+
+/// A run as it is to be told, if it has not been.
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::platform::kubernetes) struct Telling {
+    pub(super) run: Run,
+    /// Nobody has told it before, however long ago it was.
+    pub(super) is_news: bool,
+}
+
+impl Telling {
+    /// Whether it was told of.
+    pub(in crate::platform::kubernetes) fn is_in(&self, told: &Told) -> bool {
+        told.contains(&(self.run.id.clone(), self.run.stage()))
     }
-    for time in due.times {
-        let id = RunId::due(task, time);
-        match spells.iter().find(|spell| spell.id == id) {
-            Some(spell) if !spell.is_certain => break,
-            Some(_) => {}
-            None if now.duration_since(time) < SignedDuration::try_from(within).unwrap_or_default() => break,
-            None => {
-                let (outcome, reason) = why(known, time);
-                plan.unbegun.push(Run::not_begun(task, time, outcome, reason));
-            }
+}
+
+impl Plan {
+    /// Whether nothing is to be written.
+    pub(in crate::platform::kubernetes) fn is_settled(&self, before: &TaskStatuses) -> bool {
+        self.tasks == *before && self.ended.is_empty() && self.abandoned.is_empty()
+    }
+
+    /// Whether it touches runs alone: what is made of the environment stays as it is.
+    pub(in crate::platform::kubernetes) fn is_about_runs(
+        &self,
+        before: &TaskStatuses,
+        settings: Option<&BTreeMap<Label, Task>>,
+    ) -> bool {
+        let stopped = |status: Option<&TaskStatus>| status.and_then(|status| status.stopped.clone());
+        let same = |(task, status): (&Label, &TaskStatus)| {
+            settings.is_some_and(|settings| settings.contains_key(task))
+                && stopped(before.get(task)) == stopped(Some(status))
+        };
+        self.tasks.iter().all(same)
+    }
+
+    /// Whether a CronJob is of no task any more, and nothing runs of it.
+    pub(in crate::platform::kubernetes) fn can_go(
+        &self,
+        key: &EnvironmentKey,
+        settings: Option<&BTreeMap<Label, Task>>,
+        cron_job: &str,
+    ) -> bool {
+        let mut tasks = settings.into_iter().flat_map(BTreeMap::keys);
+        let is_wanted = tasks.any(|task| name(&key.name, task) == cron_job);
+        !is_wanted && self.busy.as_ref().is_some_and(|busy| !busy.contains(cron_job))
+    }
+
+    pub(super) fn look_at(&mut self, time: Timestamp, now: Timestamp) {
+        let time = time.max(now.checked_add(AGAIN).unwrap_or(time));
+        self.look = Some(self.look.map_or(time, |look| look.min(time)));
+    }
+}
+
+/// What happens next.
+pub(in crate::platform::kubernetes) fn plan(look: &Look<'_>) -> Plan {
+    let mut plan = Plan { busy: look.seen.map(|_| BTreeSet::new()), ..Plan::default() };
+    let mut of_tasks: BTreeMap<&Label, Vec<JobRun<'_>>> = BTreeMap::new();
+    for seen in look.seen.unwrap_or_default() {
+        let job = &seen.job;
+        let run = seen.run(look.now);
+        if run.outcome.is_none() || job.told.is_none() {
+            plan.busy.get_or_insert_default().insert(job.cron_job.clone());
         }
-        plan.looked = time;
+        if !job.is_held {
+            of_tasks.entry(&job.task).or_default().push(JobRun { seen, run });
+        } else if look.now.duration_since(job.created) >= ABANDONED {
+            plan.abandoned.push((job.name.clone(), job.uid.clone()));
+        } else {
+            plan.look_at(job.created + ABANDONED, look.now);
+        }
     }
-    let zone = settings.timezone.clone().unwrap_or_else(Zone::utc);
-    let next = settings.schedule.next_after(plan.looked, &zone);
-    plan.look = next.and_then(|next| next.checked_add(within).ok());
+    let tasks = look.settings.into_iter().flat_map(BTreeMap::keys).chain(look.before.keys());
+    let all: BTreeSet<_> = tasks.chain(of_tasks.keys().copied()).collect();
+    let is_wanted = |task: &&Label| look.settings.is_some_and(|settings| settings.contains_key(*task));
+    let (wanted, mut left): (Vec<_>, Vec<_>) = all.into_iter().partition(is_wanted);
+    left.sort_by_key(|task| !look.before.contains_key(*task));
+    for task in wanted.into_iter().chain(left.into_iter().take(LEFT)) {
+        let runs = of_tasks.get(task).map(Vec::as_slice).unwrap_or_default();
+        let one = OneTask { look, task, runs, before: look.before.get(task) };
+        if let Some(status) = one.status(&mut plan) {
+            plan.tasks.insert(task.clone(), status);
+        }
+    }
     plan
 }
 
-/// The one run that stands for all before `first`, which are too many to be named.
-fn older(known: &Known<'_>, first: Timestamp, count: u64) -> Option<Run> {
-    let until = first.checked_sub(SignedDuration::from_secs(1)).ok()?;
-    let newest = *due(known.settings, known.before.looked, until).times.last()?;
-    let (_, reason) = why(known, newest);
-    let reason = match count {
-        1 => reason,
-        count => format!("{reason}; so did the {} before it, which are not named", count - 1),
-    };
-    Some(Run::not_begun(known.task, newest, Outcome::Missed, reason))
-}
-
-/// Why a run that was due then did not begin.
-fn why(known: &Known<'_>, due: Timestamp) -> (Outcome, String) {
-    let asked = known.suspended.map(Stopped::of);
-    let mut stopped = known.before.stopped.iter().chain(&asked);
-    if let Some(stopped) = stopped.find(|stopped| stopped.covers(due)) {
-        return (Outcome::Suspended, format!("it was suspended by {}", stopped.by));
-    }
-    let ran = |spell: &&Spell| spell.from <= due && spell.until.is_none_or(|until| until >= due);
-    if let (Overlap::Forbid, Some(other)) = (known.settings.overlap, known.spells.iter().find(ran)) {
-        return (Outcome::Skipped, format!("run `{}` still ran", other.id));
-    }
-    if known.forgotten_before.is_some_and(|oldest| due < oldest) {
-        let reason = "nobody looked when it was due, and Kubernetes keeps only the last Jobs";
-        return (Outcome::Unknown, reason.to_owned());
-    }
-    let seconds = start_within(known.settings).as_secs();
-    (Outcome::Missed, format!("Kubernetes did not begin it within {seconds} s"))
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use serde_json::json;
-
-    fn label() -> Label {
-        Label::parse("task", "drush").unwrap()
-    }
-
-    fn task(schedule: &str, overlap: &str) -> Task {
-        serde_json::from_value(json!({"schedule": schedule, "command": "x", "overlap": overlap})).unwrap()
-    }
-
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(second).unwrap()
-    }
-
-    fn spell(due: i64, until: Option<i64>) -> Spell {
-        Spell { id: RunId::due(&label(), at(due)), from: at(due), until: until.map(at), is_certain: true }
-    }
-
-    struct World {
-        task: Task,
-        before: TaskStatus,
-        suspended: Option<Suspension>,
-        spells: Vec<Spell>,
-        forgotten_before: Option<Timestamp>,
-    }
-
-    /// A task of every minute that was looked at when it was due at 60.
-    fn world(overlap: &str) -> World {
-        let before = TaskStatus { looked: at(60), ..TaskStatus::default() };
-        let task = task("* * * * *", overlap);
-        World { task, before, suspended: None, spells: vec![], forgotten_before: None }
-    }
-
-    impl World {
-        fn plan(&self, now: i64) -> Plan {
-            plan(&Known {
-                task: &label(),
-                settings: &self.task,
-                before: &self.before,
-                suspended: self.suspended.as_ref(),
-                spells: &self.spells,
-                forgotten_before: self.forgotten_before,
-                now: at(now),
-            })
-        }
-
-        /// Minutes with what is said of each, and up to where it was looked.
-        #[track_caller]
-        fn check(&self, now: i64, looked: i64, expected: &[(i64, Outcome, &str)]) {
-            let plan = self.plan(now);
-            let said: Vec<(i64, Outcome, String)> = plan
-                .unbegun
-                .into_iter()
-                .map(|run| (run.due.unwrap().as_second(), run.outcome.unwrap(), run.reason.unwrap()))
-                .collect();
-            let expected: Vec<(i64, Outcome, String)> =
-                expected.iter().map(|(due, outcome, why)| (*due, *outcome, (*why).to_owned())).collect();
-            assert_eq!((said, plan.looked), (expected, at(looked)));
-            assert_eq!(plan.look, Some(at(looked + 60 + 40)));
-        }
-    }
-
-    const MISSED: &str = "Kubernetes did not begin it within 30 s";
-
-    #[test]
-    fn nothing_is_said_while_it_may_still_begin() {
-        world("forbid").check(120 + 39, 60, &[]);
-        world("forbid").check(120 + 40, 120, &[(120, Outcome::Missed, MISSED)]);
-    }
-
-    #[test]
-    fn what_has_begun_is_not_missed_and_one_that_waits_is_waited_for() {
-        let mut world = world("allow");
-        world.spells = vec![spell(120, Some(130)), spell(180, None)];
-        world.check(185, 180, &[]);
-        world.spells[0].is_certain = false;
-        world.check(360, 60, &[]);
-        world.spells[0].is_certain = true;
-        world.check(300, 240, &[(240, Outcome::Missed, MISSED)]);
-    }
-
-    #[test]
-    fn what_was_due_while_another_ran_is_skipped_if_both_must_not_run() {
-        let mut world = world("forbid");
-        world.spells = vec![spell(120, Some(250))];
-        let why = format!("run `{}` still ran", world.spells[0].id);
-        world.check(
-            350,
-            300,
-            &[(180, Outcome::Skipped, &why), (240, Outcome::Skipped, &why), (300, Outcome::Missed, MISSED)],
-        );
-        // One that a user asked for counts alike.
-        world.spells =
-            vec![Spell { id: RunId::asked(&label(), 7), from: at(110), until: None, is_certain: true }];
-        let why = format!("run `{}` still ran", world.spells[0].id);
-        world.check(165, 120, &[(120, Outcome::Skipped, &why)]);
-        world.task = task("* * * * *", "allow");
-        world.check(165, 120, &[(120, Outcome::Missed, MISSED)]);
-    }
-
-    #[test]
-    fn what_was_due_while_it_was_suspended_says_by_whom_also_when_it_was_resumed_since() {
-        let mut world = world("forbid");
-        world.suspended = Some(Suspension { by: "ann".into(), since: at(170) });
-        let by = "it was suspended by ann";
-        world.check(
-            300,
-            240,
-            &[(120, Outcome::Missed, MISSED), (180, Outcome::Suspended, by), (240, Outcome::Suspended, by)],
-        );
-        world.suspended = None;
-        world.before.stopped = Some(Stopped { by: "ann".into(), since: at(170), until: Some(at(240)) });
-        world.check(
-            300,
-            240,
-            &[(120, Outcome::Missed, MISSED), (180, Outcome::Suspended, by), (240, Outcome::Missed, MISSED)],
-        );
-    }
-
-    #[test]
-    fn what_kubernetes_may_have_forgotten_is_not_said_to_be_missed() {
-        let mut world = world("forbid");
-        (world.spells, world.forgotten_before) = (vec![spell(180, Some(181))], Some(at(180)));
-        let why = "nobody looked when it was due, and Kubernetes keeps only the last Jobs";
-        world.check(290, 240, &[(120, Outcome::Unknown, why), (240, Outcome::Missed, MISSED)]);
-    }
-
-    #[test]
-    fn of_very_many_the_oldest_are_one_whose_reason_says_how_many() {
-        let plan = world("forbid").plan(60 + 1000 * 60 + 45);
-        assert_eq!((plan.unbegun.len(), plan.looked), (101, at(60 + 1000 * 60)));
-        let first = &plan.unbegun[0];
-        assert_eq!(first.due, Some(at(60 + 900 * 60)));
-        let reason = format!("{MISSED}; so did the 899 before it, which are not named");
-        assert_eq!(first.reason.as_ref(), Some(&reason));
-        assert_eq!(plan.unbegun[1].due, Some(at(60 + 901 * 60)));
-    }
-
-    #[test]
-    fn a_task_that_never_comes_is_never_looked_at_again() {
-        let mut world = world("forbid");
-        world.task = task("0 0 29 2 *", "forbid");
-        let plan = world.plan(999);
-        assert_eq!((plan.looked, plan.unbegun), (at(60), vec![]));
-        assert!(plan.look.is_some_and(|look| look > at(60)));
-    }
-
-    proptest! {
-        /// However often and whenever it is looked at, of each time that has passed exactly one thing is said: that a run
-        /// began, which its Job says, or that none did.
-        #[test]
-        fn each_time_is_told_once(
-            began in proptest::collection::vec(any::<bool>(), 60),
-            steps in proptest::collection::vec(1i64..200, 1..40),
-        ) {
-            let (mut world, mut now) = (world("allow"), 60);
-            let mut told = vec![0; 62];
-            for step in steps {
-                now = (now + step).min(60 * 60);
-                // Kubernetes begins some of them, up to 30 s late.
-                let late = |minute: i64| minute * 60 + minute % 30;
-                world.spells = (2..62)
-                    .filter(|minute| began[*minute as usize - 2] && late(*minute) <= now)
-                    .map(|minute| spell(minute * 60, None))
-                    .collect();
-                let plan = world.plan(now);
-                for run in plan.unbegun {
-                    told[run.due.unwrap().as_second() as usize / 60] += 1;
-                }
-                prop_assert!(plan.looked >= world.before.looked);
-                world.before.looked = plan.looked;
-            }
-            let looked = world.before.looked.as_second() / 60;
-            for minute in 2..62 {
-                let expected = i32::from(minute <= looked && !began[minute as usize - 2]);
-                prop_assert_eq!(told[minute as usize], expected, "minute {}", minute);
-            }
-            prop_assert!(now - looked * 60 < 60 + 40);
-        }
-    }
-}
+mod tests;

@@ -3,7 +3,7 @@
 use super::ENDED;
 use super::job::job_resource;
 use super::listed::listed;
-use super::tally::{Known, Tally, tally};
+use super::plan::{Look, Plan, plan};
 use crate::platform::kubernetes::access::{self, Hindrance};
 use crate::platform::kubernetes::desired::Kind;
 use crate::platform::kubernetes::done::Done;
@@ -18,24 +18,24 @@ use serde_json::json;
 impl Round {
     /// What comes of the runs as they were seen. Kubernetes is asked before any is said to be lost: a watch that was cut says
     /// nothing for a while, and what is said of a run stands for good.
-    pub(in crate::platform::kubernetes) async fn tally(
+    pub(in crate::platform::kubernetes) async fn plan_runs(
         &self,
         object: &Environment,
         status: &EnvironmentStatus,
-    ) -> Result<Tally, Hindrance> {
-        let known = Known {
+    ) -> Result<Plan, Hindrance> {
+        let look = Look {
             settings: object.spec.settings.cron.as_ref(),
             suspended: &object.spec.suspended,
             before: &status.tasks,
             seen: self.seen.as_ref().map(|seen| seen.as_slice()),
             now: Timestamp::now(),
         };
-        let found = tally(&known);
+        let found = plan(&look);
         if !found.gives_up || self.has_seen_all().await? {
             return Ok(found);
         }
-        let mut without = tally(&Known { seen: None, ..known });
-        without.look_at(known.now, known.now);
+        let mut without = plan(&Look { seen: None, ..look });
+        without.look_at(look.now, look.now);
         Ok(without)
     }
 
@@ -50,12 +50,12 @@ impl Round {
     /// words.
     pub(in crate::platform::kubernetes) async fn write_ends(
         &self,
-        tally: &Tally,
+        plan: &Plan,
     ) -> Result<Option<String>, Hindrance> {
         let api: Api<DynamicObject> =
             Api::namespaced_with(self.client.clone(), self.key.namespace.as_str(), &job_resource());
         let mut refused = None;
-        for ended in &tally.ended {
+        for ended in &plan.ended {
             let run = serde_json::to_string(&ended.run).unwrap_or_default();
             // With the UID, it is another of the same name that is refused.
             let change = json!({"metadata": {"uid": ended.uid, "annotations": {ENDED: run}}});
@@ -64,7 +64,7 @@ impl Round {
             let written = api.patch(&ended.job, &params, &Patch::Merge(&change)).await;
             taken(written.map(drop), &mut refused)?;
         }
-        for (name, uid) in &tally.abandoned {
+        for (name, uid) in &plan.abandoned {
             let preconditions = Some(Preconditions { uid: Some(uid.clone()), resource_version: None });
             let params = DeleteParams { preconditions, ..DeleteParams::background() };
             taken(api.delete(name, &params).await.map(drop), &mut refused)?;
@@ -85,19 +85,19 @@ impl Round {
             && object.metadata.generation == Some(status.observed_generation)
             && self.refusal(&object).is_none()
             && matches!(self.next_step(&object, &status), Step::Rest);
-        let tally = self.tally(&object, &status).await?;
-        if !is_known || !tally.is_about_runs(&status.tasks, object.spec.settings.cron.as_ref()) {
+        let plan = self.plan_runs(&object, &status).await?;
+        if !is_known || !plan.is_about_runs(&status.tasks, object.spec.settings.cron.as_ref()) {
             return Ok(None);
         }
-        if self.write_ends(&tally).await?.is_some() {
+        if self.write_ends(&plan).await?.is_some() {
             return Ok(None);
         }
-        let after = EnvironmentStatus { tasks: tally.tasks.clone(), ..status.clone() };
+        let after = EnvironmentStatus { tasks: plan.tasks.clone(), ..status.clone() };
         if after != status {
             self.write_status(&object.metadata, &after).await?;
         }
         let mut done = Done { status: after, ..before.clone() };
-        done.take_tally(tally);
+        done.take_plan(plan);
         Ok(Some(done))
     }
 

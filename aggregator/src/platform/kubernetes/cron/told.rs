@@ -1,9 +1,10 @@
-//! What is told of runs between two rounds. Pure.
+//! What is told of runs: between two rounds, and when their environment is taken away from skpr. Pure.
 
-use super::tally::Telling;
+use super::plan::Telling;
+use super::status::TaskStatuses;
 use crate::environment::EnvironmentKey;
 use crate::event::Event;
-use crate::run::{self, Run, RunId};
+use crate::run::{self, Outcome, Run, RunId};
 use jiff::Timestamp;
 use std::collections::BTreeSet;
 
@@ -31,6 +32,23 @@ pub(in crate::platform::kubernetes) fn told_runs(
     (events, after)
 }
 
+/// The events of runs that go on when their environment goes. Their Jobs go with it, or run on where nobody looks: how they
+/// end is not known.
+pub(in crate::platform::kubernetes) fn ended_with(
+    key: &EnvironmentKey,
+    tasks: &TaskStatuses,
+    now: Timestamp,
+) -> Vec<Event> {
+    let running = tasks.values().flat_map(|status| &status.running).filter(|run| run.began.is_some());
+    let end = |run: &Run| {
+        let reason = Some("its environment was deleted while it ran".to_owned());
+        let ended = run.began.map(|began| now.max(began));
+        let run = Run { outcome: Some(Outcome::Unknown), ended, reason, ..run.clone() };
+        run::told(key, &run, now)
+    };
+    running.map(end).collect()
+}
+
 /// A run that has ended, as it was when it began.
 fn begun(run: &Run) -> Run {
     Run { outcome: None, ended: None, exit_code: None, reason: None, ..run.clone() }
@@ -40,7 +58,6 @@ fn begun(run: &Run) -> Run {
 mod tests {
     use super::*;
     use crate::inventory::tests::key;
-    use crate::run::Outcome;
     use skpr_proto::Label;
 
     #[test]

@@ -6,11 +6,11 @@ use crate::inventory::tests::key;
 use crate::release::{self, Deploy, TIMEOUT};
 use jiff::Timestamp;
 
-fn settings(value: Value) -> manifest::Environment {
+pub(in crate::platform::kubernetes) fn settings(value: Value) -> manifest::Environment {
     serde_json::from_value(value).unwrap()
 }
 
-fn release(settings: manifest::Environment) -> Release {
+pub(in crate::platform::kubernetes) fn release(settings: manifest::Environment) -> Release {
     let deploy = Deploy {
         version: "v1".into(),
         image: Some("r.example.com/shop".into()),

@@ -1,11 +1,9 @@
 //! What users ask of tasks: a run now, and that they are suspended or resumed. Pure.
 
 use super::plan::{Look, MOST_AT_ONCE, Place, Plan};
-use crate::run::{Run, RunId, RunNow, Suspend, Suspended, Suspension, Trigger};
-use jiff::Timestamp;
-use skpr_proto::manifest::{Overlap, Task};
-use skpr_proto::{EnvironmentName, ErrorKind, Failure, Label};
-use std::collections::BTreeMap;
+use crate::run::{Run, RunId, RunNow, Suspend, Suspended, Suspension, words};
+use skpr_proto::manifest::Overlap;
+use skpr_proto::{ErrorKind, Failure, Label};
 
 /// The run that a user asks for, about to begin, and what else is to be done for it.
 pub(super) fn run_now(look: &Look<'_>, wanted: &RunNow, chance: u64) -> Result<(Plan, Run), Failure> {
@@ -17,12 +15,12 @@ pub(super) fn run_now(look: &Look<'_>, wanted: &RunNow, chance: u64) -> Result<(
                 format!("what runs in `{environment}` has no task `{name}` yet: it is being deployed");
             return Err(unavailable(sentence, "try again when the deploy has ended"));
         }
-        None => return Err(no_such_task(environment, name)),
+        None => return Err(words::no_task(environment, name)),
     };
     if task.overlap == Overlap::Forbid
         && let Some(holder) = look.written.running_of(name).next()
     {
-        return Err(locked(environment, holder));
+        return Err(words::locked(environment, holder));
     }
     match look.place {
         Place::There(_) if look.written.running.len() >= MOST_AT_ONCE => {
@@ -59,7 +57,7 @@ pub(super) fn suspend(look: &Look<'_>, how: &Suspend) -> Result<(Plan, Suspended
     let mut plan = Plan::nothing(look.written);
     let names: Vec<&Label> = match &how.task {
         Some(name) if !look.tasks.contains_key(name) => {
-            return Err(no_such_task(&look.written.environment, name));
+            return Err(words::no_task(&look.written.environment, name));
         }
         Some(name) => vec![name],
         None => look.tasks.keys().collect(),
@@ -84,34 +82,6 @@ pub(super) fn suspend(look: &Look<'_>, how: &Suspend) -> Result<(Plan, Suspended
     Ok((plan, suspended))
 }
 
-/// The tasks of what runs, and those that come with what is being deployed.
-pub(super) fn tasks(
-    running: Option<&BTreeMap<Label, Task>>,
-    wanted: Option<&BTreeMap<Label, Task>>,
-) -> BTreeMap<Label, Option<Task>> {
-    let coming = wanted.into_iter().flatten().map(|(name, _)| (name.clone(), None));
-    let there = running.into_iter().flatten().map(|(name, task)| (name.clone(), Some(task.clone())));
-    coming.chain(there).collect()
-}
-
-fn locked(environment: &EnvironmentName, holder: &Run) -> Failure {
-    let id = &holder.id;
-    let since = |time: Timestamp| time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string();
-    let since = holder.began.map_or_else(|| "just now".to_owned(), since);
-    let who = match &holder.trigger {
-        Trigger::Schedule => format!("run `{id}` has been running by its schedule since {since}"),
-        Trigger::User(name) => format!("{} has been running `{id}` since {since}", name.escape_debug()),
-    };
-    let sentence = format!("task `{}` of `{environment}` is locked: {who}", holder.task);
-    let hint = format!("skpr cron logs {environment} {id} -f");
-    Failure::new(ErrorKind::Locked, sentence).with_hint(hint)
-}
-
-fn no_such_task(environment: &EnvironmentName, name: &Label) -> Failure {
-    Failure::new(ErrorKind::NotFound, format!("`{environment}` has no task `{name}`"))
-        .with_hint(format!("skpr cron list {environment}"))
-}
-
 fn unavailable(sentence: String, hint: &str) -> Failure {
     Failure::new(ErrorKind::Unavailable, sentence).with_hint(hint)
 }
@@ -120,7 +90,11 @@ fn unavailable(sentence: String, hint: &str) -> Failure {
 mod tests {
     use super::super::written::{Entry, Written};
     use super::*;
-    use std::collections::BTreeSet;
+    use crate::run::Trigger;
+    use jiff::Timestamp;
+    use skpr_proto::EnvironmentName;
+    use skpr_proto::manifest::Task;
+    use std::collections::{BTreeMap, BTreeSet};
 
     fn label(name: &str) -> Label {
         Label::parse("task", name).unwrap()

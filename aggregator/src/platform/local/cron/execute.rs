@@ -10,7 +10,7 @@ use super::super::process::{Launch, Process, blocking};
 use super::super::supervisor;
 use super::super::words;
 use super::plan::Ending;
-use crate::run::{Outcome, RunId};
+use crate::run::{self, Outcome, RunId};
 use jiff::Timestamp;
 use skpr_proto::Source;
 use std::ffi::OsString;
@@ -21,10 +21,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::sleep;
-
-const SHELL: &str = "/bin/sh";
-/// What the shell calls itself where it is given arguments.
-const NAME: &str = "skpr";
 
 /// What is to run.
 pub(super) struct Execution {
@@ -51,16 +47,6 @@ pub(super) enum EndedBy {
     Deletion,
     /// Everything stops.
     Stop,
-}
-
-/// The words that a task's line is started by, with what a user puts behind it.
-pub(super) fn command(line: &str, arguments: &[String]) -> Vec<OsString> {
-    let own = match arguments {
-        [] => vec![line.to_owned()],
-        _ => vec![format!("{line} \"$@\""), NAME.to_owned()],
-    };
-    let shell = [SHELL.to_owned(), "-c".to_owned()];
-    shell.iter().chain(&own).chain(arguments).map(OsString::from).collect()
 }
 
 /// Runs it to its end, which may be brought about.
@@ -137,9 +123,7 @@ fn ending(status: io::Result<ExitStatus>, killed: u32, by: Option<EndedBy>, at: 
     };
     let (outcome, reason) = match (by, exit_code) {
         (Some(EndedBy::Timeout), _) => (Outcome::TimedOut, None),
-        (Some(EndedBy::Replacement(next)), _) => {
-            (Outcome::Replaced, Some(format!("run `{next}` took its place")))
-        }
+        (Some(EndedBy::Replacement(next)), _) => (Outcome::Replaced, Some(run::words::replaced(&next))),
         (Some(EndedBy::Deletion), _) => (Outcome::Failed, Some("its environment was deleted".to_owned())),
         (Some(EndedBy::Stop), _) => (Outcome::Failed, Some("skpr was stopped while it ran".to_owned())),
         (None, None) => (Outcome::Unknown, nobody_knows),
@@ -160,18 +144,6 @@ mod tests {
     use super::*;
     use skpr_proto::Label;
     use std::os::unix::process::ExitStatusExt as _;
-
-    #[test]
-    fn what_is_put_behind_a_line_is_one_word_each() {
-        let words = |arguments: &[&str]| {
-            let arguments: Vec<String> = arguments.iter().map(|word| (*word).to_owned()).collect();
-            let words = command("drush cron", &arguments);
-            words.into_iter().map(|word| word.into_string().unwrap()).collect::<Vec<_>>()
-        };
-        assert_eq!(words(&[]), ["/bin/sh", "-c", "drush cron"]);
-        let expected = ["/bin/sh", "-c", "drush cron \"$@\"", "skpr", "a b", "-x"];
-        assert_eq!(words(&["a b", "-x"]), expected);
-    }
 
     #[test]
     fn an_end_is_told_by_what_brought_it_about() {

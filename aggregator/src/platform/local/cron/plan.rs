@@ -6,10 +6,10 @@
 //!   ended with that: it is not begun again.
 
 use super::written::{Entry, Timing, Written};
-use crate::run::{self, Outcome, Run, RunId};
+use crate::run::{self, Outcome, Run, RunId, words};
 use jiff::{SignedDuration, Timestamp};
 use skpr_proto::Label;
-use skpr_proto::manifest::{Overlap, Task, Zone};
+use skpr_proto::manifest::{Overlap, Task};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// So many runs of one environment go on at once: one that never ends and may overlap must not fill the machine.
@@ -79,6 +79,16 @@ enum Fate {
     DoesNot(Outcome, String),
 }
 
+/// The tasks of what runs, and those that come with what is being deployed.
+pub(super) fn tasks(
+    running: Option<&BTreeMap<Label, Task>>,
+    wanted: Option<&BTreeMap<Label, Task>>,
+) -> BTreeMap<Label, Option<Task>> {
+    let coming = wanted.into_iter().flatten().map(|(name, _)| (name.clone(), None));
+    let there = running.into_iter().flatten().map(|(name, task)| (name.clone(), Some(task.clone())));
+    coming.chain(there).collect()
+}
+
 /// What happens next.
 pub(super) fn plan(look: &Look<'_>) -> Plan {
     let mut plan = Plan::nothing(look.written);
@@ -143,7 +153,7 @@ impl Plan {
             entry.timing = timing;
             entry.looked = entry.looked.max(look.now);
         }
-        let next = next_after(task, entry.looked);
+        let next = task.next_after(entry.looked);
         self.wake_at(next);
     }
 
@@ -156,11 +166,10 @@ impl Plan {
         let entry = self.written.tasks.get(name).cloned()?;
         let due = run::due(task, entry.looked, look.now);
         let last = due.times.last().copied()?;
-        if let Some(newest) = due.newest_before
-            && let Fate::DoesNot(outcome, reason) = self.fate(look, &entry, name, task, newest)
+        if let Some(older) = due.older
+            && let Fate::DoesNot(outcome, reason) = self.fate(look, &entry, name, task, older.newest)
         {
-            let reason = format!("{reason}; it stands for {} that were due until then", due.before);
-            self.tell(Run::not_begun(name, newest, outcome, reason), look.now);
+            self.tell(older.not_begun(name, outcome, reason), look.now);
         }
         let mut looked = entry.looked;
         let mut left = None;
@@ -178,7 +187,7 @@ impl Plan {
             looked = time;
         }
         // Of very many not all are found at once.
-        let left = left.or_else(|| next_after(task, last).filter(|next| *next <= look.now));
+        let left = left.or_else(|| task.next_after(last).filter(|next| *next <= look.now));
         if let Some(entry) = self.written.tasks.get_mut(name) {
             entry.looked = if left.is_none() { look.now } else { looked };
         }
@@ -187,14 +196,14 @@ impl Plan {
 
     fn fate(&self, look: &Look<'_>, entry: &Entry, name: &Label, task: &Task, due: Timestamp) -> Fate {
         if let Some(suspended) = &entry.suspended {
-            return Fate::DoesNot(Outcome::Suspended, format!("it was suspended by {}", suspended.by));
+            return Fate::DoesNot(Outcome::Suspended, words::suspended(&suspended.by));
         }
         let is_late = look.now > late_after(task, due);
         let began_before = |run: &&Run| !is_late || run.began.is_some_and(|began| began <= due);
         if task.overlap == Overlap::Forbid
             && let Some(holder) = self.written.running_of(name).find(began_before)
         {
-            return Fate::DoesNot(Outcome::Skipped, format!("run `{}` was still running", holder.id));
+            return Fate::DoesNot(Outcome::Skipped, words::skipped(&holder.id));
         }
         if is_late {
             let within = run::start_within(task).as_secs();
@@ -241,11 +250,6 @@ fn ended(run: &Run, ending: Ending) -> Run {
     // The clock may have been set back meanwhile.
     let at = run.began.map_or(at, |began| began.max(at));
     Run { ended: Some(at), outcome: Some(outcome), exit_code, reason, ..run.clone() }
-}
-
-fn next_after(task: &Task, time: Timestamp) -> Option<Timestamp> {
-    let zone = task.timezone.clone().unwrap_or_else(Zone::utc);
-    task.schedule.next_after(time, &zone).filter(|next| *next > time)
 }
 
 /// The last moment at which what is due then may begin.

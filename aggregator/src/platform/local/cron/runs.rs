@@ -5,24 +5,21 @@
 use super::super::former::Note;
 use super::super::host::Host;
 use super::super::{CONTAINER, NAMESPACE, random_uid};
-use super::execute::{EndedBy, Execution, command, execute, failed};
+use super::execute::{EndedBy, Execution, execute, failed};
 use super::plan::Ending;
 use crate::environment::EnvironmentKey;
 use crate::inventory::{Detail, Pod, Presence};
 use crate::release::Release;
-use crate::run::{Run, RunId};
+use crate::run::{Run, RunId, command};
 use anyhow::Context as _;
 use skpr_proto::manifest::Task;
 use skpr_proto::{PodUid, Source};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-
-/// What a run is told of itself.
-const TASK: &str = "SKPR_TASK";
-const RUN: &str = "SKPR_RUN";
 
 /// What a run runs, and where.
 #[derive(Clone, Copy, Debug)]
@@ -99,18 +96,19 @@ impl Runs {
         let (environment, release) = (&self.environment.name, what.release);
         let name = run.instance.as_deref().context("it has no name")?;
         let mut equipment = self.host.equip(environment, release, name).context("there is no command")?;
-        for (name, value) in [(TASK, run.task.as_str()), (RUN, run.id.as_str())] {
+        for (name, value) in [(command::TASK, run.task.as_str()), (command::RUN, run.id.as_str())] {
             equipment.recipe.variables.push((name.to_owned(), value.to_owned()));
         }
         let uid = PodUid::parse(&random_uid()?)?;
         let source = Source::parse(NAMESPACE, name, uid.as_str(), CONTAINER)?;
         let (end, asked) = watch::channel(None);
+        let command = command::command(what.task.command.as_str(), what.arguments);
         let execution = Execution {
             host: Arc::clone(&self.host),
             note: Note { environment: self.environment.clone(), task: Some(run.task.clone()) },
             equipment,
             directory: what.directory.to_owned(),
-            command: command(what.task.command.as_str(), what.arguments),
+            command: command.into_iter().map(OsString::from).collect(),
             timeout: what.task.timeout.as_ref().map(|timeout| timeout.duration()),
             end: asked,
             source: source.clone(),

@@ -121,7 +121,7 @@ async fn a_user_runs_it_with_arguments_and_one_at_a_time() {
 
     fixture.clock.set(at(60));
     let skipped = up.ended("wait", 1).await;
-    let reason = format!("run `{}` was still running", holder.id);
+    let reason = format!("run `{}` still ran", holder.id);
     assert_eq!((skipped.outcome, skipped.reason), (Some(Outcome::Skipped), Some(reason)));
     let second = up.running("again", 1).await;
     let replaced = up.last("again", |last| last.id == first.id).await;

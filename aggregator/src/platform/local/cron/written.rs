@@ -6,7 +6,7 @@
 
 use super::super::state::{MOST_BYTES, decode, encode};
 use crate::private_file;
-use crate::run::{LATELY, Run, RunId, Suspension, TaskState};
+use crate::run::{self, LATELY, Run, RunId, Suspension, TaskState};
 use anyhow::{Context as _, ensure};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -91,10 +91,7 @@ impl Written {
             self.recent.pop_front();
         }
         if let Some(entry) = self.tasks.get_mut(&run.task) {
-            let last_success = entry.last_success;
-            let mut state = TaskState { last: entry.last.take(), last_success, ..TaskState::default() };
-            state.ended(run.clone());
-            (entry.last, entry.last_success) = (state.last, state.last_success);
+            run::remember(&mut entry.last, &mut entry.last_success, run);
         }
     }
 

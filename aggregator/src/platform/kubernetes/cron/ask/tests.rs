@@ -83,7 +83,7 @@ async fn one_that_may_not_run_beside_another_is_refused_naming_it() {
     assert!(
         failure
             .message
-            .contains("run `drush-29412345` runs since 2026-11-24 00:00:00 UTC, begun by its schedule"),
+            .contains("run `drush-29412345` has been running by its schedule since 2026-11-24 00:00:00 UTC"),
         "{failure}"
     );
     assert_eq!(failure.hint.as_deref(), Some("skpr cron logs shop/dev drush-29412345 -f"));
@@ -91,10 +91,7 @@ async fn one_that_may_not_run_beside_another_is_refused_naming_it() {
     fake.forget(&format!("{JOBS}shop-dev-drush-29412345"));
     let first = platform.run_task(&granted("bob", &key), RunNow { by: "bob".into(), ..run() }).await.unwrap();
     let failure = platform.run_task(&granted("ann", &key), run()).await.unwrap_err();
-    assert!(
-        failure.message.contains(first.id.as_str()) && failure.message.contains("begun by bob"),
-        "{failure}"
-    );
+    assert!(failure.message.contains(&format!("bob has been running `{}` since", first.id)), "{failure}");
     // Where both may run, both do.
     let (fake, platform, key) = world("allow");
     begin(&fake, 29_412_345);

@@ -2,34 +2,13 @@
 
 use super::*;
 use crate::inventory::tests::key;
+use crate::platform::kubernetes::desired::tests::{release, settings};
 use crate::platform::kubernetes::desired::{ClusterOptions, Kind, desired};
 use crate::platform::kubernetes::resource::DeletionPolicy;
-use crate::release::{self, Deploy, TIMEOUT};
-use jiff::Timestamp;
-use skpr_proto::manifest::Environment;
 use std::collections::BTreeSet;
 
 fn task(name: &str) -> Label {
     Label::parse("task", name).unwrap()
-}
-
-fn settings(value: Value) -> Environment {
-    serde_json::from_value(value).unwrap()
-}
-
-fn release(settings: Environment) -> Release {
-    let deploy = Deploy {
-        version: "v7".into(),
-        image: Some("r.example.com/shop".into()),
-        settings,
-        by: "ann".into(),
-        timeout: TIMEOUT,
-        returns: true,
-        restores: None,
-    };
-    let mut releases = vec![];
-    release::begin(&mut releases, 7, deploy, Timestamp::UNIX_EPOCH);
-    releases.pop().unwrap()
 }
 
 /// The CronJobs of an environment that runs `running` and asks for the tasks of `asked`.
@@ -80,7 +59,7 @@ fn a_task_is_a_cron_job_of_what_instances_run() {
             "schedule": "*/15 * * * *", "timeZone": "Australia/Sydney", "concurrencyPolicy": "Replace", "suspend": false,
             "startingDeadlineSeconds": 200, "successfulJobsHistoryLimit": 10, "failedJobsHistoryLimit": 10,
             "jobTemplate": {
-                "metadata": {"labels": labels, "annotations": {"skpr.io/version": "v7"}},
+                "metadata": {"labels": labels, "annotations": {"skpr.io/version": "v1"}},
                 "spec": {"backoffLimit": 0, "activeDeadlineSeconds": 600, "template": {
                     "metadata": {"labels": of_pod, "annotations": {"kubectl.kubernetes.io/default-container": "app"}},
                     "spec": {
@@ -89,12 +68,12 @@ fn a_task_is_a_cron_job_of_what_instances_run() {
                         "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
                         "volumes": [{"name": "f", "persistentVolumeClaim": {"claimName": "shop-dev-f"}}],
                         "containers": [{
-                            "name": "app", "image": "r.example.com/shop:v7",
+                            "name": "app", "image": "r.example.com/shop:v1",
                             "command": ["/bin/sh", "-c", "drush cron $$X"],
                             "env": [
                                 {"name": "A", "value": "$$b"}, {"name": "SKPR_ENVIRONMENT", "value": "dev"},
                                 {"name": "SKPR_PROJECT", "value": "shop"}, {"name": "SKPR_TASK", "value": "drush-cron"},
-                                {"name": "SKPR_VERSION", "value": "v7"}
+                                {"name": "SKPR_VERSION", "value": "v1"}
                             ],
                             "resources": {"limits": {"memory": "1Gi"}, "requests": {"cpu": "100m", "memory": "64Mi"}},
                             "securityContext": {"allowPrivilegeEscalation": false},
@@ -159,7 +138,7 @@ fn a_run_that_is_asked_for_has_its_id_and_its_arguments() {
     let id = RunId::asked(&task, 7);
     let job = made.job(&wanted, &id, "c1");
     assert_eq!(job["metadata"]["name"], format!("shop-dev-drush-{}", id.suffix()));
-    assert_eq!(job["metadata"]["annotations"], json!({"skpr.io/by": "ann", "skpr.io/version": "v7"}));
+    assert_eq!(job["metadata"]["annotations"], json!({"skpr.io/by": "ann", "skpr.io/version": "v1"}));
     let owner = json!([{"apiVersion": "batch/v1", "kind": "CronJob", "name": "shop-dev-drush", "uid": "c1", "controller": true}]);
     assert_eq!(job["metadata"]["ownerReferences"], owner);
     let spec = &job["spec"];

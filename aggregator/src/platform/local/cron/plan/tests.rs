@@ -221,7 +221,7 @@ fn what_is_due_while_one_runs_is_skipped_or_runs_too_or_takes_its_place() {
             world.look();
         }
         world.look();
-        let reason = (overlap == "forbid").then(|| format!("run `m-{}` was still running", BEGIN / 60 + 1));
+        let reason = (overlap == "forbid").then(|| format!("run `m-{}` still ran", BEGIN / 60 + 1));
         world.check("m", BEGIN + MINUTE, first, None);
         world.check("m", BEGIN + 2 * MINUTE, second, reason.as_deref());
         assert_eq!(world.started.len(), count, "{overlap}");
@@ -237,7 +237,7 @@ fn what_a_user_runs_counts_for_what_is_due() {
     let id = world.started[0].id.clone();
     world.now += MINUTE;
     world.look();
-    world.check("m", BEGIN + MINUTE, "skipped", Some(&format!("run `{id}` was still running")));
+    world.check("m", BEGIN + MINUTE, "skipped", Some(&format!("run `{id}` still ran")));
 }
 
 #[test]

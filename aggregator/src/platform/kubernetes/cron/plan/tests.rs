@@ -4,6 +4,7 @@ use super::super::job::tests::object;
 use super::super::job::{Failed, Job, JobEnd, facts_of};
 use super::super::story::tests::pod_of;
 use super::super::told::told_runs;
+use super::task::{RUNNING, WAITS};
 use super::*;
 use crate::inventory::tests::key;
 use crate::inventory::{End, Presence};
@@ -57,8 +58,8 @@ impl World {
         self.suspended = suspension.into_iter().map(|suspension| (label("drush"), suspension)).collect();
     }
 
-    fn tally(&self, second: i64, seen: Option<&[Seen]>) -> Tally {
-        tally(&Known {
+    fn plan(&self, second: i64, seen: Option<&[Seen]>) -> Plan {
+        plan(&Look {
             settings: Some(&self.settings),
             suspended: &self.suspended,
             before: &self.status,
@@ -68,18 +69,18 @@ impl World {
     }
 
     /// A round, after which what is written is written and what is told is told.
-    fn look(&mut self, second: i64) -> Tally {
-        let tally = self.tally(second, Some(&self.jobs));
-        for ended in &tally.ended {
+    fn look(&mut self, second: i64) -> Plan {
+        let plan = self.plan(second, Some(&self.jobs));
+        for ended in &plan.ended {
             for seen in self.jobs.iter_mut().filter(|seen| seen.job.name == ended.job) {
                 Arc::make_mut(&mut seen.job).told = Some(ended.run.clone());
             }
         }
-        self.status = tally.tasks.clone();
-        let (events, told) = told_runs(&key("sites", "shop", "dev"), &self.told, &tally.telling, at(second));
+        self.status = plan.tasks.clone();
+        let (events, told) = told_runs(&key("sites", "shop", "dev"), &self.told, &plan.telling, at(second));
         self.told = told;
         self.ids.extend(events.into_iter().map(|(event, _)| event.body.id));
-        tally
+        plan
     }
 
     /// What was told since this was asked last, each with the minute that its id says.
@@ -140,19 +141,19 @@ impl World {
 fn a_run_is_told_when_it_begins_and_when_it_has_ended_and_its_job_says_how() {
     let mut world = world("forbid");
     world.begins(1);
-    let tally = world.look(66);
-    assert_eq!((world.told(), tally.ended.len()), (vec!["1 running".to_owned()], 0));
+    let plan = world.look(66);
+    assert_eq!((world.told(), plan.ended.len()), (vec!["1 running".to_owned()], 0));
     assert_eq!(world.drush().running.len(), 1);
-    assert_eq!(tally.busy.unwrap().len(), 1);
+    assert_eq!(plan.busy.unwrap().len(), 1);
     world.ends(1, 70, 3);
-    let tally = world.look(71);
-    assert_eq!((world.told(), tally.ended.len()), (vec!["1 failed".to_owned()], 1));
+    let plan = world.look(71);
+    assert_eq!((world.told(), plan.ended.len()), (vec!["1 failed".to_owned()], 1));
     assert_eq!((world.drush().running.len(), world.drush().last.as_ref().unwrap().exit_code), (0, Some(3)));
     let before = world.status.clone();
-    let tally = world.look(72);
-    assert!(tally.is_settled(&before) && tally.busy.unwrap().is_empty() && world.told().is_empty());
+    let plan = world.look(72);
+    assert!(plan.is_settled(&before) && plan.busy.unwrap().is_empty() && world.told().is_empty());
     // The next that can be said is that of the next minute.
-    assert_eq!(tally.look, Some(at(120 + 40)));
+    assert_eq!(plan.look, Some(at(120 + 40)));
 }
 
 #[test]
@@ -161,10 +162,10 @@ fn that_a_run_was_begun_in_time_is_no_reason_to_write() {
     world.job(1);
     let before = world.status.clone();
     assert!(world.look(62).is_settled(&before));
-    assert_eq!(world.tally(62, Some(&world.jobs)).look, Some(at(60) + WAITS));
+    assert_eq!(world.plan(62, Some(&world.jobs)).look, Some(at(60) + WAITS));
     // One that waits for long is written down, should it vanish.
-    let tally = world.look(91);
-    assert!(!tally.is_settled(&before));
+    let plan = world.look(91);
+    assert!(!plan.is_settled(&before));
     world.vanish(1);
     world.look(95);
     assert_eq!(world.told(), ["1 missed"]);
@@ -180,7 +181,7 @@ fn what_was_due_and_did_not_begin_is_told_once_also_after_a_crash() {
     world.look(99);
     assert_eq!(world.told(), [""; 0]);
     // What is decided is written before it is told: another tells the same, with the same identity.
-    world.status = world.tally(101, Some(&world.jobs)).tasks;
+    world.status = world.plan(101, Some(&world.jobs)).tasks;
     world.look(102);
     assert_eq!(world.told(), ["1 missed"]);
     world.look(103);
@@ -188,7 +189,7 @@ fn what_was_due_and_did_not_begin_is_told_once_also_after_a_crash() {
     world.told.clear();
     world.look(104);
     assert_eq!(world.told(), ["1 missed"]);
-    assert!(world.tally(104, Some(&world.jobs)).telling[0].is_news);
+    assert!(world.plan(104, Some(&world.jobs)).telling[0].is_news);
 }
 
 #[test]
@@ -196,10 +197,10 @@ fn while_jobs_are_not_known_nothing_is_said_and_what_was_said_stands() {
     let mut world = world("forbid");
     world.begins(1);
     world.look(66);
-    let tally = world.tally(999, None);
-    assert!(tally.is_settled(&world.status) && tally.telling.is_empty() && tally.busy.is_none());
+    let plan = world.plan(999, None);
+    assert!(plan.is_settled(&world.status) && plan.telling.is_empty() && plan.busy.is_none());
     world.suspend(Some(1000));
-    assert!(world.tally(1000, None).stopped.contains(&label("drush")), "it can be stopped all the same");
+    assert!(world.plan(1000, None).stopped.contains(&label("drush")), "it can be stopped all the same");
 }
 
 #[test]
@@ -270,15 +271,15 @@ fn a_suspension_stops_at_once_and_is_over_when_nothing_would_be_made_up_for() {
     world.look(1);
     world.suspend(Some(50));
     assert!(world.look(51).stopped.contains(&label("drush")));
-    let tally = world.look(101);
-    assert_eq!((world.told(), tally.stopped.len()), (vec!["1 suspended".to_owned()], 1));
+    let plan = world.look(101);
+    assert_eq!((world.told(), plan.stopped.len()), (vec!["1 suspended".to_owned()], 1));
     // It is resumed while Kubernetes would still begin what was due at 120.
     world.suspend(None);
-    let tally = world.look(130);
-    assert_eq!((tally.stopped.len(), tally.look), (1, Some(at(155))));
+    let plan = world.look(130);
+    assert_eq!((plan.stopped.len(), plan.look), (1, Some(at(155))));
     assert_eq!(world.look(154).stopped.len(), 1);
-    let tally = world.look(156);
-    assert!(tally.stopped.is_empty());
+    let plan = world.look(156);
+    assert!(plan.stopped.is_empty());
     world.look(161);
     assert_eq!(world.told(), ["2 suspended"]);
     // And again as ever.
@@ -325,9 +326,9 @@ fn what_stands_on_a_job_and_was_not_told_is_news_until_the_status_knows_it() {
     world.look(66);
     world.ends(1, 70, 0);
     // Killed between the two writes.
-    let ended = world.tally(71, Some(&world.jobs)).ended.remove(0).run;
+    let ended = world.plan(71, Some(&world.jobs)).ended.remove(0).run;
     Arc::make_mut(&mut world.find(1).job).told = Some(ended);
-    let news = |world: &World| world.tally(9000, Some(&world.jobs)).telling[0].is_news;
+    let news = |world: &World| world.plan(9000, Some(&world.jobs)).telling[0].is_news;
     assert!(news(&world));
     world.look(72);
     assert!(!news(&world));
@@ -368,12 +369,12 @@ fn of_a_task_that_is_not_wanted_any_more_what_runs_comes_to_its_end() {
     world.begins(1);
     world.look(66);
     world.settings.clear();
-    let tally = world.look(90);
-    assert!(tally.busy.unwrap().contains("shop-dev-drush") && world.status.len() == 1);
+    let plan = world.look(90);
+    assert!(plan.busy.unwrap().contains("shop-dev-drush") && world.status.len() == 1);
     world.ends(1, 100, 0);
-    let tally = world.look(101);
+    let plan = world.look(101);
     assert!(world.status.is_empty());
-    assert_eq!(tally.busy.unwrap().len(), 1, "that it has ended is only being written");
+    assert_eq!(plan.busy.unwrap().len(), 1, "that it has ended is only being written");
     assert!(world.look(102).busy.unwrap().is_empty());
     assert_eq!(world.told(), ["1 running", "1 succeeded"]);
 }
@@ -400,11 +401,11 @@ fn what_was_left_half_begun_is_taken_away_and_is_no_run() {
     let job = Arc::make_mut(&mut seen.job);
     job.is_held = true;
     (job.due, job.trigger, job.id) = (None, Trigger::User("ann".into()), RunId::asked(&label("drush"), 7));
-    let tally = world.look(70);
-    assert!(tally.abandoned.is_empty() && tally.telling.is_empty());
-    assert_eq!(tally.look, Some(at(60 + 40)));
-    let tally = world.look(121);
-    assert_eq!(tally.abandoned.len(), 1);
+    let plan = world.look(70);
+    assert!(plan.abandoned.is_empty() && plan.telling.is_empty());
+    assert_eq!(plan.look, Some(at(60 + 40)));
+    let plan = world.look(121);
+    assert_eq!(plan.abandoned.len(), 1);
 }
 
 #[test]
@@ -455,12 +456,12 @@ proptest! {
                 }
                 // Killed after the writes, before it told; another begins.
                 6 => {
-                    let tally = world.tally(second, Some(&world.jobs));
-                    for ended in &tally.ended {
+                    let plan = world.plan(second, Some(&world.jobs));
+                    for ended in &plan.ended {
                         let seen = world.jobs.iter_mut().find(|seen| seen.job.name == ended.job).unwrap();
                         Arc::make_mut(&mut seen.job).told = Some(ended.run.clone());
                     }
-                    world.status = tally.tasks;
+                    world.status = plan.tasks;
                     world.told.clear();
                 }
                 _ => {}
