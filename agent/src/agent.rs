@@ -7,10 +7,10 @@
 //! node's cgroups ─► usage (latest round, claims) ─► report ═ Report ═► aggregator
 //! ```
 //!
-//! Three things run: the tail thread, the caller's task (connection, heartbeat), and for some milliseconds of each round a
-//! thread that reads cgroups. What bounds the memory: the tail
-//! engine's [`Limits`], four batches between the two sides ([`ship::tap`]), the connection's send buffer, and a few
-//! KiB for each followed file.
+//! Three things run: the tail thread, the caller's task (connection, heartbeat, sessions), and for some milliseconds of each
+//! round a thread that reads cgroups; where terminals are recorded, also a thread that writes. What bounds the memory: the
+//! tail engine's [`Limits`], four batches between the two sides ([`ship::tap`]), the connection's send buffer, and a few KiB
+//! for each followed file.
 
 use crate::config::{Config, Serving};
 use crate::health::{self, Heartbeat, Loop};

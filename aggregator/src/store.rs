@@ -46,7 +46,6 @@ use keeper::Keeper;
 use table::{Shared, Watched};
 use writer::{Command, Writer};
 
-pub use crate::record;
 pub use check::{Report, check};
 pub use lane::Lane;
 pub(crate) use positions::ORDER_SLACK;

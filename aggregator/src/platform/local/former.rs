@@ -1,4 +1,4 @@
-//! The pods of earlier runs, whose last lines may not have been read yet.
+//! The pods that ran before, whose last lines may not have been read yet.
 //!
 //! A note beside the logs says which environment each pod belonged to, and of which task it was a run. A former pod is
 //! claimed for as long as its directory exists, and directories go by age, by size, and by their number.
@@ -109,7 +109,7 @@ impl Directories {
                     fs::remove_file(self.notes.join(format!("{name}.json"))),
                 ] {
                     if let Err(error) = result {
-                        tracing::warn!(pod = name, error = %error, "an earlier run's output cannot be removed");
+                        tracing::warn!(pod = name, error = %error, "a former pod's output cannot be removed");
                     }
                 }
             }
