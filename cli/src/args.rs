@@ -29,7 +29,7 @@ Examples:
   skpr deploy dev                         put the version of this working tree into dev
   skpr rollback prod                      and back to the version before
   skpr logs prod -f                       follow all instances of prod
-  skpr cron history prod --failed         tasks that went wrong, or did not run
+  skpr cron history prod --failed         tasks that went wrong, or were missed
   skpr shell dev                          a shell in an instance of dev
   skpr rsync -a prod:files:/ files/       the files of prod's volume `files`, and later only what has changed
   skpr logs prod --since 'yesterday 15:40' --until 'yesterday 15:50' --grep error

@@ -211,6 +211,16 @@ fn the_map_of_the_code_is_one_sitting() {
 }
 
 #[test]
+fn the_map_of_the_code_names_files_that_there_are() {
+    let Ok(text) = fs::read_to_string(root().join("ARCHITECTURE.md")) else { return };
+    let sources: Vec<PathBuf> = files(".rs").into_iter().map(|(path, _)| path).collect();
+    let named = text.split('`').skip(1).step_by(2).filter(|name| name.ends_with(".rs"));
+    let missing =
+        named.filter(|name| !name.contains('<') && !sources.iter().any(|path| path.ends_with(name)));
+    none(missing.map(|name| format!("ARCHITECTURE.md: there is no `{name}`")).collect());
+}
+
+#[test]
 fn the_chart_has_the_version_of_the_programs() {
     let chart = fs::read_to_string(root().join("charts/skpr/Chart.yaml")).unwrap();
     for key in ["version", "appVersion"] {

@@ -8,7 +8,7 @@ use clap_complete::engine::ArgValueCompleter;
 pub(super) const EXAMPLES: &str = "\
 Examples:
   skpr cron list prod                     the tasks, when each is due next and how it went last
-  skpr cron history prod --failed         what ended otherwise than well, or did not begin
+  skpr cron history prod --failed         what went wrong: also what was missed
   skpr cron logs prod drush-cron          what the newest run of drush-cron has printed
   skpr cron run prod drush-cron --wait    run it now, and end as it does
   skpr cron suspend prod                  none of its tasks runs by itself until skpr cron resume prod
@@ -130,7 +130,7 @@ pub(crate) struct CronHistory {
     /// Before this time [default: now]
     #[arg(long, visible_alias = "end", value_name = "TIME", allow_hyphen_values = true)]
     pub until: Option<String>,
-    /// Only those that ended otherwise than well, or did not begin
+    /// Only failures, missed runs among them; not what was replaced, skipped or suspended
     #[arg(long)]
     pub failed: bool,
     /// Only the newest N [default: 20 without --since]
