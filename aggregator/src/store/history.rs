@@ -12,7 +12,7 @@ use skpr_proto::UnixNanos;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
-use super::memory::Run;
+use super::memory::Stretch;
 use super::merge::{Item, Memory, Merge};
 use super::positions::ORDER_SLACK;
 use super::seal::{self, Place};
@@ -56,7 +56,7 @@ struct Stop;
 
 struct Snapshot {
     files: Vec<Arc<Sealed>>,
-    runs: Vec<Arc<Run>>,
+    stretches: Vec<Arc<Stretch>>,
     places: Vec<Place>,
     skipped: u64,
 }
@@ -88,8 +88,11 @@ impl History {
     fn snapshot(&self) -> Snapshot {
         let range = self.range();
         let state = self.table.lock();
-        let runs: Vec<_> =
-            state.runs().filter(|run| run.first_sequence <= self.horizon).map(Arc::clone).collect();
+        let stretches: Vec<_> = state
+            .stretches()
+            .filter(|stretch| stretch.first_sequence <= self.horizon)
+            .map(Arc::clone)
+            .collect();
         let files = Arc::clone(&state.files);
         let skipped = self.after.map_or(0, |after| self.skipped(&state.expired, after));
         drop(state);
@@ -102,12 +105,12 @@ impl History {
         };
         let files = files.iter().filter(overlaps).map(Arc::clone).collect();
         let filter = &self.request.filter;
-        let places = seal::in_order(&runs, |run, index| {
-            let row = run.row(index);
+        let places = seal::in_order(&stretches, |stretch, index| {
+            let row = stretch.row(index);
             range.contains(row.order_time, row.time, row.sequence)
                 && filter.accepts_labels(row.instance, row.stream)
         });
-        Snapshot { files, runs, places, skipped }
+        Snapshot { files, stretches, places, skipped }
     }
 
     /// How many of the expired records were still to be given.
@@ -121,7 +124,7 @@ impl History {
     }
 
     fn all(&self, snapshot: &Snapshot, output: &mut Output) -> Result<(), Stop> {
-        let memory = Memory { runs: &snapshot.runs, places: &snapshot.places };
+        let memory = Memory { stretches: &snapshot.stretches, places: &snapshot.places };
         let files = snapshot.files.iter().map(Arc::clone);
         let mut merge = Merge::new(&self.shared, files, memory, self.range(), &self.request.filter);
         while let Some(item) = merge.next() {
@@ -173,8 +176,10 @@ impl History {
     ) -> Result<VecDeque<ScannedRecord>, Stop> {
         let from = snapshot.places.partition_point(|place| place.order_time < start);
         let to = snapshot.places.partition_point(|place| place.order_time < end);
-        let memory =
-            Memory { runs: &snapshot.runs, places: snapshot.places.get(from..to).unwrap_or_default() };
+        let memory = Memory {
+            stretches: &snapshot.stretches,
+            places: snapshot.places.get(from..to).unwrap_or_default(),
+        };
         let files = snapshot
             .files
             .iter()

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::history::{CHUNK_BYTES, CHUNK_RECORDS};
-use super::memory::Run;
+use super::memory::Stretch;
 use super::segment::{self, Range};
 use super::table::{Sealed, Shared, Table, add};
 use crate::record::{Filter, Read, Record};
@@ -19,7 +19,7 @@ const PROGRESS: u64 = 64 << 10;
 /// Where the records after a sequence are.
 pub(super) enum Next {
     /// In memory.
-    Runs(Vec<Arc<Run>>),
+    Stretches(Vec<Arc<Stretch>>),
     /// In files, up to this sequence.
     Files(Vec<Arc<Sealed>>, u64),
 }
@@ -35,23 +35,23 @@ pub(super) struct Step {
 /// Finds the records after `after`, which is below the table's head.
 pub(super) fn find(table: &Table, after: u64) -> Next {
     let state = table.lock();
-    let in_memory = state.runs().next().map_or(state.head + 1, |run| run.first_sequence);
+    let in_memory = state.stretches().next().map_or(state.head + 1, |stretch| stretch.first_sequence);
     if after + 1 < in_memory {
         return find_files(&state.files, after, in_memory - 1);
     }
     let mut weight = 0;
-    let mut runs = Vec::new();
+    let mut stretches = Vec::new();
     for part in [&state.sealing, &state.active] {
-        let first = part.partition_point(|run| run.last_sequence() <= after);
-        for run in part.iter().skip(first) {
+        let first = part.partition_point(|stretch| stretch.last_sequence() <= after);
+        for stretch in part.iter().skip(first) {
             if weight >= CHUNK_BYTES {
-                return Next::Runs(runs);
+                return Next::Stretches(stretches);
             }
-            weight += run.weight();
-            runs.push(Arc::clone(run));
+            weight += stretch.weight();
+            stretches.push(Arc::clone(stretch));
         }
     }
-    Next::Runs(runs)
+    Next::Stretches(stretches)
 }
 
 fn find_files(files: &[Arc<Sealed>], after: u64, last: u64) -> Next {
@@ -76,27 +76,27 @@ fn find_files(files: &[Arc<Sealed>], after: u64, last: u64) -> Next {
 }
 
 /// Reads from memory up to a chunk's worth.
-pub(super) fn read_runs(runs: &[Arc<Run>], request: &Read, after: u64) -> Step {
+pub(super) fn read_stretches(stretches: &[Arc<Stretch>], request: &Read, after: u64) -> Step {
     let mut step = Step { after, ..Step::default() };
     let mut bytes = 0;
-    for run in runs {
-        step.skipped += run.first_sequence.saturating_sub(step.after + 1);
-        let first = (step.after + 1).saturating_sub(run.first_sequence);
-        for index in usize::try_from(first).unwrap_or(usize::MAX)..run.records() {
+    for stretch in stretches {
+        step.skipped += stretch.first_sequence.saturating_sub(step.after + 1);
+        let first = (step.after + 1).saturating_sub(stretch.first_sequence);
+        for index in usize::try_from(first).unwrap_or(usize::MAX)..stretch.records() {
             if step.records.len() >= CHUNK_RECORDS || bytes >= CHUNK_BYTES {
                 return step;
             }
-            step.after = run.first_sequence + index as u64;
-            let row = run.row(index);
+            step.after = stretch.first_sequence + index as u64;
+            let row = stretch.row(index);
             if wanted(request, row.time.0)
                 && request.filter.accepts_labels(row.instance, row.stream)
                 && request.filter.accepts_message(row.message)
             {
                 bytes += row.message.len();
-                step.records.push(run.record(index).record);
+                step.records.push(stretch.record(index).record);
             }
         }
-        step.after = step.after.max(run.last_sequence());
+        step.after = step.after.max(stretch.last_sequence());
     }
     step
 }

@@ -1,4 +1,4 @@
-//! Records that are not in a sealed file yet: one run per stored batch, as columns.
+//! Records that are not in a sealed file yet: one stretch per stored batch, as columns.
 
 use bytes::{Buf as _, Bytes};
 use skpr_proto::UnixNanos;
@@ -10,11 +10,11 @@ use super::table::Labels;
 use crate::batch::Flags;
 use crate::record::{Record, RecordKind};
 
-/// What a run costs beside its columns.
-const RUN_OVERHEAD: usize = 256;
+/// What a stretch costs beside its columns.
+const STRETCH_OVERHEAD: usize = 256;
 
 /// Consecutive records of one source and file.
-pub(super) struct Run {
+pub(super) struct Stretch {
     pub(super) labels: Arc<Labels>,
     pub(super) first_sequence: u64,
     pub(super) min_order_time: i64,
@@ -26,7 +26,7 @@ pub(super) struct Run {
     messages: Bytes,
 }
 
-/// The columns of a run, to make one of.
+/// The columns of a stretch, to make one of.
 pub(super) struct Columns {
     pub(super) times: Vec<i64>,
     pub(super) order_times: Vec<i64>,
@@ -35,11 +35,11 @@ pub(super) struct Columns {
     pub(super) messages: Bytes,
 }
 
-impl Run {
+impl Stretch {
     /// `columns` is not empty and fits together.
-    pub(super) fn new(labels: Arc<Labels>, first_sequence: u64, columns: Columns) -> Run {
+    pub(super) fn new(labels: Arc<Labels>, first_sequence: u64, columns: Columns) -> Stretch {
         let Columns { times, order_times, ends, flags, messages } = columns;
-        Run {
+        Stretch {
             labels,
             first_sequence,
             min_order_time: order_times.iter().copied().min().unwrap_or_default(),
@@ -66,7 +66,7 @@ impl Run {
     /// About how much memory it takes.
     pub(super) fn weight(&self) -> usize {
         let record = if self.order_times.is_some() { 21 } else { 13 };
-        self.messages.len() + self.times.len() * record + RUN_OVERHEAD
+        self.messages.len() + self.times.len() * record + STRETCH_OVERHEAD
     }
 
     pub(super) fn order_time(&self, index: usize) -> i64 {
@@ -155,7 +155,7 @@ impl Run {
 }
 
 impl Columns {
-    /// Reads what [`Run::encode`] wrote. The messages stay where they are.
+    /// Reads what [`Stretch::encode`] wrote. The messages stay where they are.
     pub(super) fn decode(mut payload: Bytes) -> Option<Columns> {
         let mut input = payload.as_ref();
         // Each record takes three bytes at least, which bounds what a damaged count can make us allocate.

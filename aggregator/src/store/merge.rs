@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use skpr_proto::UnixNanos;
 
-use super::memory::Run;
+use super::memory::Stretch;
 use super::seal::Place;
 use super::segment::{self, Range, Scan, ScanError, ScannedRecord};
 use super::table::{Sealed, Shared, add};
@@ -22,7 +22,7 @@ const STEP: i64 = 1_000_000_000;
 /// Records in memory, in order.
 #[derive(Clone, Copy)]
 pub(super) struct Memory<'a> {
-    pub(super) runs: &'a [Arc<Run>],
+    pub(super) stretches: &'a [Arc<Stretch>],
     pub(super) places: &'a [Place],
 }
 
@@ -95,9 +95,10 @@ impl<'a> Merge<'a> {
         if let Some(next) = rest.first() {
             self.heads.push(Reverse((key(next), None)));
         }
-        let run = self.memory.runs.get(place.run as usize);
-        let wanted = run.filter(|run| self.filter.accepts_message(run.message(place.index as usize)));
-        wanted.map_or(Item::Nothing, |run| Item::Record(run.record(place.index as usize)))
+        let stretch = self.memory.stretches.get(place.stretch as usize);
+        let wanted =
+            stretch.filter(|stretch| self.filter.accepts_message(stretch.message(place.index as usize)));
+        wanted.map_or(Item::Nothing, |stretch| Item::Record(stretch.record(place.index as usize)))
     }
 
     fn next_in_file(&mut self, index: usize) -> Option<Item> {

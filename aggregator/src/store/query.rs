@@ -179,8 +179,8 @@ impl Reader {
             Step { after: *after, ..Step::default() }
         } else {
             match live::find(&self.table, *after) {
-                Next::Runs(runs) if runs.is_empty() => return Err(ReadError::Failed),
-                Next::Runs(runs) => live::read_runs(&runs, &self.request, *after),
+                Next::Stretches(stretches) if stretches.is_empty() => return Err(ReadError::Failed),
+                Next::Stretches(stretches) => live::read_stretches(&stretches, &self.request, *after),
                 Next::Files(files, up_to) => {
                     let permit = permit(&self.shared).await?;
                     let (shared, request, after) =

@@ -57,7 +57,8 @@ pub(super) fn rebuild(disk: &Disk, root: &Path, logged: &Logged) -> Option<(Mani
                 kept.push(file);
             }
         }
-        let log_begins = logged.get(&key).and_then(|runs| runs.first()).map_or(u64::MAX, |(first, _)| *first);
+        let log_begins =
+            logged.get(&key).and_then(|stretches| stretches.first()).map_or(u64::MAX, |(first, _)| *first);
         if let Some(entry) = manifest.environment(&key) {
             let head = kept.iter().map(|file| file.max_sequence).max().unwrap_or_default();
             // What the log holds is read from there.
@@ -84,9 +85,9 @@ fn sealed_files(root: &Path) -> Vec<PathBuf> {
 }
 
 /// Whether the write-ahead log has every record of the file, and more surely: every one in its range.
-fn is_logged(runs: Option<&Vec<(u64, u64)>>, file: &SegmentFile) -> bool {
+fn is_logged(stretches: Option<&Vec<(u64, u64)>>, file: &SegmentFile) -> bool {
     let mut next = file.min_sequence;
-    for (first, last) in runs.into_iter().flatten() {
+    for (first, last) in stretches.into_iter().flatten() {
         if (*first..=*last).contains(&next) {
             next = last + 1;
         }

@@ -12,7 +12,7 @@ use skpr_proto::{EnvironmentName, Label, NodeName, Source};
 use super::codec::get_text;
 use super::disk::Disk;
 use super::manifest::{Found, Manifest};
-use super::memory::{Columns, Run};
+use super::memory::{Columns, Stretch};
 use super::positions::Positions;
 use super::rebuild::{self, Logged};
 use super::table::{Labels, Sealed, Shared, add};
@@ -83,7 +83,7 @@ pub(super) fn recover(disk: Disk, options: Options) -> Result<Recovered, OpenErr
 struct Recovery {
     shared: Arc<Shared>,
     positions: Positions,
-    /// Labels by their encoding, so that runs of one source share them.
+    /// Labels by their encoding, so that stretches of one source share them.
     sources: HashMap<Bytes, Arc<Labels>>,
     weight: usize,
 }
@@ -118,10 +118,10 @@ impl Recovery {
             let Ok(Some(file)) = WalFile::read(path) else { continue };
             file.replay(limits.get(number).copied(), |kind, payload| {
                 if kind == EntryKind::Append
-                    && let Some((_, _, run)) = self.run(payload)
+                    && let Some((_, _, stretch)) = self.stretch(payload)
                 {
-                    let runs = logged.entry(run.labels.claim.environment.clone()).or_default();
-                    runs.push((run.first_sequence, run.last_sequence()));
+                    let stretches = logged.entry(stretch.labels.claim.environment.clone()).or_default();
+                    stretches.push((stretch.first_sequence, stretch.last_sequence()));
                 }
             });
         }
@@ -203,32 +203,32 @@ impl Recovery {
                 self.shared.put_claim(labels);
             }
             EntryKind::Append => {
-                let (generation, position, run) = self.run(payload)?;
-                let table = Arc::clone(&run.labels.table);
+                let (generation, position, stretch) = self.stretch(payload)?;
+                let table = Arc::clone(&stretch.labels.table);
                 let mut state = table.lock();
-                if run.first_sequence <= state.head {
+                if stretch.first_sequence <= state.head {
                     return Some(());
                 }
-                let progress = self.positions.of(&run.labels.source);
+                let progress = self.positions.of(&stretch.labels.source);
                 progress.commit(generation, position);
-                for (stderr, order_time) in run.orders() {
+                for (stderr, order_time) in stretch.orders() {
                     progress.saw(stderr, order_time);
                 }
-                self.weight += run.weight();
-                state.head = run.last_sequence();
-                state.active.push(Arc::new(run));
+                self.weight += stretch.weight();
+                state.head = stretch.last_sequence();
+                state.active.push(Arc::new(stretch));
             }
         }
         Some(())
     }
 
     /// What an append's entry says: generation, position, records.
-    fn run(&mut self, mut payload: Bytes) -> Option<(u64, u64, Run)> {
+    fn stretch(&mut self, mut payload: Bytes) -> Option<(u64, u64, Stretch)> {
         let labels = self.labels(&mut payload)?;
         let generation = payload.try_get_u64_le().ok()?;
         let position = payload.try_get_u64_le().ok()?;
         let first_sequence = payload.try_get_u64_le().ok()?;
-        Some((generation, position, Run::new(labels, first_sequence, Columns::decode(payload)?)))
+        Some((generation, position, Stretch::new(labels, first_sequence, Columns::decode(payload)?)))
     }
 
     /// The labels at the start of an entry. The newest entry of a source says what its claim is.

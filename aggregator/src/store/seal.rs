@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use skpr_proto::UnixNanos;
 
-use super::memory::Run;
+use super::memory::Stretch;
 use super::segment::{self, Hour, SegmentFile};
 use super::table::{Files, Table};
 
@@ -13,18 +13,23 @@ use super::table::{Files, Table};
 pub(super) struct Place {
     pub(super) order_time: i64,
     pub(super) sequence: u64,
-    pub(super) run: u32,
+    pub(super) stretch: u32,
     pub(super) index: u32,
 }
 
-/// The records of `runs` that `wanted` accepts, in order of (order time, sequence).
-pub(super) fn in_order(runs: &[Arc<Run>], wanted: impl Fn(&Run, usize) -> bool) -> Vec<Place> {
+/// The records of `stretches` that `wanted` accepts, in order of (order time, sequence).
+pub(super) fn in_order(stretches: &[Arc<Stretch>], wanted: impl Fn(&Stretch, usize) -> bool) -> Vec<Place> {
     let mut places = Vec::new();
-    for (number, run) in (0u32..).zip(runs) {
-        for (index, position) in (0u32..).zip(0..run.records()) {
-            if wanted(run, position) {
-                let sequence = run.first_sequence + u64::from(index);
-                places.push(Place { order_time: run.order_time(position), sequence, run: number, index });
+    for (number, stretch) in (0u32..).zip(stretches) {
+        for (index, position) in (0u32..).zip(0..stretch.records()) {
+            if wanted(stretch, position) {
+                let sequence = stretch.first_sequence + u64::from(index);
+                places.push(Place {
+                    order_time: stretch.order_time(position),
+                    sequence,
+                    stretch: number,
+                    index,
+                });
             }
         }
     }
@@ -39,12 +44,12 @@ pub(super) fn write_all(
 ) -> anyhow::Result<Vec<(Arc<Table>, Vec<SegmentFile>)>> {
     let mut all = Vec::new();
     for (table, _) in tables {
-        let runs = table.lock().sealing.clone();
-        if runs.is_empty() {
+        let stretches = table.lock().sealing.clone();
+        if stretches.is_empty() {
             continue;
         }
         let mut written = Vec::new();
-        let result = write_table(files, table, &runs, &mut written);
+        let result = write_table(files, table, &stretches, &mut written);
         all.push((Arc::clone(table), written));
         if let Err(error) = result {
             for file in all.iter().flat_map(|(_, written)| written) {
@@ -59,14 +64,16 @@ pub(super) fn write_all(
 fn write_table(
     files: &Files,
     table: &Table,
-    runs: &[Arc<Run>],
+    stretches: &[Arc<Stretch>],
     written: &mut Vec<SegmentFile>,
 ) -> anyhow::Result<()> {
-    let places = in_order(runs, |_, _| true);
+    let places = in_order(stretches, |_, _| true);
     let hour = |place: &Place| Hour::of(UnixNanos(place.order_time));
     for places in places.chunk_by(|a, b| hour(a) == hour(b)) {
         let Some(first) = places.first() else { continue };
-        let row = |place: &Place| runs.get(place.run as usize).map(|run| run.row(place.index as usize));
+        let row = |place: &Place| {
+            stretches.get(place.stretch as usize).map(|stretch| stretch.row(place.index as usize))
+        };
         files.disk.before_segment()?;
         written.push(segment::write(&files.root, &table.key, hour(first), places.iter().filter_map(row))?);
     }

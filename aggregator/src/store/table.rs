@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::Options;
 use super::codec::put_text;
 use super::disk::Disk;
-use super::memory::Run;
+use super::memory::Stretch;
 use super::query::READERS;
 use super::segment::{self, SegmentFile};
 use crate::environment::{Claim, EnvironmentKey};
@@ -151,8 +151,8 @@ pub(super) struct Table {
 pub(super) struct TableState {
     pub(super) files: Arc<Vec<Arc<Sealed>>>,
     /// Being written to files.
-    pub(super) sealing: Vec<Arc<Run>>,
-    pub(super) active: Vec<Arc<Run>>,
+    pub(super) sealing: Vec<Arc<Stretch>>,
+    pub(super) active: Vec<Arc<Stretch>>,
     /// The last committed sequence.
     pub(super) head: u64,
     pub(super) expired: Vec<Expired>,
@@ -170,13 +170,13 @@ impl Table {
     pub(super) fn oldest(&self) -> Option<UnixNanos> {
         let state = self.lock();
         let files = state.files.iter().map(|sealed| sealed.file.min_time);
-        files.chain(state.runs().map(|run| UnixNanos(run.min_order_time))).min()
+        files.chain(state.stretches().map(|stretch| UnixNanos(stretch.min_order_time))).min()
     }
 }
 
 impl TableState {
     /// What is in memory, in order of sequence.
-    pub(super) fn runs(&self) -> impl Iterator<Item = &Arc<Run>> {
+    pub(super) fn stretches(&self) -> impl Iterator<Item = &Arc<Stretch>> {
         self.sealing.iter().chain(&self.active)
     }
 }
@@ -345,7 +345,7 @@ impl Shared {
     pub(super) fn environments(&self) -> Vec<EnvironmentKey> {
         let has_records = |table: &Arc<Table>| {
             let state = table.lock();
-            !state.files.is_empty() || state.runs().next().is_some()
+            !state.files.is_empty() || state.stretches().next().is_some()
         };
         self.tables().iter().filter(|table| has_records(table)).map(|table| table.key.clone()).collect()
     }

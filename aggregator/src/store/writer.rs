@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::keeper::{Job, SealReply, Snapshot};
 use super::lane::Broken;
 use super::manifest::RememberedClaim;
-use super::memory::{Columns, Run};
+use super::memory::{Columns, Stretch};
 use super::positions::{Positions, Progress};
 use super::table::{GateState, Labels, Shared, Table, add, now_seconds};
 use super::wal::{EntryKind, Group, Wal};
@@ -70,7 +70,7 @@ pub(super) struct Writer {
 #[derive(Default)]
 struct Pending {
     entries: Group,
-    runs: Vec<Arc<Run>>,
+    stretches: Vec<Arc<Stretch>>,
     claims: Vec<Arc<Labels>>,
     /// Each table's last sequence, with this group.
     heads: Vec<(Arc<Table>, u64)>,
@@ -157,9 +157,9 @@ impl Writer {
             let columns = keep(progress, dropped, times, ends, &flags, &messages);
             progress.commit(generation, *last);
             let first_sequence = self.group.take_sequences(&labels.table, appended.kept);
-            let run = Run::new(labels, first_sequence, columns);
-            self.group.entries.add(EntryKind::Append, |out| encode_append(out, &run, generation, *last));
-            self.group.runs.push(Arc::new(run));
+            let stretch = Stretch::new(labels, first_sequence, columns);
+            self.group.entries.add(EntryKind::Append, |out| encode_append(out, &stretch, generation, *last));
+            self.group.stretches.push(Arc::new(stretch));
         }
         self.group.replies.push((reply, lane, appended));
     }
@@ -177,8 +177,8 @@ impl Writer {
     fn commit(&mut self) {
         let now = now_seconds();
         self.group.claims = self.shared.take_pending();
-        for run in &self.group.runs {
-            run.labels.touch(now);
+        for stretch in &self.group.stretches {
+            stretch.labels.touch(now);
         }
         for labels in &self.group.claims {
             self.group.entries.add(EntryKind::Claim, |out| encode_claim(out, labels));
@@ -209,14 +209,14 @@ impl Writer {
     fn publish(&mut self, group: &mut Pending) {
         let counters = &self.shared.counters;
         let mut weight = 0;
-        for run in group.runs.drain(..) {
-            weight += run.weight();
-            add(&counters.appended_records, run.records() as u64);
-            add(&counters.appended_bytes, run.message_bytes() as u64);
-            let table = Arc::clone(&run.labels.table);
+        for stretch in group.stretches.drain(..) {
+            weight += stretch.weight();
+            add(&counters.appended_records, stretch.records() as u64);
+            add(&counters.appended_bytes, stretch.message_bytes() as u64);
+            let table = Arc::clone(&stretch.labels.table);
             let mut state = table.lock();
-            state.head = run.last_sequence();
-            state.active.push(run);
+            state.head = stretch.last_sequence();
+            state.active.push(stretch);
         }
         add(&counters.active_bytes, weight as u64);
         if weight > 0 {
@@ -325,12 +325,12 @@ fn keep(
     Columns { times, order_times, ends, flags, messages }
 }
 
-fn encode_append(out: &mut Vec<u8>, run: &Run, generation: u64, position: u64) {
-    out.extend_from_slice(&run.labels.encoded);
-    for value in [generation, position, run.first_sequence] {
+fn encode_append(out: &mut Vec<u8>, stretch: &Stretch, generation: u64, position: u64) {
+    out.extend_from_slice(&stretch.labels.encoded);
+    for value in [generation, position, stretch.first_sequence] {
         out.extend_from_slice(&value.to_le_bytes());
     }
-    run.encode(out);
+    stretch.encode(out);
 }
 
 fn encode_claim(out: &mut Vec<u8>, labels: &Labels) {
