@@ -71,6 +71,14 @@ pub(super) struct Plan {
     pub(super) wake: Option<Timestamp>,
 }
 
+/// A task that is due.
+struct DueTask<'a> {
+    look: &'a Look<'a>,
+    name: &'a Label,
+    task: &'a Task,
+    entry: Entry,
+}
+
 /// What becomes of a due time.
 enum Fate {
     Begins,
@@ -163,18 +171,18 @@ impl Plan {
 
     /// Decides about all that was due. What is left over, if anything: the first that is not decided.
     fn deal(&mut self, look: &Look<'_>, name: &Label, task: &Task) -> Option<Timestamp> {
-        let entry = self.written.tasks.get(name).cloned()?;
-        let due = run::due(task, entry.looked, look.now);
+        let case = DueTask { look, name, task, entry: self.written.tasks.get(name).cloned()? };
+        let due = run::due(task, case.entry.looked, look.now);
         let last = due.times.last().copied()?;
         if let Some(older) = due.older
-            && let Fate::DoesNot(outcome, reason) = self.fate(look, &entry, name, task, older.newest)
+            && let Fate::DoesNot(outcome, reason) = self.fate(&case, older.newest)
         {
             self.tell(older.not_begun(name, outcome, reason), look.now);
         }
-        let mut looked = entry.looked;
+        let mut looked = case.entry.looked;
         let mut left = None;
         for time in due.times {
-            match self.fate(look, &entry, name, task, time) {
+            match self.fate(&case, time) {
                 Fate::Waits => {
                     left = Some(time);
                     break;
@@ -194,7 +202,8 @@ impl Plan {
         left
     }
 
-    fn fate(&self, look: &Look<'_>, entry: &Entry, name: &Label, task: &Task, due: Timestamp) -> Fate {
+    fn fate(&self, case: &DueTask<'_>, due: Timestamp) -> Fate {
+        let DueTask { look, name, task, entry } = case;
         if let Some(suspended) = &entry.suspended {
             return Fate::DoesNot(Outcome::Suspended, words::suspended(&suspended.by));
         }
