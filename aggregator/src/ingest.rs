@@ -15,7 +15,6 @@ use crate::aggregator::ALL_IN_FLIGHT_BYTES;
 use crate::aggregator::stopping;
 use crate::audit::Line;
 use crate::batch::Batch;
-use crate::environment::Claim;
 use crate::event;
 use crate::store::{AppendError, Appended, Lane};
 use futures::future::BoxFuture;
@@ -222,14 +221,14 @@ impl Shipment {
         };
         if message.end {
             let source = Batch::end(&message).map_err(malformed)?;
-            let refused = self.claim(&source)?.err();
+            let refused = self.refusal(&source)?;
             let pending = Pending { id, bytes: 0, refused, end: Some(source), _share: share };
             let nothing = Appended { kept: 0, dropped: 0 };
             self.in_flight.push_back(Box::pin(async move { (pending, Ok(nothing)) }));
             return Ok(());
         }
         let batch = Batch::validate(message).map_err(malformed)?;
-        let refused = self.claim(batch.source())?.err();
+        let refused = self.refusal(batch.source())?;
         let pending = Pending { id, bytes: batch.message_bytes(), refused, end: None, _share: share };
         if let Some(refusal) = pending.refused {
             self.refuse(refusal, batch.source());
@@ -248,11 +247,11 @@ impl Shipment {
         Ok(())
     }
 
-    /// Whose records these are: as the platform says now, or as it once said of a pod that is gone.
-    fn claim(&self, source: &Source) -> Result<Result<Claim, Refusal>, Status> {
+    /// Whether these records are not wanted: as the platform says now, or as it once said of a pod that is gone.
+    fn refusal(&self, source: &Source) -> Result<Option<Refusal>, Status> {
         // What the aggregator writes itself, nobody else does: the store knows this claim, and no pod has it.
         if event::is_source(source) {
-            return Ok(Err(Refusal::Unclaimed));
+            return Ok(Some(Refusal::Unclaimed));
         }
         let shared = &self.call.shared;
         let (current, heard) = {
@@ -263,11 +262,11 @@ impl Shipment {
         match (current, shared.store.claim(source)) {
             (Some(claim), _) if claim.node == *node => {
                 shared.store.remember(source, &claim);
-                Ok(Ok(claim))
+                Ok(None)
             }
-            (None, Some(claim)) if claim.node == *node => Ok(Ok(claim)),
-            (Some(_), _) | (None, Some(_)) => Ok(Err(Refusal::ForeignNode)),
-            (None, None) if heard => Ok(Err(Refusal::Unclaimed)),
+            (None, Some(claim)) if claim.node == *node => Ok(None),
+            (Some(_), _) | (None, Some(_)) => Ok(Some(Refusal::ForeignNode)),
+            (None, None) if heard => Ok(Some(Refusal::Unclaimed)),
             // A refusal is for good, and nothing is known for good yet.
             (None, None) => {
                 Err(Failure::new(ErrorKind::Unavailable, "the platform has not been heard from yet").into())

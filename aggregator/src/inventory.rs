@@ -113,7 +113,7 @@ pub struct End {
 }
 
 /// How the streams of tasks' runs begin: `cron.TASK.stdout`.
-pub const RUNS: &str = "cron";
+pub const RUN_STREAMS: &str = "cron";
 
 /// A pod's labels in Kubernetes.
 pub type Labels = BTreeMap<String, String>;
@@ -280,8 +280,8 @@ impl Inventory {
         let stream_prefix = match (&pod.task, container) {
             (None, None) => "".into(),
             (None, Some(container)) => format!("{container}.").into(),
-            (Some(task), None) => format!("{RUNS}.{task}.").into(),
-            (Some(task), Some(container)) => format!("{RUNS}.{task}.{container}.").into(),
+            (Some(task), None) => format!("{RUN_STREAMS}.{task}.").into(),
+            (Some(task), Some(container)) => format!("{RUN_STREAMS}.{task}.{container}.").into(),
         };
         Some(Claim {
             environment: pod.environment.clone(),

@@ -57,9 +57,8 @@ pub(crate) type Wake = Box<dyn Fn() + Send + Sync>;
 
 /// The asynchronous end.
 pub(crate) struct Tap {
-    orders: Arc<Mutex<Orders>>,
+    teller: Teller,
     handed: mpsc::Receiver<Handed>,
-    wake: Arc<Wake>,
     stream: u64,
     outstanding: usize,
 }
@@ -82,7 +81,8 @@ pub(crate) fn pair(wake: Wake) -> (Tap, Spout) {
     let orders = Arc::new(Mutex::new(Orders::default()));
     let (sender, receiver) = mpsc::channel(HANDED);
     let spout = Spout { orders: Arc::clone(&orders), handed: sender };
-    (Tap { orders, handed: receiver, wake: Arc::new(wake), stream: 0, outstanding: 0 }, spout)
+    let teller = Teller { orders, wake: Arc::new(wake) };
+    (Tap { teller, handed: receiver, stream: 0, outstanding: 0 }, spout)
 }
 
 /// The orders are plain values that no panic can leave half changed.
@@ -110,12 +110,7 @@ impl Teller {
 
 impl Tap {
     pub(crate) fn teller(&self) -> Teller {
-        Teller { orders: Arc::clone(&self.orders), wake: Arc::clone(&self.wake) }
-    }
-
-    fn tell(&self, change: impl FnOnce(&mut Orders)) {
-        change(&mut lock(&self.orders));
-        (self.wake)();
+        self.teller.clone()
     }
 
     /// A new stream is open: nothing of the one before comes out of [`Tap::next`] any more.
@@ -123,7 +118,7 @@ impl Tap {
         self.stream += 1;
         self.outstanding = 0;
         while self.handed.try_recv().is_ok() {}
-        self.tell(|orders| {
+        self.teller.tell(|orders| {
             orders.begin = Some(self.stream);
             orders.wanted = 0;
         });
@@ -134,7 +129,7 @@ impl Tap {
         let more = WANTED.saturating_sub(self.outstanding);
         if more > 0 {
             self.outstanding += more;
-            self.tell(|orders| orders.wanted += more);
+            self.teller.tell(|orders| orders.wanted += more);
         }
     }
 
@@ -150,14 +145,14 @@ impl Tap {
     }
 
     pub(crate) fn acked(&self, ticket: u64) {
-        self.tell(|orders| match orders.answers.last_mut() {
+        self.teller.tell(|orders| match orders.answers.last_mut() {
             Some(Answer::Acked(last)) => *last = ticket,
             Some(Answer::Refused { .. }) | None => orders.answers.push(Answer::Acked(ticket)),
         });
     }
 
     pub(crate) fn refused(&self, ticket: u64, reason: String) {
-        self.tell(|orders| orders.answers.push(Answer::Refused { ticket, reason }));
+        self.teller.tell(|orders| orders.answers.push(Answer::Refused { ticket, reason }));
     }
 }
 

@@ -5,6 +5,15 @@
 //! * How a run has ended is decided once, and written down before it is told: on its Job, or in the environment's status
 //!   where there is none ([`status`]). Whoever tells it after a crash tells the same.
 //! * A run that a user asks for counts as one that Kubernetes began: it is among what its CronJob says is active.
+//!
+//! What is known of a run, each written before what stands below it, so that whoever goes on after a crash comes to the same:
+//!
+//! | where | what | made by |
+//! |---|---|---|
+//! | its Job and its pod | that it has begun, and what the kubelet saw of its end | Kubernetes, or `ask` |
+//! | the Job's annotation [`ENDED`] | how it ended, decided once | `story`, written by `round` |
+//! | the environment's status | up to when due times were looked at, which runs go on, and how those ended that have no Job | `plan`, by `round` |
+//! | events in the store | what was told of it; all history is read from there | `told` |
 
 mod ask;
 mod job;
