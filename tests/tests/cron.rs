@@ -68,7 +68,7 @@ fn a_run_ends_the_command_that_waits_for_it_as_it_ends_itself() -> Result<()> {
     let machine = machine(
         &[
             ("three", "command: 'echo out; echo err >&2; exit 3'"),
-            ("args", "command: 'printf \"<%s>\" one; echo $SKPR_TASK $SKPR_VERSION ${PORT-none} >&2; true'"),
+            ("args", "command: 'printf \"<%s>\" one \"$@\"; echo $SKPR_TASK $SKPR_VERSION ${PORT-none}'"),
             ("slow", "command: sleep 100, timeout: 1s"),
             ("missing", "command: no-such-program"),
             ("flash", "command: echo flash"),
@@ -88,8 +88,12 @@ fn a_run_ends_the_command_that_waits_for_it_as_it_ends_itself() -> Result<()> {
     let stream = |name: &str| format!("cron.three.{name}");
     assert_eq!(lines, [(stream("stderr"), "err".to_owned()), (stream("stdout"), "out".to_owned())]);
 
-    // Arguments are words, whatever is in them.
-    cron(user, &["run", "dev", "args", "--wait", "--", "a b", "$HOME"])?.success()?;
+    // Arguments are words, whatever is in them, and no commands.
+    let args = cron(user, &["run", "dev", "args", "--wait", "--", "a b", "$HOME"])?.success()?;
+    ensure!(args.stdout.contains("<one><a b><$HOME>args good1 none"), "{args:?}");
+    let refused = cron(user, &["run", "dev", "three", "--", "id"])?.exit(2)?;
+    ensure!(refused.stderr.contains("has `;`") && refused.stderr.contains("\"$@\""), "{refused:?}");
+    assert_eq!(history(user, "three")?.len(), 1);
     run("slow")?.exit(7)?;
     assert_eq!(text(&ended(user, "slow")?, "outcome"), "timed-out");
     run("missing")?.exit(127)?;

@@ -20,7 +20,7 @@ use crate::platform::kubernetes::failures::failure;
 use crate::platform::kubernetes::resource::{self, Environment, object_name};
 use crate::platform::unmanaged;
 use crate::release;
-use crate::run::{Run, RunId, RunNow, Suspend, Suspended, Suspension, words};
+use crate::run::{Run, RunId, RunNow, Suspend, Suspended, Suspension, command, words};
 use jiff::Timestamp;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
 use serde_json::{Value, json};
@@ -45,6 +45,7 @@ impl Kubernetes {
             return Err(words::no_task(&key.name, &wanted.task));
         };
         let (task, settings) = settings;
+        command::takes(task, settings.command.as_str(), &wanted.arguments)?;
         let status = object.status.clone().unwrap_or_default();
         let release = release::current(&status.releases).ok_or_else(|| not_made(key, task))?;
         let access_mode = &self.options.cluster.volume_access_mode;

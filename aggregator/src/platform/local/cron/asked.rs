@@ -1,7 +1,7 @@
 //! What users ask of tasks: a run now, and that they are suspended or resumed. Pure.
 
 use super::plan::{Look, MOST_AT_ONCE, Place, Plan};
-use crate::run::{Run, RunId, RunNow, Suspend, Suspended, Suspension, words};
+use crate::run::{Run, RunId, RunNow, Suspend, Suspended, Suspension, command, words};
 use skpr_proto::manifest::Overlap;
 use skpr_proto::{ErrorKind, Failure, Label};
 
@@ -17,6 +17,7 @@ pub(super) fn run_now(look: &Look<'_>, wanted: &RunNow, chance: u64) -> Result<(
         }
         None => return Err(words::no_task(environment, name)),
     };
+    command::takes(name, task.command.as_str(), &wanted.arguments)?;
     if task.overlap == Overlap::Forbid
         && let Some(holder) = look.written.running_of(name).next()
     {
