@@ -4,9 +4,9 @@
 //! knows and that has ended, and as many again before what is forgotten goes.
 
 use crate::inventory::Inventory;
-use skpr_proto::{Label, PodUid, Source};
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use skpr_proto::{PodUid, Source};
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
 
 /// Fewer than this are kept without a look at whether they are still known.
 const FEW: usize = 1024;
@@ -17,7 +17,7 @@ pub(crate) struct Ends(Mutex<Ended>);
 
 #[derive(Default)]
 struct Ended {
-    pods: HashMap<(Label, Arc<str>), PodUid>,
+    pods: HashSet<PodUid>,
     /// How many were left when the rest was forgotten last.
     left: usize,
 }
@@ -31,48 +31,45 @@ impl Ends {
         }
         let mut ended = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if ended.pods.len() >= FEW.max(2 * ended.left) {
-            ended.pods.retain(|_, uid| inventory.pods.contains_key(uid));
+            ended.pods.retain(|uid| inventory.pods.contains_key(uid));
             ended.left = ended.pods.len();
         }
-        ended.pods.insert((source.namespace.clone(), Arc::clone(&source.pod)), source.uid.clone());
+        ended.pods.insert(source.uid.clone());
     }
 
-    /// Whether everything of an instance is known to be stored.
-    pub(crate) fn has(&self, namespace: &Label, instance: &str) -> bool {
-        let ended = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        ended.pods.contains_key(&(namespace.clone(), instance.into()))
+    /// Whether everything of a pod is known to be stored.
+    pub(crate) fn has(&self, pod: &PodUid) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pods.contains(pod)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::inventory::tests::{key, pod};
+    use crate::inventory::tests::pod;
     use std::collections::BTreeMap;
 
+    fn uid(number: usize) -> PodUid {
+        PodUid::parse(&format!("u{number}")).unwrap()
+    }
+
     fn source(number: usize, container: &str) -> Source {
-        Source::parse("sites", &format!("run-{number}"), &format!("u{number}"), container).unwrap()
+        Source::parse("sites", &format!("run-{number}"), uid(number).as_str(), container).unwrap()
     }
 
     fn knowing(numbers: std::ops::Range<usize>) -> Inventory {
-        let pods = numbers.map(|number| {
-            let pod = pod(&format!("run-{number}"), Some("n1"));
-            (PodUid::parse(&format!("u{number}")).unwrap(), pod)
-        });
+        let pods = numbers.map(|number| (uid(number), pod(&format!("run-{number}"), Some("n1"))));
         Inventory::of(pods.collect(), &BTreeMap::new())
     }
 
     #[test]
     fn a_pod_has_ended_with_its_main_container() {
         let (ends, inventory) = (Ends::default(), knowing(0..2));
-        let namespace = key("sites", "shop", "prod").namespace;
         ends.came(&source(0, "proxy"), &inventory);
-        assert!(!ends.has(&namespace, "run-0"));
+        assert!(!ends.has(&uid(0)));
         ends.came(&source(0, "php"), &inventory);
         ends.came(&source(7, "php"), &inventory);
-        assert!(ends.has(&namespace, "run-0"));
-        assert!(!ends.has(&namespace, "run-1") && !ends.has(&namespace, "run-7"));
-        assert!(!ends.has(&Label::parse("namespace", "other").unwrap(), "run-0"));
+        assert!(ends.has(&uid(0)) && !ends.has(&uid(1)) && !ends.has(&uid(7)));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::aggregator::ALL_IN_FLIGHT_BYTES;
 use crate::aggregator::stopping;
 use crate::audit::Line;
 use crate::batch::Batch;
+use crate::environment::Claim;
 use crate::event;
 use crate::store::{AppendError, Appended, Lane};
 use futures::future::BoxFuture;
@@ -63,6 +64,13 @@ impl Refusal {
             Refusal::ForeignNode => "the source is another node's",
         }
     }
+}
+
+/// Whose a source is.
+enum Whose {
+    /// The agent's node's, and an environment's: by this claim of the platform, or by one that was remembered.
+    Ours(Option<Claim>),
+    Refused(Refusal),
 }
 
 struct Shipment {
@@ -219,22 +227,36 @@ impl Shipment {
             self.malformed(&status);
             status
         };
-        if message.end {
-            let source = Batch::end(&message).map_err(malformed)?;
-            let refused = self.refusal(&source)?;
-            let pending = Pending { id, bytes: 0, refused, end: Some(source), _share: share };
-            let nothing = Appended { kept: 0, dropped: 0 };
-            self.in_flight.push_back(Box::pin(async move { (pending, Ok(nothing)) }));
-            return Ok(());
-        }
-        let batch = Batch::validate(message).map_err(malformed)?;
-        let refused = self.refusal(batch.source())?;
-        let pending = Pending { id, bytes: batch.message_bytes(), refused, end: None, _share: share };
+        let (source, batch) = match message.end {
+            true => (Batch::end(&message).map_err(malformed)?, None),
+            false => {
+                let batch = Batch::validate(message).map_err(malformed)?;
+                (batch.source().clone(), Some(batch))
+            }
+        };
+        let refused = match self.whose(&source)? {
+            Whose::Ours(claim) => {
+                // Of a source that has no records nothing is remembered.
+                if let (Some(claim), Some(_)) = (claim, &batch) {
+                    self.call.shared.store.remember(&source, &claim);
+                }
+                None
+            }
+            Whose::Refused(refusal) => Some(refusal),
+        };
+        let bytes = batch.as_ref().map_or(0, Batch::message_bytes);
+        let end = batch.is_none().then(|| source.clone());
+        let pending = Pending { id, bytes, refused, end, _share: share };
         if let Some(refusal) = pending.refused {
-            self.refuse(refusal, batch.source());
+            self.refuse(refusal, &source);
             self.in_flight.push_back(Box::pin(async { (pending, Err(AppendError::Unclaimed)) }));
             return Ok(());
         }
+        let Some(batch) = batch else {
+            let nothing = Appended { kept: 0, dropped: 0 };
+            self.in_flight.push_back(Box::pin(async move { (pending, Ok(nothing)) }));
+            return Ok(());
+        };
         self.in_flight_bytes += pending.bytes;
         let append = self.lane.append(batch);
         let mut append: BoxFuture<'static, Outcome> = Box::pin(async move { (pending, append.await) });
@@ -247,11 +269,11 @@ impl Shipment {
         Ok(())
     }
 
-    /// Whether these records are not wanted: as the platform says now, or as it once said of a pod that is gone.
-    fn refusal(&self, source: &Source) -> Result<Option<Refusal>, Status> {
+    /// Whose a source is: as the platform says now, or as it once said of a pod that is gone.
+    fn whose(&self, source: &Source) -> Result<Whose, Status> {
         // What the aggregator writes itself, nobody else does: the store knows this claim, and no pod has it.
         if event::is_source(source) {
-            return Ok(Some(Refusal::Unclaimed));
+            return Ok(Whose::Refused(Refusal::Unclaimed));
         }
         let shared = &self.call.shared;
         let (current, heard) = {
@@ -260,13 +282,10 @@ impl Shipment {
         };
         let node = &self.call.agent.node;
         match (current, shared.store.claim(source)) {
-            (Some(claim), _) if claim.node == *node => {
-                shared.store.remember(source, &claim);
-                Ok(None)
-            }
-            (None, Some(claim)) if claim.node == *node => Ok(None),
-            (Some(_), _) | (None, Some(_)) => Ok(Some(Refusal::ForeignNode)),
-            (None, None) if heard => Ok(Some(Refusal::Unclaimed)),
+            (Some(claim), _) if claim.node == *node => Ok(Whose::Ours(Some(claim))),
+            (None, Some(claim)) if claim.node == *node => Ok(Whose::Ours(None)),
+            (Some(_), _) | (None, Some(_)) => Ok(Whose::Refused(Refusal::ForeignNode)),
+            (None, None) if heard => Ok(Whose::Refused(Refusal::Unclaimed)),
             // A refusal is for good, and nothing is known for good yet.
             (None, None) => {
                 Err(Failure::new(ErrorKind::Unavailable, "the platform has not been heard from yet").into())

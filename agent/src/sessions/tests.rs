@@ -88,7 +88,8 @@ impl Pod {
                     };
                     let beside = Beside::open(&socket, &dial).await.unwrap();
                     let (ours, mut theirs) = duplex(64 << 10);
-                    let both = async { copy_bidirectional(&mut client, &mut theirs).await.ok() };
+                    // A client that is reset ends both directions: what passes them on is dropped with it.
+                    let both = async move { copy_bidirectional(&mut client, &mut theirs).await.ok() };
                     let (ended, _) = tokio::join!(beside.pass(ours), both);
                     tell.send(ended).await.ok();
                 });

@@ -292,7 +292,7 @@ fn following_ends_with_the_run_and_shows_what_came_last() {
         answer(vec![due("drush-7", "waiting")]),
         answer(vec![running("drush-7")]),
         answer(vec![running("drush-7")]),
-        answer(vec![Run { ended: None, ..ended("drush-7", "failed", Some(3)) }]),
+        answer(vec![Run { output_coming: true, ..ended("drush-7", "failed", Some(3)) }]),
     ]
     .into();
     let fake = serving(Tasks { runs: looks, ..Tasks::default() });
@@ -307,17 +307,16 @@ fn following_ends_with_the_run_and_shows_what_came_last() {
         std::thread::yield_now();
     }
     fake.state.lock().unwrap().records.push(line(25, "stderr", "last words"));
-    let last = Run { ended: None, output_ended: true, ..ended("drush-7", "failed", Some(3)) };
-    fake.script().cron.runs = [answer(vec![last])].into();
+    fake.script().cron.runs = [answer(vec![ended("drush-7", "failed", Some(3))])].into();
     assert!(lines.next().unwrap().ends_with(" ! last words"));
     assert!(lines.next().is_none());
     let (code, stderr) = end(child);
-    assert_eq!((code, stderr.as_str()), (Some(0), "run `drush-7` failed with exit code 3\n"));
+    assert_eq!((code, stderr.as_str()), (Some(0), "run `drush-7` failed with exit code 3 after 12s\n"));
 }
 
 #[test]
 fn that_a_node_does_not_say_that_all_was_said_is_told() {
-    let just_now = Run { ended: None, ..ended("drush-7", "succeeded", Some(0)) };
+    let just_now = Run { output_coming: true, ..ended("drush-7", "succeeded", Some(0)) };
     let fake = told(vec![just_now]);
     with_lines(&fake, 3);
     let shown = run(&mut Home::new().with(&fake, &["cron", "logs", "prod", "drush-7"]), Some(&fake));
@@ -402,6 +401,17 @@ fn a_run_that_is_waited_for_ends_the_program_as_it_ended() {
     let fake = beginning(vec![never]);
     let shown = run(&mut Home::new().with(&fake, &["cron", "run", "prod", "drush", "--wait"]), Some(&fake));
     assert!(shown.starts_with("exit 1\n") && shown.ends_with("failed: no such image\n"), "{shown}");
+}
+
+#[test]
+fn a_run_whose_output_nobody_reads_is_waited_for_all_the_same() {
+    let fake = beginning(vec![running("drush-k2x9vq"), ended("drush-k2x9vq", "failed", Some(3))]);
+    let home = Home::new();
+    let (child, lines) = start(&mut home.with(&fake, &["cron", "run", "prod", "drush", "--wait"]));
+    drop(lines);
+    let (code, stderr) = end(child);
+    assert_eq!(code, Some(3), "{stderr}");
+    assert!(stderr.ends_with("run `drush-k2x9vq` failed with exit code 3 after 12s\n"), "{stderr}");
 }
 
 #[test]

@@ -413,16 +413,28 @@ async fn the_output_of_a_run_has_ended_when_all_before_its_end_is_stored() {
     let one = || RunsRequest { run: Some(id(0)), ..RunsRequest::default() };
     let stored = RunsRequest::default();
     until(&world, stored, |found| found.runs.iter().any(|run| run.ended.is_some())).await;
-    let has_ended = async || runs(&world, one()).await.unwrap().runs[0].output_ended;
+    let is_coming = async || runs(&world, one()).await.unwrap().runs[0].output_coming;
     let end = |id, of| v1::Batch { id, source: batch(0, of, 0, &[]).source, end: true, ..Default::default() };
     let mut shipping = Shipping::open(&world).await;
     shipping.send(batch(1, OURS, 0, &["a"])).await.unwrap();
     // Another node's agent cannot say it, and another pod's end is none of this one's.
     assert!(shipping.send(end(2, ("u2", "web-1"))).await.unwrap().refused.is_some());
     assert!(shipping.send(end(3, ("u2", "web-2"))).await.unwrap().refused.is_some());
-    assert!(!has_ended().await);
+    assert!(is_coming().await);
     assert_eq!(shipping.send(end(4, OURS)).await.unwrap(), v1::Ack { id: 4, refused: None });
-    assert!(has_ended().await);
+    assert!(!is_coming().await);
+    // Nobody sends anything of a pod that is forgotten.
+    world.tell_run(&Run { instance: Some("web-9".into()), ..past(1, Some(Outcome::Succeeded)) }).await;
+    let other = RunsRequest { run: Some(id(1)), ..RunsRequest::default() };
+    let found = soon(async {
+        loop {
+            if let Ok(found) = runs(&world, other.clone()).await {
+                return found;
+            }
+            tokio::task::yield_now().await;
+        }
+    });
+    assert!(!found.await.runs[0].output_coming);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -11,12 +11,12 @@ use crate::aggregator::Shared;
 use crate::audit::Access;
 use crate::auth::{Grant, ReadLogs};
 use crate::environment::EnvironmentKey;
-use crate::inventory::Managed;
+use crate::inventory::{Managed, Pod};
 use crate::run::{Run, RunId};
 use jiff::Timestamp;
 use skpr_proto::error::usage;
 use skpr_proto::v1::{self, Instant, RunsRequest, RunsResponse};
-use skpr_proto::{EnvironmentName, ErrorKind, Failure, Label, UnixNanos};
+use skpr_proto::{EnvironmentName, ErrorKind, Failure, Label, PodUid, UnixNanos};
 use std::sync::Arc;
 use tonic::Request;
 
@@ -45,11 +45,9 @@ pub(super) async fn runs(
         }
     };
     access.sent(found.runs.len(), 0);
-    let shown = |run: &Run| {
-        let instance = run.instance.as_deref();
-        let output_ended = instance.is_some_and(|instance| shared.ends.has(&key.namespace, instance));
-        v1::Run { output_ended, ..wire::run(run) }
-    };
+    let is_one = request.run.is_some();
+    let shown =
+        |run: &Run| v1::Run { output_coming: is_one && is_coming(shared, key, run), ..wire::run(run) };
     Ok(RunsResponse {
         runs: found.runs.iter().map(shown).collect(),
         oldest_kept: shared.store.oldest(key).map(Instant::from),
@@ -84,6 +82,16 @@ async fn one(shared: &Shared, grant: &Grant<ReadLogs>, id: &str, says: &Says) ->
                 .with_hint(format!("skpr cron history {name}")))
         }
     }
+}
+
+/// Whether its node may still send something of what a run that has ended has printed. Of one whose pod is forgotten it does not.
+fn is_coming(shared: &Shared, key: &EnvironmentKey, run: &Run) -> bool {
+    let (Some(instance), Some(_), Some(_)) = (&run.instance, run.began, run.outcome) else { return false };
+    let inventory = shared.inventory.borrow();
+    let is_known = |(uid, pod): (&PodUid, &Arc<Pod>)| {
+        *pod.instance == **instance && pod.environment == *key && !shared.ends.has(uid)
+    };
+    !inventory.heard || inventory.pods.iter().any(is_known)
 }
 
 /// What the platform says of an environment's tasks, from before the store is read: what was under way then and has no end in

@@ -25,7 +25,7 @@ pub(super) fn run(run: &Run) -> v1::Run {
         exit_code: run.exit_code,
         instance: run.instance.clone(),
         reason: run.reason.clone(),
-        output_ended: false,
+        output_coming: false,
     }
 }
 

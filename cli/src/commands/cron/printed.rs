@@ -11,16 +11,14 @@ use crate::commands::reading::Reading;
 use crate::error::Error;
 use crate::link::Link;
 use crate::output::Output;
+use jiff::SignedDuration;
 use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Timestamp};
 use skpr_proto::{UnixNanos, v1};
 use std::pin::pin;
 use std::time::Duration;
 
 /// The clocks of nodes, and of what tells when a run began and ended, may differ by this.
 const SKEW: SignedDuration = SignedDuration::from_mins(10);
-/// The output of what ended longer ago than that has arrived, or is not waited for.
-const ARRIVED: SignedDuration = SignedDuration::from_mins(1);
 /// A node that says nothing for so long, neither lines nor that there are no more, is not there.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -48,7 +46,7 @@ pub(super) struct Wanted {
 
 /// Shows what there is. Of a run that has just ended the last lines are waited for.
 pub(super) async fn show(cluster: &Cluster<'_>, run: &v1::Run, wanted: &Wanted) -> Result<Shown, Error> {
-    if is_coming(run) {
+    if run.output_coming {
         return follow(cluster, run, wanted).await;
     }
     let link = Link::on(&cluster.client, &cluster.access, cluster.output, false);
@@ -71,14 +69,14 @@ pub(super) async fn follow(cluster: &Cluster<'_>, run: &v1::Run, wanted: &Wanted
         }
         ended = watch.until(has_ended) => ended?,
     };
-    let unfinished = is_coming(&ended) && !arrives(&mut reading, &mut watch).await?;
+    let unfinished = ended.output_coming && !arrives(&mut reading, &mut watch).await?;
     reading.rest().await?;
     Ok(Shown { run: ended, anything: reading.heard > 0, unfinished })
 }
 
 /// Goes on with the log of a run that has ended until all that it printed is stored. False: nobody says so.
 async fn arrives(reading: &mut Reading<'_, Records>, watch: &mut Watch<'_>) -> Result<bool, Error> {
-    let mut stored = pin!(watch.until(|run| run.output_ended));
+    let mut stored = pin!(watch.until(|run| !run.output_coming));
     loop {
         let heard = reading.heard;
         tokio::select! {
@@ -93,11 +91,6 @@ async fn arrives(reading: &mut Reading<'_, Records>, watch: &mut Watch<'_>) -> R
     }
 }
 
-/// Whether it has ended so lately that the last of what it printed may not be stored yet.
-fn is_coming(run: &v1::Run) -> bool {
-    has_ended(run) && !run.output_ended && !ended_before(run, ARRIVED)
-}
-
 /// Says that lines may be missing.
 pub(super) fn warn_unfinished(run: &Run, output: &Output) {
     let id = &run.id;
@@ -106,12 +99,6 @@ pub(super) fn warn_unfinished(run: &Run, output: &Output) {
 
 pub(super) fn has_ended(run: &v1::Run) -> bool {
     !Run::new(run).is_open()
-}
-
-/// Whether it ended longer ago than that.
-fn ended_before(run: &v1::Run, ago: SignedDuration) -> bool {
-    let ended = Run::new(run).times.ended;
-    ended.is_some_and(|ended| UnixNanos::from(Timestamp::now().checked_sub(ago).unwrap_or_default()) > ended)
 }
 
 fn reading<'a>(

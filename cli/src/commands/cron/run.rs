@@ -42,7 +42,12 @@ pub(super) async fn run(verb: CronRun, settings: &Settings, output: &Output) -> 
     output.note(&format!("run `{id}` has begun; Ctrl-C leaves it alone, and {follow}"));
     let parting = Parting::new(format!("run `{id}` goes on; {follow}"));
     let wanted = Wanted { lines: None, stream: None, zone, raw: verb.raw, endless: false };
-    let ended = match wait(&cluster, &begun.id, &wanted).await {
+    let waited = match wait(&cluster, &begun.id, &wanted).await {
+        // Nobody reads what it prints any more; how it ends is still asked for.
+        Err(Error::ClosedPipe) => watch(&cluster, &begun.id, output).until(printed::has_ended).await,
+        waited => waited,
+    };
+    let ended = match waited {
         Ok(ended) => Run::new(&ended),
         Err(error @ Error::Failed { .. }) => {
             let ended = broken(&error, output);
@@ -93,10 +98,15 @@ async fn begin(cluster: &mut Cluster<'_>, verb: &CronRun) -> Result<v1::Run, Err
     }
 }
 
+fn watch<'a>(cluster: &'a Cluster<'a>, id: &str, output: &'a Output) -> Watch<'a> {
+    Watch::new(cluster, id, false, output).begun_here()
+}
+
 /// Shows what it prints until it has ended.
 async fn wait(cluster: &Cluster<'_>, id: &str, wanted: &Wanted) -> Result<v1::Run, Error> {
-    let mut watch = Watch::new(cluster, id, wanted.endless, cluster.output).begun_here();
-    let run = watch.until(|run| run.instance.is_some() || printed::has_ended(run)).await?;
+    let run = watch(cluster, id, cluster.output)
+        .until(|run| run.instance.is_some() || printed::has_ended(run))
+        .await?;
     if run.instance.is_none() {
         return Ok(run);
     }
