@@ -18,6 +18,7 @@ use crate::fallback::{self, Fallback};
 use crate::gate::Gate;
 use crate::health;
 use crate::host_key::{self, HostKeys};
+use crate::ingest;
 use crate::inventory::Inventory;
 use crate::platform::Platform;
 use crate::platform::kubernetes::{self, MetricsApi};
@@ -355,6 +356,7 @@ async fn run_with(parts: Parts, audit: Audit, stop: CancellationToken) -> anyhow
         tasks.spawn(infallible("sessions", sessions.run(ending.clone())));
     }
     let writer = event::Writer::new(shared.store.clone(), shared.metrics.events.clone())?;
+    tasks.spawn(infallible("claims", ingest::forget_gone(Arc::clone(&shared))));
     tasks.spawn(infallible("events", writer.run(events, ending.clone())));
     tasks.spawn(infallible("usage", shared.usage.clone().prune(ending)));
     let readiness = health::publish(Arc::clone(&shared), reporter);

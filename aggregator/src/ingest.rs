@@ -12,7 +12,7 @@
 
 use crate::agents::{AgentCall, frame_error};
 use crate::aggregator::ALL_IN_FLIGHT_BYTES;
-use crate::aggregator::stopping;
+use crate::aggregator::{Shared, stopping};
 use crate::audit::Line;
 use crate::batch::Batch;
 use crate::environment::Claim;
@@ -28,6 +28,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use tonic::{Status, Streaming};
 
@@ -35,6 +36,8 @@ use tonic::{Status, Streaming};
 const IN_FLIGHT_BATCHES: usize = 32;
 /// Bounds what a stream holds when its batches are large: 8 MiB, and one batch more.
 const IN_FLIGHT_BYTES: usize = 8 << 20;
+
+const FORGET_EVERY: Duration = Duration::from_secs(3600);
 
 /// A batch and its share of what all streams may have in flight.
 type Admitted = (v1::Batch, OwnedSemaphorePermit);
@@ -125,6 +128,22 @@ pub(crate) fn stream(
         }
     })
     .boxed()
+}
+
+/// Lets the store forget the sources of pods that the platform has forgotten, of which no agent sends anything any more.
+pub(crate) async fn forget_gone(shared: Arc<Shared>) {
+    loop {
+        tokio::select! {
+            () = shared.stopping.ending.cancelled() => return,
+            () = tokio::time::sleep(FORGET_EVERY) => {}
+        }
+        let inventory = Arc::clone(&shared.inventory.borrow());
+        if inventory.heard && !inventory.stale {
+            shared
+                .store
+                .forget_unless(|source| inventory.pods.contains_key(&source.uid) || event::is_source(source));
+        }
+    }
 }
 
 /// Waits until the batch's share is free. Shares go to whoever asked first.

@@ -167,6 +167,12 @@ impl Store {
         }
     }
 
+    /// Forgets what was remembered of sources that are not kept and have not been used for a day: each run of a task is a source
+    /// of its own.
+    pub fn forget_unless(&self, is_kept: impl Fn(&Source) -> bool) {
+        self.0.shared.forget_unless(table::now_seconds(), is_kept);
+    }
+
     /// What was remembered of a source.
     pub fn claim(&self, source: &Source) -> Option<Claim> {
         self.0.shared.claimed(source).map(|labels| labels.claim.clone())

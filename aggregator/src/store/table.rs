@@ -24,6 +24,8 @@ use crate::event;
 
 /// How exactly the last use of a claim is known, in seconds.
 const USED_EVERY: i64 = 3600;
+/// A source that nobody claims any more sends nothing after a day.
+const UNKNOWN_FOR: i64 = 86_400;
 
 /// A source's claim, and what its records are called.
 pub(super) struct Labels {
@@ -386,6 +388,13 @@ impl Shared {
         let before = now.saturating_sub(keep).saturating_sub(2 * USED_EVERY);
         let mut claims = self.claims.write().unwrap_or_else(PoisonError::into_inner);
         claims.retain(|_, labels| labels.used.load(Ordering::Relaxed) >= before);
+    }
+
+    /// Forgets claims that are not kept and that were not used for [`UNKNOWN_FOR`].
+    pub(super) fn forget_unless(&self, now: i64, is_kept: impl Fn(&Source) -> bool) {
+        let before = now.saturating_sub(UNKNOWN_FOR);
+        let mut claims = self.claims.write().unwrap_or_else(PoisonError::into_inner);
+        claims.retain(|source, labels| labels.used.load(Ordering::Relaxed) >= before || is_kept(source));
     }
 
     pub(super) fn take_pending(&self) -> Vec<Arc<Labels>> {

@@ -292,6 +292,21 @@ async fn a_short_keep_age_does_not_forget_a_source_in_use() {
     assert_eq!(append(&store, 0, 0, 1).await.unwrap().dropped, 1);
 }
 
+/// A task of every minute has 43,200 sources in a month.
+#[tokio::test]
+async fn a_source_that_the_platform_has_forgotten_is_forgotten_after_a_day() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = remembered(Store::open(options(directory.path())).unwrap());
+    let now = crate::store::table::now_seconds();
+    for (number, age) in [(0, 86_000), (1, 87_000), (2, 87_000)] {
+        let used = &store.0.shared.claimed(&source(number)).unwrap().used;
+        used.store(now - age, std::sync::atomic::Ordering::Relaxed);
+    }
+    store.forget_unless(|kept| *kept == source(2));
+    let is_remembered = [0, 1, 2].map(|number| store.claim(&source(number)).is_some());
+    assert_eq!(is_remembered, [true, false, true]);
+}
+
 #[tokio::test]
 async fn a_follower_waits_for_an_environment_that_has_nothing_yet() {
     let directory = tempfile::tempdir().unwrap();
