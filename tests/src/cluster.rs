@@ -15,9 +15,6 @@ use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-/// How long Kubernetes may take to delete a namespace; what is left after it is not this test's any more.
-const DELETE_TIMEOUT: &str = "60s";
-
 /// What is wrong with the nodes: one that is full or cannot keep up takes no pods.
 const NODES: [&str; 4] = [
     "get",
@@ -199,9 +196,8 @@ impl Drop for Namespace {
             self.dump();
         }
         if std::env::var_os("SKPR_KEEP_NAMESPACE").is_none() {
-            // A namespace that cannot be deleted fails no test that has ended.
-            let wait = format!("--timeout={DELETE_TIMEOUT}");
-            self.cluster.kubectl(&["delete", "namespace", &self.name, &wait]).ok();
+            // Not waited for: a pod in it has half a minute to end, and Kubernetes looks again only then.
+            self.cluster.kubectl(&["delete", "namespace", &self.name, "--wait=false"]).ok();
         }
     }
 }
@@ -240,6 +236,8 @@ impl Drop for Release {
             // Before the namespace goes: what the chart made outside of it.
             let arguments = ["uninstall", &self.name, "--namespace", &self.namespace.name, "--wait=false"];
             self.namespace.cluster.helm(&arguments).ok();
+            // The next installation's pods are to be the only ones of skpr on their nodes.
+            self.namespace.kubectl(&["delete", "pods", "--all", "--timeout=60s"]).ok();
             // Kept on purpose when the chart goes, and in the way of the next test, which installs in another namespace.
             let crd = ["delete", "crd", "environments.skpr.io", "--ignore-not-found", "--timeout=60s"];
             self.namespace.cluster.kubectl(&crd).ok();
