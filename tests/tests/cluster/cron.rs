@@ -11,13 +11,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Each is due every minute, the others once a year. The one that talks stays for a moment: containerd loses the end of
-/// megabytes that a container prints just before it ends, and `kubectl logs` lacks it, too.
+/// megabytes that a container prints just before it ends, and `kubectl logs` lacks it, too. The one that is killed for memory
+/// is not at once: containerd, where it has not begun to watch a container, calls it a failure.
 const TASKS: &str = r#"
       quick: {schedule: "* * * * *", command: "echo quick"}
       fails: {schedule: "* * * * *", command: "echo broken >&2; exit 3"}
       late: {schedule: "* * * * *", command: "echo begun; trap exit TERM; sleep 300 & wait", timeout: 10s}
       long: {schedule: "* * * * *", command: "echo slow; sleep 70", overlap: forbid}
-      hungry: {schedule: "* * * * *", command: "echo eating; exec tail /dev/zero"}
+      hungry: {schedule: "* * * * *", command: "echo eating; sleep 5; exec tail /dev/zero"}
       talks: {schedule: "* * * * *", command: "seq 1 100000; sleep 10"}
       open: {schedule: "@yearly", command: "printf without"}
       echo: {schedule: "@yearly", command: "printf '<%s>\\n' $SKPR_TASK $SKPR_RUN"}
