@@ -7,12 +7,11 @@
 //!   `tests/cluster/cluster`; `scripts/test-kubernetes` sets both.
 
 use anyhow::{Context as _, Result, bail};
-use std::cell::Cell;
 use std::ffi::OsStr;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 /// What is wrong with the nodes: one that is full or cannot keep up takes no pods.
@@ -34,7 +33,7 @@ pub struct Cluster {
 pub struct Namespace {
     cluster: Cluster,
     name: String,
-    dumped: Cell<bool>,
+    dumped: AtomicBool,
 }
 
 /// One chart's installation; it is uninstalled when this is dropped.
@@ -117,7 +116,7 @@ impl Cluster {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!("{prefix}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         self.kubectl(&["create", "namespace", &name])?;
-        Ok(Namespace { cluster: self.clone(), name, dumped: Cell::new(false) })
+        Ok(Namespace { cluster: self.clone(), name, dumped: AtomicBool::new(false) })
     }
 }
 
@@ -169,9 +168,10 @@ impl Namespace {
         self.kubectl(&["get", object, "-o", &format!("jsonpath={{{path}}}")])
     }
 
+    /// Shows, once, what a test that fails has left here.
     #[expect(clippy::print_stderr, reason = "what a failed test leaves to look at is test output")]
-    fn dump(&self) {
-        if self.dumped.replace(true) {
+    pub fn dump(&self) {
+        if self.dumped.swap(true, Ordering::Relaxed) {
             return;
         }
         eprintln!("\n== pods of {} as the test left them", self.name);

@@ -1,7 +1,7 @@
 //! skpr as it is installed: the chart on a real Kubernetes, the images, and the CLI beside them.
 //!
-//! Each test installs its own. They are heavy and need root or a cluster, so `make test` runs them as a step of its own;
-//! `scripts/test-kubernetes NAME` runs one.
+//! They are heavy and need root or a cluster, so `make test` runs them as a step of its own; `scripts/test-kubernetes NAME`
+//! runs one. `cluster/turn.rs` says which of them are alone on the cluster.
 
 #![expect(
     clippy::unwrap_used,
@@ -30,5 +30,6 @@ mod cluster {
     pub(crate) mod stuck;
     pub(crate) mod terminals;
     pub(crate) mod tools;
+    pub(crate) mod turn;
     pub(crate) mod usage;
 }

@@ -54,7 +54,7 @@ impl Drop for Load {
 #[test]
 #[ignore = "needs Kubernetes: make test-kubernetes"]
 fn instances_follow_the_load_with_no_metrics_server() {
-    let shop = Shop::install();
+    let shop = Shop::together();
     let (user, site) = (&shop.user, &shop.site);
     manifest(user, "  prod: {instances: {min: 2, max: 5, cpu: 70%}}\n").unwrap();
     user.skpr(&["deploy", "prod", "v1"]).unwrap().success().unwrap();

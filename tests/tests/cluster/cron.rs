@@ -3,6 +3,7 @@
 use super::deploy::Shop;
 use super::setup::{Record, records};
 use super::shop::{TIMEOUT, manifest};
+use super::turn::empty_lanes;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use skpr_tests::cli::{Finished, User};
@@ -94,7 +95,7 @@ fn quiet(user: &User) -> Result<()> {
 #[test]
 #[ignore = "needs Kubernetes: make test-kubernetes"]
 fn every_run_is_told_truly() -> Result<()> {
-    let shop = Shop::install();
+    let shop = Shop::beside();
     let user = &shop.user;
     manifest(user, &format!("  dev: {{cpu: 20m, cron: {{{}}}}}\n", in_flow(TASKS)))?;
     user.skpr(&["deploy", "dev", "v1"])?.success()?;
@@ -166,6 +167,7 @@ fn by_schedule(shop: &Shop) -> Result<()> {
     ensure!(events.contains("of task `fails` failed with exit code 3"), "{events}");
 
     // Its Jobs and pods are gone, the aggregator is another, and all of it is told as before.
+    let empty = empty_lanes();
     shop.site.kubectl(&["delete", "jobs", "--all", "--timeout=120s"])?;
     let (aggregator, _) = shop.skpr.aggregator()?;
     shop.skpr.namespace().kubectl(&["delete", "pod", &aggregator])?;
@@ -177,6 +179,7 @@ fn by_schedule(shop: &Shop) -> Result<()> {
         ensure!(before == told, "{before:?} was {told:?}");
         Ok(Some(()))
     })?;
+    drop(empty);
     assert_eq!(said()?, expected);
     every_line(user, &talks)
 }

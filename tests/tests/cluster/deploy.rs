@@ -2,6 +2,8 @@
 
 use super::setup::Skpr;
 use super::shop::{Client, TIMEOUT, editor, load_images, manifest};
+use super::turn::{SHOPS, Turn};
+use anyhow::Result;
 use serde_json::Value;
 use skpr_tests::cli::User;
 use skpr_tests::cluster::{Cluster, Namespace};
@@ -53,7 +55,7 @@ pub(crate) fn release(number: u64, version: &str, state: &str) -> (u64, String, 
 #[test]
 #[ignore = "needs Kubernetes: make test-kubernetes"]
 fn a_site_is_deployed_updated_rolled_back_and_scaled_without_a_failed_request() {
-    let shop = Shop::install();
+    let shop = Shop::together();
     let (user, site) = (&shop.user, &shop.site);
     manifest(user, "  dev: {instances: {min: 2, max: 2}}\n").unwrap();
 
@@ -123,7 +125,7 @@ fn a_site_is_deployed_updated_rolled_back_and_scaled_without_a_failed_request() 
 #[test]
 #[ignore = "needs Kubernetes: make test-kubernetes"]
 fn a_broken_version_is_told_at_once_and_the_old_one_goes_on() {
-    let shop = Shop::install();
+    let shop = Shop::together();
     let (user, site) = (&shop.user, &shop.site);
     manifest(user, "  dev: {instances: {min: 2, max: 2}}\n").unwrap();
     user.skpr(&["deploy", "dev", "v1"]).unwrap().success().unwrap();
@@ -184,7 +186,7 @@ fn a_broken_version_is_told_at_once_and_the_old_one_goes_on() {
 #[test]
 #[ignore = "needs Kubernetes: make test-kubernetes"]
 fn one_deploys_at_a_time_and_the_other_is_told_who() {
-    let shop = Shop::install();
+    let shop = Shop::together();
     let user = &shop.user;
     manifest(user, "  dev: {}\n").unwrap();
     user.skpr(&["deploy", "dev", "v1"]).unwrap().success().unwrap();
@@ -281,16 +283,40 @@ pub(crate) struct Shop {
 }
 
 impl Shop {
+    /// With skpr of its own.
     pub(crate) fn install() -> Shop {
         Shop::install_with(&[])
     }
 
     pub(crate) fn install_with(values: &[&str]) -> Shop {
-        let cluster = Cluster::connect().unwrap();
-        load_images(&cluster).unwrap();
-        let site = cluster.namespace("shop").unwrap();
+        let turn = Turn::alone();
+        let site = Cluster::connect().unwrap().namespace("shop").unwrap();
         let namespace = format!("environments.namespace={}", site.name());
-        let skpr = Skpr::install(&[values, &[namespace.as_str()]].concat()).unwrap();
+        let skpr = Skpr::install_in(turn, &[values, &[namespace.as_str()]].concat()).unwrap();
+        Shop::of(skpr, site)
+    }
+
+    /// With skpr as others have it, too.
+    pub(crate) fn together() -> Shop {
+        Shop::with(Skpr::together(&SHOPS))
+    }
+
+    /// The same, for a test that waits most of its time.
+    pub(crate) fn beside() -> Shop {
+        Shop::with(Skpr::beside())
+    }
+
+    fn with(skpr: Result<Skpr>) -> Shop {
+        let skpr = skpr.unwrap();
+        let site = skpr.cluster.namespace("shop").unwrap();
+        let namespace = site.name().to_owned();
+        let shop = Shop::of(skpr, site);
+        // Where a new environment goes: each of these shops has its own place.
+        Shop { user: shop.user.with("SKPR_NAMESPACE", namespace), ..shop }
+    }
+
+    fn of(skpr: Skpr, site: Namespace) -> Shop {
+        load_images(&skpr.cluster).unwrap();
         let user = editor(&skpr, &site).unwrap();
         Shop { user, site, skpr }
     }

@@ -35,7 +35,7 @@ fn sftp(site: &Site, environment: &str, batch: &str) -> Result<Output> {
 #[test]
 #[ignore = "needs Kubernetes: make test-kubernetes"]
 fn stock_clients_reach_the_files_of_a_container_that_has_no_program_for_it() -> Result<()> {
-    let site = Site::start()?;
+    let site = Site::together()?;
     load_bare_image(&site.skpr.cluster)?;
     instance(&site.sites, "bare", BARE_IMAGE, "[/bin/busybox, sleep, '86400']", USUAL)?;
     let command = r#"[sh, -c, "while :; do sleep 1; done"]"#;
@@ -124,7 +124,7 @@ fn stock_clients_reach_the_files_of_a_container_that_has_no_program_for_it() -> 
 #[test]
 #[ignore = "needs Kubernetes: make test-kubernetes"]
 fn stock_ssh_leads_to_what_listens_in_a_pod_and_to_what_the_pod_knows() -> Result<()> {
-    let site = Site::start()?;
+    let site = Site::together()?;
     load_tools_image(&site.skpr.cluster)?;
     let serve = r#"[bash, -c, "socat TCP4-LISTEN:8080,fork,reuseaddr SYSTEM:'echo port' & socat UNIX-LISTEN:/tmp/socket,fork SYSTEM:'echo socket' & wait"]"#;
     instance(&site.sites, "tools", TOOLS_IMAGE, serve, USUAL)?;

@@ -4,6 +4,7 @@
 //! back-off between restarts is not what is measured.
 
 use super::shop::{TIMEOUT, load_images, manifest};
+use super::turn::Turn;
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 use skpr_tests::cli::{Running, User};
@@ -108,6 +109,7 @@ fn apply_definition(cluster: &Cluster) -> Result<()> {
 #[test]
 #[ignore = "needs Kubernetes: make test-kubernetes"]
 fn a_deploy_survives_the_aggregator_being_killed_at_any_moment() {
+    let _turn = Turn::alone();
     let cluster = Cluster::connect().unwrap();
     load_images(&cluster).unwrap();
     let (own, site) = (cluster.namespace("skpr").unwrap(), cluster.namespace("shop").unwrap());

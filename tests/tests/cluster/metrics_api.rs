@@ -3,6 +3,7 @@
 use super::deploy::Shop;
 use super::setup::Skpr;
 use super::shop::{TIMEOUT, manifest};
+use super::turn::Turn;
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 use skpr_tests::cluster::Cluster;
@@ -149,6 +150,7 @@ fn metrics_are_told_to_whom_the_api_server_vouches_for_and_an_uninstall_leaves_n
 #[test]
 #[ignore = "needs Kubernetes: make test-kubernetes"]
 fn what_somebody_else_serves_is_left_alone() {
+    let turn = Turn::alone();
     let cluster = Cluster::connect().unwrap();
     let theirs = cluster.namespace("theirs").unwrap();
     let object = format!(
@@ -168,7 +170,7 @@ fn what_somebody_else_serves_is_left_alone() {
         ])
     };
     let owner = || cluster.kubectl(&["get", SERVICE, "-o", "jsonpath={.spec.service.namespace}"]);
-    let skpr = Skpr::install(&[]).unwrap();
+    let skpr = Skpr::install_in(turn, &[]).unwrap();
     let said = |what: &str| {
         eventually(what, TIMEOUT, || {
             let log = skpr.namespace().kubectl(&["logs", "deployment/skpr-aggregator"])?;

@@ -1,6 +1,7 @@
 //! Kubernetes RBAC decides what a user sees, and nothing but the aggregator listens.
 
 use super::setup::{Skpr, wait_ready};
+use super::turn::SITES;
 use skpr_tests::cluster::Namespace;
 use skpr_tests::eventually;
 use std::time::Duration;
@@ -25,7 +26,7 @@ spec:
 #[test]
 #[ignore = "needs Kubernetes: make test-kubernetes"]
 fn a_user_sees_what_kubernetes_lets_them_see() {
-    let skpr = Skpr::install(&[]).unwrap();
+    let skpr = Skpr::together(&SITES).unwrap();
     let sites = skpr.cluster.namespace("sites").unwrap();
     start(&sites, "dev");
     start(&sites, "prod");

@@ -48,7 +48,7 @@ fn same(one: &Path, other: &Path) -> Result<()> {
 #[test]
 #[ignore = "needs Kubernetes: make test-kubernetes"]
 fn files_go_into_containers_and_come_back_with_nothing_needed_in_them() -> Result<()> {
-    let site = Site::start()?;
+    let site = Site::together()?;
     load_bare_image(&site.skpr.cluster)?;
     instance(&site.sites, "bare", BARE_IMAGE, BARE, USUAL)?;
     instance(&site.sites, "hardened", SITE_IMAGE, SLEEP, HARDENED)?;
@@ -208,7 +208,7 @@ fn slow(site: &Site, words: &[&str], look: &[&str]) -> Result<Running> {
 #[test]
 #[ignore = "needs Kubernetes: make test-kubernetes"]
 fn whatever_is_killed_a_file_is_old_or_new_and_nothing_is_left() -> Result<()> {
-    let site = Site::start()?;
+    let site = Site::alone()?;
     let Some(own) = site.skpr.cluster.breakable() else { return Ok(()) };
     let home = site.user.home();
     let (old, new) = (Numbers::new(1).bytes(8 << 20), Numbers::new(2).bytes(24 << 20));
@@ -254,7 +254,7 @@ fn whatever_is_killed_a_file_is_old_or_new_and_nothing_is_left() -> Result<()> {
 #[test]
 #[ignore = "needs Kubernetes: make test-kubernetes"]
 fn a_container_that_is_deleted_is_not_held_by_a_transfer() -> Result<()> {
-    let site = Site::start()?;
+    let site = Site::together()?;
     let home = site.user.home();
     fs::write(home.join("file"), Numbers::new(3).bytes(64 << 20))?;
     let list = ["exec", "dev", "--", "ls", "-a", "/data"];

@@ -1,7 +1,8 @@
 //! Shells and programs in the containers of a real node, with `skpr` and with stock OpenSSH.
 
-use super::setup::{SITE_IMAGE, Skpr, busybox_root, pack, wait_ready};
+use super::setup::{SITE_IMAGE, Skpr, busybox_root, once, pack, wait_ready};
 use super::shop::{TIMEOUT, editor};
+use super::turn::SITES;
 use anyhow::{Context as _, Result, ensure};
 use skpr_tests::cli::{Finished, Running, User, fed, program};
 use skpr_tests::cluster::{Cluster, Namespace};
@@ -10,7 +11,7 @@ use skpr_tests::numbers::noise;
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// The image of a site that has one program and no shell.
@@ -45,24 +46,31 @@ subjects: [{{kind: ServiceAccount, name: half, namespace: $NAMESPACE}}]
 
 /// skpr, and a namespace with an instance of the environment `dev`.
 pub(crate) struct Site {
-    pub(crate) skpr: Skpr,
-    pub(crate) sites: Namespace,
     pub(crate) user: User,
+    pub(crate) sites: Namespace,
+    pub(crate) skpr: Skpr,
 }
 
 impl Site {
-    pub(crate) fn start() -> Result<Site> {
-        let site = Site::install(&["sessions.enabled=true"])?;
-        site.reaches("dev", &["true"])?;
-        Ok(site)
+    /// With skpr as others have it, too.
+    pub(crate) fn together() -> Result<Site> {
+        Site::of(Skpr::together(&SITES)?)?.reached()
+    }
+
+    /// With skpr of its own.
+    pub(crate) fn alone() -> Result<Site> {
+        Site::install(&["sessions.enabled=true"])?.reached()
     }
 
     /// With these values, and whether or not anything can be run there.
     pub(crate) fn install(values: &[&str]) -> Result<Site> {
-        let skpr = Skpr::install(values)?;
+        Site::of(Skpr::install(values)?)
+    }
+
+    fn of(skpr: Skpr) -> Result<Site> {
         let sites = skpr.cluster.namespace("sites")?;
         let user = editor(&skpr, &sites)?;
-        let site = Site { skpr, sites, user };
+        let site = Site { user, sites, skpr };
         site.start_dev()?;
         Ok(site)
     }
@@ -76,6 +84,11 @@ impl Site {
     pub(crate) fn config(&self) -> Result<String> {
         self.user.skpr(&["ssh-config", "--install"])?.success()?;
         Ok(self.user.home().join(".ssh/config").display().to_string())
+    }
+
+    fn reached(self) -> Result<Site> {
+        self.reaches("dev", &["true"])?;
+        Ok(self)
     }
 
     /// Waits until something runs there.
@@ -146,11 +159,10 @@ pub(crate) fn exec(user: &User, environment: &str, words: &[&str]) -> Result<Fin
     user.skpr(&[&["exec", environment, "--"], words].concat())
 }
 
-/// Puts the image without a shell on the nodes, once.
+/// Puts the image without a shell on the nodes.
 pub(crate) fn load_bare_image(cluster: &Cluster) -> Result<()> {
-    static LOADED: OnceLock<()> = OnceLock::new();
-    let Some(own) = cluster.breakable() else { return Ok(()) };
-    if LOADED.get().is_none() {
+    static LOADED: Mutex<bool> = Mutex::new(false);
+    once(cluster, &LOADED, |own| {
         let folder = busybox_root()?;
         for entry in fs::read_dir(folder.path().join("bin"))? {
             let entry = entry?;
@@ -158,10 +170,8 @@ pub(crate) fn load_bare_image(cluster: &Cluster) -> Result<()> {
                 fs::remove_file(entry.path())?;
             }
         }
-        own.load(&pack(&folder, &format!("docker.io/library/{BARE_IMAGE}"), r#"["/bin/busybox"]"#)?)?;
-        LOADED.get_or_init(|| ());
-    }
-    Ok(())
+        own.load(&pack(&folder, &format!("docker.io/library/{BARE_IMAGE}"), r#"["/bin/busybox"]"#)?)
+    })
 }
 
 /// `ssh` as the user has it after `skpr ssh-config --install`.
@@ -202,7 +212,7 @@ pub(crate) fn all(site: &Site, scenarios: &[Scenario]) -> Result<()> {
 #[ignore = "needs Kubernetes: make test-kubernetes"]
 fn a_session_is_in_the_container_and_nothing_more_than_the_container() -> Result<()> {
     all(
-        &Site::start()?,
+        &Site::together()?,
         scenarios![
             what_is_run_is_in_the_container_and_ends_with_its_own_code,
             every_byte_arrives_both_ways,
@@ -218,7 +228,7 @@ fn a_session_is_in_the_container_and_nothing_more_than_the_container() -> Result
 #[ignore = "needs Kubernetes: make test-kubernetes"]
 fn whatever_ends_a_session_leaves_nothing_behind() -> Result<()> {
     all(
-        &Site::start()?,
+        &Site::alone()?,
         scenarios![
             a_client_or_an_agent_that_is_gone_leaves_no_process,
             an_aggregator_that_is_killed_and_a_node_that_is_cut_off_end_sessions,

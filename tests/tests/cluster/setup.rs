@@ -1,18 +1,20 @@
 //! What every test on Kubernetes begins with: skpr installed in a namespace, a site in another, a user with rights.
 
+use super::turn::{Turn, lock};
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 use skpr_tests::cli::User;
-use skpr_tests::cluster::{Cluster, Namespace, Release};
+use skpr_tests::cluster::{Breakable, Cluster, Namespace, Release};
 use skpr_tests::eventually;
 use skpr_tests::fault::Link;
 pub(crate) use skpr_tests::image::{busybox_root, pack, root};
 use skpr_tests::scrape::Scraper;
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 /// What the image of the test's sites is called.
@@ -21,8 +23,14 @@ const AGGREGATOR: &str = "service/skpr-aggregator";
 const MONITORING: &str = "service/skpr-aggregator-metrics";
 const INSTALL_TIMEOUT: Duration = Duration::from_secs(180);
 
-/// An installation, and the way to its aggregator.
+/// An installation as a test has it: its own, or one that others have as well. It goes with the last who has it.
 pub(crate) struct Skpr {
+    installation: Option<Arc<Installation>>,
+    turn: Turn,
+}
+
+/// An installation, and the way to its aggregator.
+pub(crate) struct Installation {
     pub(crate) cluster: Cluster,
     pub(crate) release: Release,
     link: Link,
@@ -38,9 +46,63 @@ pub(crate) struct Record {
     pub(crate) message: String,
 }
 
+/// The installation that tests have together, as long as one of them has it.
+static TOGETHER: Mutex<Weak<Installation>> = Mutex::new(Weak::new());
+
 impl Skpr {
+    /// One of the test's own, with these values, which it may change and break.
+    pub(crate) fn install(values: &[&str]) -> Result<Skpr> {
+        Skpr::install_in(Turn::alone(), values)
+    }
+
+    /// The same for who has the cluster already.
+    pub(crate) fn install_in(turn: Turn, values: &[&str]) -> Result<Skpr> {
+        Ok(Skpr { installation: Some(Arc::new(Installation::install(values)?)), turn })
+    }
+
+    /// One that others have as well, for a test that leaves it as it is, has namespaces of its own and goes in this lane.
+    pub(crate) fn together(lane: &'static Mutex<()>) -> Result<Skpr> {
+        let mut skpr = Skpr::beside()?;
+        // With the installation in hand, so that it is there for all who wait.
+        skpr.turn = std::mem::take(&mut skpr.turn).in_lane(lane);
+        Ok(skpr)
+    }
+
+    /// The same for a test that waits most of its time.
+    pub(crate) fn beside() -> Result<Skpr> {
+        let turn = Turn::together();
+        let mut together = lock(&TOGETHER);
+        let installation = match together.upgrade() {
+            Some(installation) => installation,
+            None => Arc::new(Installation::install(&[])?),
+        };
+        *together = Arc::downgrade(&installation);
+        Ok(Skpr { installation: Some(installation), turn })
+    }
+}
+
+impl Deref for Skpr {
+    type Target = Installation;
+
+    fn deref(&self) -> &Installation {
+        self.installation.as_deref().unwrap()
+    }
+}
+
+impl Drop for Skpr {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.namespace().dump();
+        }
+        // Nobody installs the next one while this one goes.
+        let _together = lock(&TOGETHER);
+        drop(self.installation.take());
+    }
+}
+
+impl Installation {
     /// Installs the chart with the images of this checkout, and these values besides.
-    pub(crate) fn install(values: &[&str]) -> Result<Self> {
+    fn install(values: &[&str]) -> Result<Installation> {
         let cluster = Cluster::connect()?;
         load_images(&cluster)?;
         let namespace = cluster.namespace("skpr")?;
@@ -64,7 +126,7 @@ impl Skpr {
         let ca = tempfile::NamedTempFile::new()?;
         let encoded = release.namespace().field("secret/skpr-ca", r".data.ca\.crt")?;
         fs::write(ca.path(), decode_base64(&encoded)?)?;
-        Ok(Skpr { cluster, release, link, monitoring, ca })
+        Ok(Installation { cluster, release, link, monitoring, ca })
     }
 
     pub(crate) fn namespace(&self) -> &Namespace {
@@ -217,19 +279,30 @@ pub(crate) fn decode_base64(text: &str) -> Result<Vec<u8>> {
     Ok(child.wait_with_output()?.stdout)
 }
 
-/// Puts the images of this checkout and the site's on the nodes, once.
+/// Puts the images of this checkout and the site's on the nodes.
 fn load_images(cluster: &Cluster) -> Result<()> {
-    static LOADED: OnceLock<()> = OnceLock::new();
+    static LOADED: Mutex<bool> = Mutex::new(false);
+    once(cluster, &LOADED, |own| {
+        let images = root().join("target/images");
+        for image in [images.join("skpr-agent.tar"), images.join("skpr-aggregator.tar"), pack_site()?] {
+            own.load(&image)?;
+        }
+        Ok(())
+    })
+}
+
+/// Loads images once, for every test that needs them. A cluster that is not ours has them.
+pub(crate) fn once(
+    cluster: &Cluster,
+    loaded: &Mutex<bool>,
+    load: impl FnOnce(Breakable<'_>) -> Result<()>,
+) -> Result<()> {
     let Some(own) = cluster.breakable() else { return Ok(()) };
-    if LOADED.get().is_some() {
-        return Ok(());
+    let mut loaded = lock(loaded);
+    if !*loaded {
+        load(own)?;
+        *loaded = true;
     }
-    let images = root().join("target/images");
-    let site = pack_site()?;
-    for image in [&images.join("skpr-agent.tar"), &images.join("skpr-aggregator.tar"), &site] {
-        own.load(image)?;
-    }
-    LOADED.get_or_init(|| ());
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! A site with versions: the image `skpr-test-shop`, its manifest, and a client that asks it all the time.
 
-use super::setup::{Skpr, busybox_root, pack};
+use super::setup::{Skpr, busybox_root, once, pack};
 use anyhow::{Context as _, Result};
 use skpr_tests::cli::User;
 use skpr_tests::cluster::{Cluster, Namespace};
@@ -10,7 +10,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -52,28 +52,25 @@ const BURN: &str =
 /// How long a test waits for what takes seconds.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// Puts the images of every version on the nodes, once.
+/// Puts the images of every version on the nodes.
 pub(crate) fn load_images(cluster: &Cluster) -> Result<()> {
-    static LOADED: OnceLock<()> = OnceLock::new();
-    let Some(own) = cluster.breakable() else { return Ok(()) };
-    if LOADED.get().is_some() {
-        return Ok(());
-    }
-    for (version, script) in VERSIONS {
-        let root = busybox_root()?;
-        let www = root.path().join("www");
-        fs::create_dir_all(www.join("cgi-bin"))?;
-        for (program, script) in [(root.path().join("serve"), script), (www.join("cgi-bin/burn"), BURN)] {
-            fs::write(&program, format!("#!/bin/sh\n{script}"))?;
-            fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+    static LOADED: Mutex<bool> = Mutex::new(false);
+    once(cluster, &LOADED, |own| {
+        for (version, script) in VERSIONS {
+            let root = busybox_root()?;
+            let www = root.path().join("www");
+            fs::create_dir_all(www.join("cgi-bin"))?;
+            for (program, script) in [(root.path().join("serve"), script), (www.join("cgi-bin/burn"), BURN)] {
+                fs::write(&program, format!("#!/bin/sh\n{script}"))?;
+                fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+            }
+            for page in ["index.html", "version", "healthz"] {
+                fs::write(www.join(page), format!("{version}\n"))?;
+            }
+            own.load(&pack(&root, &format!("{IMAGE}:{version}"), r#"["/serve"]"#)?)?;
         }
-        for page in ["index.html", "version", "healthz"] {
-            fs::write(www.join(page), format!("{version}\n"))?;
-        }
-        own.load(&pack(&root, &format!("{IMAGE}:{version}"), r#"["/serve"]"#)?)?;
-    }
-    LOADED.get_or_init(|| ());
-    Ok(())
+        Ok(())
+    })
 }
 
 /// A manifest of the project `shop`, with what `environments` says of them.

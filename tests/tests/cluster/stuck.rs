@@ -41,7 +41,7 @@ impl Drop for Webhook {
 #[test]
 #[ignore = "needs Kubernetes: make test-kubernetes"]
 fn a_webhook_that_is_away_is_told_and_keeps_the_lock_no_longer_than_a_release_has() {
-    let shop = Shop::install();
+    let shop = Shop::together();
     let (user, site) = (&shop.user, &shop.site);
     manifest(user, "  dev: {}\n").unwrap();
     user.skpr(&["deploy", "dev", "v1"]).unwrap().success().unwrap();

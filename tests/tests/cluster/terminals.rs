@@ -26,7 +26,7 @@ fn runs(site: &Site, line: &str, wanted: bool, within: Duration) -> Result<()> {
 #[test]
 #[ignore = "needs Kubernetes: make test-kubernetes"]
 fn a_shell_in_a_terminal_does_what_terminals_do() -> Result<()> {
-    let site = Site::start()?;
+    let site = Site::together()?;
     load_tools_image(&site.skpr.cluster)?;
     instance(&site.sites, "tools", TOOLS_IMAGE, "[sleep, '86400']", USUAL)?;
     site.reaches("tools", &["true"])?;
