@@ -7,11 +7,13 @@
 pub mod command;
 mod due;
 mod id;
+mod name;
 mod told;
 pub mod words;
 
 pub use due::{Due, Older, due, start_within};
 pub use id::RunId;
+pub use name::name;
 pub use told::told;
 
 use jiff::Timestamp;

@@ -210,6 +210,16 @@ impl Machine {
     ) -> anyhow::Result<()> {
         let written = state::names(&self.host.records).context("list the environments")?;
         let names: BTreeSet<EnvironmentName> = written.iter().chain(self.asked.keys()).cloned().collect();
+        for name in &names {
+            project::namesake(name, &names).map_err(|failure| {
+                let Failure { message, hint, .. } = failure;
+                let hint = hint.unwrap_or_default();
+                anyhow::anyhow!(
+                    "{message}; what is kept of them is in `{}`: {hint}",
+                    self.host.records.display()
+                )
+            })?;
+        }
         self.host.publisher.expect(names.iter().map(|name| self.host.key(name)).collect());
         for name in &names {
             let asked = self.asked.remove(name);

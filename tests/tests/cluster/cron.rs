@@ -247,8 +247,8 @@ fn on_demand(shop: &Shop) -> Result<()> {
     let locked = skpr(user, &["run", "dev", "hold"])?.exit(8)?;
     ensure!(locked.stderr.contains(&held.id) && locked.stderr.contains("editor"), "{}", locked.stderr);
     // Kubernetes minds it as its own.
-    let active = shop.site.field("cronjob/shop-dev-hold", ".status.active[*].name")?;
-    ensure!(active == format!("shop-dev-{}", held.id), "{active}");
+    let active = shop.site.field("cronjob/shop-dev--hold", ".status.active[*].name")?;
+    ensure!(active == format!("shop-dev--{}", held.id), "{active}");
     wait(user, "hold", "succeeded", 1)?;
 
     let begin =
@@ -265,7 +265,7 @@ fn on_demand(shop: &Shop) -> Result<()> {
 fn suspended(shop: &Shop) -> Result<()> {
     let user = &shop.user;
     user.skpr(&["deploy", "dev", "v2"])?.success()?;
-    let cron_job = |path: &str| shop.site.field("cronjob/shop-dev-quick", path);
+    let cron_job = |path: &str| shop.site.field("cronjob/shop-dev--quick", path);
     assert_eq!(cron_job(".spec.suspend")?, "true");
     let image = cron_job(".spec.jobTemplate.spec.template.spec.containers[0].image")?;
     ensure!(image.ends_with(":v2"), "{image}");
@@ -298,7 +298,7 @@ fn removed(shop: &Shop) -> Result<()> {
     let names = || shop.site.kubectl(&["get", "cronjobs", "-o", "jsonpath={.items[*].metadata.name}"]);
     eventually("only what runs is left of what is gone", TIMEOUT, || {
         let names = names()?;
-        ensure!(!names.contains("fails") && names.contains("shop-dev-stays"), "{names}");
+        ensure!(!names.contains("fails") && names.contains("shop-dev--stays"), "{names}");
         Ok(Some(()))
     })?;
     eventually("the run has come to its end", MINUTES, || {
@@ -307,7 +307,7 @@ fn removed(shop: &Shop) -> Result<()> {
         ensure!(run.outcome == "succeeded", "{run:?}");
         Ok(Some(()))
     })?;
-    eventually("and its task is gone", TIMEOUT, || Ok((names()? == "shop-dev-quick").then_some(())))?;
+    eventually("and its task is gone", TIMEOUT, || Ok((names()? == "shop-dev--quick").then_some(())))?;
     user.skpr(&["delete", "dev", "-y"])?.success()?;
     eventually("nothing is left of it", TIMEOUT, || {
         let left = shop.site.kubectl(&["get", "cronjobs,jobs", "-o", "name"])?;

@@ -34,18 +34,21 @@ impl Parents {
         Parents(parents(&read("/proc/self/mountinfo"), &read("/proc/self/cgroup")))
     }
 
-    /// Makes a cgroup in every hierarchy that allows it; none when no hierarchy does.
-    pub(super) fn make(&self, name: &str) -> Option<Cgroup> {
-        let made = |parent: &PathBuf| {
-            let directory = parent.join(name);
-            match fs::create_dir(&directory) {
-                Ok(()) => Some(directory),
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Some(directory),
-                Err(_) => None,
+    /// Makes a cgroup in every hierarchy that allows it; none when no hierarchy does. One in which something still lives is
+    /// never made another's: that is an error.
+    pub(super) fn make(&self, name: &str) -> io::Result<Option<Cgroup>> {
+        let mut made = Cgroup(vec![]);
+        for directory in self.0.iter().map(|parent| parent.join(name)) {
+            match make_empty(&directory) {
+                Ok(()) => made.0.push(directory),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    made.remove();
+                    return Err(io::Error::other(format!("something still runs in the cgroup `{name}`")));
+                }
+                Err(_) => {}
             }
-        };
-        let directories: Vec<_> = self.0.iter().filter_map(made).collect();
-        (!directories.is_empty()).then_some(Cgroup(directories))
+        }
+        Ok((!made.0.is_empty()).then_some(made))
     }
 
     /// Ends and removes every cgroup whose name starts with `prefix`: what a run that was killed has left behind.
@@ -112,6 +115,19 @@ impl Cgroup {
                 std::thread::sleep(Duration::from_millis(10));
             }
         }
+    }
+}
+
+/// Makes a directory, also in the place of one that was left behind. The kernel removes none in which something lives.
+fn make_empty(directory: &Path) -> io::Result<()> {
+    match fs::create_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match fs::remove_dir(directory) {
+            Ok(()) => fs::create_dir(directory),
+            // It has gone by itself meanwhile.
+            Err(gone) if gone.kind() == io::ErrorKind::NotFound => fs::create_dir(directory),
+            Err(_) => Err(error),
+        },
+        other => other,
     }
 }
 
@@ -220,7 +236,23 @@ mod tests {
 
     #[test]
     fn where_nothing_may_be_made_there_is_none() {
-        assert!(Parents(vec![PathBuf::from("/proc/nowhere")]).make("x").is_none());
-        assert!(Parents::default().make("x").is_none());
+        assert!(Parents(vec![PathBuf::from("/proc/nowhere")]).make("x").unwrap().is_none());
+        assert!(Parents::default().make("x").unwrap().is_none());
+    }
+
+    #[test]
+    fn a_cgroup_in_which_something_lives_is_never_made_anothers() {
+        let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let [first, second] = directories.each_ref().map(|directory| directory.path().join("x"));
+        let parents = Parents(directories.iter().map(|directory| directory.path().to_owned()).collect());
+        assert_eq!(parents.make("x").unwrap().unwrap().directories(), [&*first, &*second]);
+        // Left behind, and empty.
+        assert!(parents.make("x").unwrap().is_some());
+        fs::remove_dir(&first).unwrap();
+        fs::create_dir(second.join("inhabited")).unwrap();
+        assert!(
+            parents.make("x").unwrap_err().to_string().contains("something still runs in the cgroup `x`")
+        );
+        assert!(!first.exists() && second.exists());
     }
 }

@@ -216,13 +216,13 @@ mod tests {
         let data = tempfile::tempdir().unwrap();
         let directories = Directories::of(data.path());
         for number in 0..=KEEP_MOST {
-            let pod = directories.pods.join(format!("local_shop-dev-drush-{number}_u{number}"));
+            let pod = directories.pods.join(format!("local_shop-dev--drush-{number}_u{number}"));
             fs::create_dir_all(pod.join(CONTAINER)).unwrap();
             let age = Duration::from_secs(number as u64);
             fs::File::open(&pod).unwrap().set_modified(SystemTime::now() - age).unwrap();
         }
         assert!(directories.prune(&HashSet::new(), SystemTime::now()));
-        assert!(!directories.pods.join(format!("local_shop-dev-drush-{KEEP_MOST}_u{KEEP_MOST}")).exists());
+        assert!(!directories.pods.join(format!("local_shop-dev--drush-{KEEP_MOST}_u{KEEP_MOST}")).exists());
         assert_eq!(fs::read_dir(&directories.pods).unwrap().count(), KEEP_MOST);
     }
 }

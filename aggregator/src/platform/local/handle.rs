@@ -124,6 +124,7 @@ impl Local {
                 .with_hint(format!("leave out --namespace: all is in `{}`", home.namespace)));
         }
         project::check(name, &deploy.settings)?;
+        project::namesake(name, self.drivers().keys())?;
         if let Some(port) = deploy.settings.port {
             let others = self.host.publisher.wanting(port.get());
             if let Some(other) = others.iter().find(|other| *other != environment) {

@@ -104,7 +104,7 @@ impl Host {
     ) -> std::io::Result<Made> {
         let logs = self.directories.make(source, note)?;
         volumes.iter().try_for_each(|(_, place)| std::fs::create_dir_all(place))?;
-        let cgroup = self.parents.make(&format!("{}{}", self.cgroup_prefix, source.pod));
+        let cgroup = self.parents.make(&format!("{}{}", self.cgroup_prefix, source.pod))?;
         let limited = match &cgroup {
             Some(cgroup) => cgroup.limit(limits),
             None => !limits.memory_is_asked(),

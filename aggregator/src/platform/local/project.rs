@@ -70,6 +70,7 @@ pub(super) fn environments(
             {
                 return Err(place(taken(port.get(), &name, &other)));
             }
+            namesake(&name, all.keys()).map_err(place)?;
             if all.insert(name.clone(), (project.directory.clone(), settings)).is_some() {
                 return Err(place(invalid(format!("environment `{name}` is given twice"))));
             }
@@ -124,6 +125,24 @@ pub(super) fn can_scale(name: &EnvironmentName, minimum: u32, maximum: u32) -> R
 pub(super) fn taken(port: u16, name: &EnvironmentName, other: &EnvironmentName) -> Failure {
     invalid(format!("port `{port}` is wanted by `{name}` and by `{other}`"))
         .with_hint("give each environment a `port` of its own")
+}
+
+/// An error when the instances of one of `others` would be called as those of `name` are: what ends one would end the other.
+pub(super) fn namesake<'a>(
+    name: &EnvironmentName,
+    others: impl IntoIterator<Item = &'a EnvironmentName>,
+) -> Result<(), Failure> {
+    let joined = |name: &EnvironmentName| format!("{}-{}", name.project, name.environment);
+    let called = joined(name);
+    match others.into_iter().find(|other| *other != name && joined(other) == called) {
+        None => Ok(()),
+        Some(other) => Err(invalid(format!(
+            "`{name}` and `{other}` would both be called `{called}` on this machine"
+        ))
+        .with_hint(
+            "give one of the two environments, or its project, another name; or run one of them with a data directory of its own",
+        )),
+    }
 }
 
 /// How the instances of a release are run.
@@ -250,6 +269,11 @@ environments:
             &["project: p\nenvironments: {dev: {command: [x], instances: {min: 65, max: 65}}}\n"],
             "one machine runs at most 64",
         );
+        let joined = [
+            "project: shop\nenvironments: {dev-x: {command: [x]}}\n",
+            "project: shop-dev\nenvironments: {x: {command: [x]}}\n",
+        ];
+        refused(&joined, "`shop-dev/x` and `shop/dev-x` would both be called `shop-dev-x` on this machine");
         let long = EnvironmentName::parse(&"a".repeat(49), "dev").unwrap();
         let settings = serde_json::from_str(r#"{"command": ["x"]}"#).unwrap();
         assert!(check(&long, &settings).unwrap_err().message.contains("characters long"));

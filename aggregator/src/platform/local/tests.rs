@@ -112,6 +112,21 @@ async fn nothing_to_run_is_published_too() {
     tasks.join_next().await.unwrap().unwrap().unwrap();
 }
 
+#[tokio::test]
+async fn an_environment_is_not_served_beside_one_that_is_kept_and_is_called_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let manifest = directory.path().join(".skpr.yml");
+    fs::write(&manifest, "project: shop-dev\nenvironments: {x: {command: [sleep, '100']}}\n").unwrap();
+    let records = directory.path().join("environments");
+    fs::create_dir(&records).unwrap();
+    fs::write(records.join("shop.dev-x.json"), "").unwrap();
+    let config = LocalConfig::load(&[manifest], directory.path(), None).unwrap();
+    let (_inventories, _stop, mut tasks) = start(config);
+    let error = tasks.join_next().await.unwrap().unwrap().unwrap_err().to_string();
+    assert!(error.contains("would both be called `shop-dev-x`"), "{error}");
+    assert!(error.contains("`shop/dev-x`") && error.contains("`shop-dev/x`"), "{error}");
+}
+
 #[test]
 fn a_uid_is_a_random_uuid() {
     let (a, b) = (random_uid().unwrap(), random_uid().unwrap());

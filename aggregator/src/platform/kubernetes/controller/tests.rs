@@ -150,9 +150,9 @@ async fn kubernetes_is_told_of_the_first_release_too_and_of_none_that_was_before
 /// The object as it is now, with one run of its task that has ended as `told` says.
 fn with_a_run(world: &World, told: bool) -> Arc<Objects> {
     let mut job = json!({"apiVersion": "batch/v1", "kind": "Job", "spec": {},
-        "metadata": {"name": "shop-dev-drush-29400000", "namespace": "sites", "uid": "j", "creationTimestamp": "2026-11-24T00:00:00Z",
+        "metadata": {"name": "shop-dev--drush-29400000", "namespace": "sites", "uid": "j", "creationTimestamp": "2026-11-24T00:00:00Z",
             "labels": {"skpr.io/project": "shop", "skpr.io/environment": "dev", "skpr.io/task": "drush"},
-            "ownerReferences": [{"apiVersion": "batch/v1", "kind": "CronJob", "name": "shop-dev-drush", "uid": "c"}]},
+            "ownerReferences": [{"apiVersion": "batch/v1", "kind": "CronJob", "name": "shop-dev--drush", "uid": "c"}]},
         "status": {"startTime": "2026-11-24T00:00:00Z", "completionTime": "2026-11-24T00:01:00Z",
             "conditions": [{"type": "Complete", "status": "True"}]}});
     if told {
@@ -211,7 +211,7 @@ async fn the_task_that_was_kept_for_its_run_goes_when_that_has_ended() {
     let cron_job = crate::platform::kubernetes::fake::path(
         &key("sites", "shop", "dev"),
         Kind::CronJob,
-        "shop-dev-drush",
+        "shop-dev--drush",
     );
     world.fake.put(&cron_job, "skpr-controller", json!({"metadata": {"labels": labels}}));
     let seen = serde_json::from_value(json!({"metadata": world.fake.get(&cron_job)["metadata"]})).unwrap();

@@ -193,7 +193,7 @@ pub(super) mod tests {
                 "creationTimestamp": "2026-11-24T00:10:01Z",
                 "labels": {"skpr.io/project": "shop", "skpr.io/environment": "dev", "skpr.io/task": "drush"},
                 "annotations": {"skpr.io/version": "v1"},
-                "ownerReferences": [{"apiVersion": "batch/v1", "kind": "CronJob", "name": "shop-dev-drush", "uid": "c",
+                "ownerReferences": [{"apiVersion": "batch/v1", "kind": "CronJob", "name": "shop-dev--drush", "uid": "c",
                     "controller": true}]
             },
             "spec": {"template": {"spec": {"containers": [{"name": "app", "image": "shop:v1"}]}}},
@@ -212,7 +212,7 @@ pub(super) mod tests {
         let due: Timestamp = "2026-11-24T00:10:00Z".parse().unwrap();
         let minutes = due.as_second() / 60;
         for annotation in [json!("2026-11-24T11:10:00+11:00"), Value::Null] {
-            let job = facts(&format!("shop-dev-drush-{minutes}"), |job| {
+            let job = facts(&format!("shop-dev--drush-{minutes}"), |job| {
                 job["metadata"]["annotations"][DUE] = annotation.clone();
                 job["metadata"]["annotations"].as_object_mut().unwrap().retain(|_, value| !value.is_null());
             })
@@ -221,7 +221,7 @@ pub(super) mod tests {
             assert_eq!((job.due, &job.trigger), (Some(due), &Trigger::Schedule));
             assert_eq!(
                 (job.version.as_str(), job.cron_job.as_str(), job.end),
-                ("v1", "shop-dev-drush", None)
+                ("v1", "shop-dev--drush", None)
             );
         }
     }
@@ -233,28 +233,29 @@ pub(super) mod tests {
             (job.id.to_string(), job.trigger, job.due)
         };
         let ann = Trigger::User("ann".into());
-        assert_eq!(by("shop-dev-drush-bcdfgh", BY, "ann"), ("drush-bcdfgh".into(), ann, None));
+        assert_eq!(by("shop-dev--drush-bcdfgh", BY, "ann"), ("drush-bcdfgh".into(), ann, None));
         let kubectl = Trigger::User("kubectl".into());
         assert_eq!(by("mine", INSTANTIATED, "manual"), ("drush-mine".into(), kubectl.clone(), None));
         // A number that somebody chose says nothing about when it was due.
-        assert_eq!(by("shop-dev-drush-7", INSTANTIATED, "manual"), ("drush-7".into(), kubectl, None));
+        assert_eq!(by("shop-dev--drush-7", INSTANTIATED, "manual"), ("drush-7".into(), kubectl, None));
     }
 
     #[test]
     fn what_no_cron_job_owns_or_names_no_task_is_no_run() {
         for path in ["/metadata/ownerReferences", "/metadata/labels"] {
-            assert_eq!(facts("shop-dev-drush-1", |job| *job.pointer_mut(path).unwrap() = Value::Null), None);
+            assert_eq!(facts("shop-dev--drush-1", |job| *job.pointer_mut(path).unwrap() = Value::Null), None);
         }
-        for (field, value) in [("kind", "Workflow"), ("name", "shop-dev-other"), ("apiVersion", "batch/v2")] {
+        for (field, value) in [("kind", "Workflow"), ("name", "shop-dev--other"), ("apiVersion", "batch/v2")]
+        {
             let wrong = |job: &mut Value| job["metadata"]["ownerReferences"][0][field] = json!(value);
-            assert_eq!(facts("shop-dev-drush-1", wrong), None, "{field}");
+            assert_eq!(facts("shop-dev--drush-1", wrong), None, "{field}");
         }
     }
 
     #[test]
     fn only_what_skpr_holds_back_is_held() {
         let held = |annotations: Value| {
-            let job = facts("shop-dev-drush-1", |job| {
+            let job = facts("shop-dev--drush-1", |job| {
                 job["spec"]["suspend"] = json!(true);
                 job["metadata"]["annotations"] = annotations;
             });
@@ -268,7 +269,7 @@ pub(super) mod tests {
     #[test]
     fn its_end_is_what_its_conditions_say() {
         let end = |conditions: Value| {
-            facts("shop-dev-drush-1", |job| job["status"]["conditions"] = conditions).unwrap().end
+            facts("shop-dev--drush-1", |job| job["status"]["conditions"] = conditions).unwrap().end
         };
         let condition = |kind: &str, status: &str| {
             json!({"type": kind, "status": status, "reason": "DeadlineExceeded", "message": "too\nlong",
@@ -286,7 +287,7 @@ pub(super) mod tests {
         let run = |id: &str, task: &str, reason: &str| {
             let run = json!({"id": id, "task": task, "trigger": "schedule", "outcome": "failed", "exitCode": 3,
                 "reason": reason});
-            facts("shop-dev-drush-1", |job| job["metadata"]["annotations"][ENDED] = json!(run.to_string()))
+            facts("shop-dev--drush-1", |job| job["metadata"]["annotations"][ENDED] = json!(run.to_string()))
                 .unwrap()
                 .told
         };

@@ -161,17 +161,17 @@ mod tests {
     fn nothing_is_said_of_runs_until_all_are_listed_and_what_a_list_does_not_name_is_gone() {
         let mut jobs = Jobs::default();
         jobs.take(Event::Init);
-        jobs.take(apply("shop-dev-drush-1"));
+        jobs.take(apply("shop-dev--drush-1"));
         assert_eq!(jobs.seen(empty()), None);
         assert!(jobs.take(Event::InitDone));
-        assert_eq!(names(&jobs), ["shop-dev-drush-1"]);
-        assert!(!jobs.take(apply("shop-dev-drush-1")), "nothing new");
+        assert_eq!(names(&jobs), ["shop-dev--drush-1"]);
+        assert!(!jobs.take(apply("shop-dev--drush-1")), "nothing new");
         jobs.take(Event::Init);
-        jobs.take(apply("shop-dev-drush-2"));
+        jobs.take(apply("shop-dev--drush-2"));
         assert_eq!(names(&jobs).len(), 2, "half a list says less than none");
         jobs.take(Event::InitDone);
-        assert_eq!(names(&jobs), ["shop-dev-drush-2"]);
-        let gone = object("shop-dev-drush-2", |_| ());
+        assert_eq!(names(&jobs), ["shop-dev--drush-2"]);
+        let gone = object("shop-dev--drush-2", |_| ());
         assert!(jobs.take(Event::Delete(DeserializeGuard(Ok(gone)))));
         assert!(jobs.seen(empty()).unwrap().is_empty());
     }
@@ -180,20 +180,20 @@ mod tests {
     fn a_run_has_the_pod_of_its_job_and_of_two_the_newer() {
         let mut jobs = Jobs::default();
         jobs.take(Event::Init);
-        jobs.take(apply("shop-dev-drush-1"));
+        jobs.take(apply("shop-dev--drush-1"));
         jobs.take(Event::InitDone);
         let pod = |job: &str, name: &str, second: i64| {
             let mut pod = pod_of(job, name);
             pod.detail.created = Timestamp::from_second(second).ok();
             Arc::new(pod)
         };
-        let mut elsewhere = pod_of("shop-dev-drush-1", "elsewhere");
+        let mut elsewhere = pod_of("shop-dev--drush-1", "elsewhere");
         elsewhere.environment = key("other", "shop", "dev");
         elsewhere.detail.created = Timestamp::from_second(99).ok();
         let pods = [
-            pod("shop-dev-drush-1", "a", 5),
-            pod("shop-dev-drush-1", "b", 7),
-            pod("shop-dev-drush-2", "c", 9),
+            pod("shop-dev--drush-1", "a", 5),
+            pod("shop-dev--drush-1", "b", 7),
+            pod("shop-dev--drush-2", "c", 9),
             Arc::new(elsewhere),
         ];
         let seen = jobs.seen(pods.iter()).unwrap();

@@ -7,34 +7,23 @@ use super::pod::COMPONENT;
 use super::{BY, TASK_LABEL, VERSION};
 use crate::environment::EnvironmentKey;
 use crate::platform::kubernetes::desired::{Part, Site, beside_instances, has_volumes, literal, pod};
-use crate::platform::kubernetes::resource::{labels, name as name_of, workload_name};
+use crate::platform::kubernetes::resource::{labels, name as name_of};
 use crate::release::Release;
-use crate::run::{RunId, RunNow, command, start_within};
+use crate::run::{self, RunId, RunNow, command, start_within};
 use serde_json::{Map, Value, json};
-use sha2::{Digest as _, Sha256};
 use skpr_proto::manifest::{Overlap, Task};
 use skpr_proto::{EnvironmentName, Label};
 
-/// As long as a CronJob's name may be: that of its Job has eleven characters more.
-const LONGEST: usize = 52;
-/// Hexadecimal digits that keep a name its own which had to be cut.
-const DIGITS: usize = 8;
 /// How many Jobs of each kind, those that succeeded and those that failed, Kubernetes keeps of a CronJob.
 pub(super) const KEPT: usize = 10;
 /// How long the Job of a run stays that a user asked for, in seconds.
 const STAYS: u32 = 3600;
 
-/// What a task's CronJob is called.
+/// What a task's CronJob is called. Where two environments of a namespace share `PROJECT-ENVIRONMENT`, as `shop/dev-x` and
+/// `shop-dev/x` do, each has an object of its own; what is there of one is then no Deployment and no CronJob of the other:
+/// it is left alone, and that other says so as its trouble.
 pub(in crate::platform::kubernetes) fn name(environment: &EnvironmentName, task: &Label) -> String {
-    let whole = format!("{}-{task}", workload_name(environment));
-    if whole.len() <= LONGEST {
-        return whole;
-    }
-    let digest = Sha256::digest(whole.as_bytes());
-    let short: String = digest.iter().take(DIGITS / 2).map(|byte| format!("{byte:02x}")).collect();
-    // Names are ASCII.
-    let start = whole.get(..LONGEST - DIGITS - 1).unwrap_or_default().trim_end_matches('-');
-    format!("{start}-{short}")
+    run::name(environment, task)
 }
 
 /// A task's CronJob: when, and what its Jobs are.

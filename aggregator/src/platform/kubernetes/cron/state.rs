@@ -77,7 +77,7 @@ mod tests {
         assert_eq!(first.len(), 2);
         assert_eq!((first[&task].running.len(), first[&task].last.as_ref()), (1, Some(&old)));
         assert_eq!(first[&task].suspended.as_ref(), Some(&suspension));
-        let (_, mut job) = facts_of(&object("shop-dev-drush-1", |_| ())).unwrap();
+        let (_, mut job) = facts_of(&object("shop-dev--drush-1", |_| ())).unwrap();
         let begun = Seen { job: Arc::new(job.clone()), pod: None };
         job.end = Some(JobEnd { at: job.created, failure: None });
         let ended = Seen { job: Arc::new(job), pod: None };

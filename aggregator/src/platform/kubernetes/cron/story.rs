@@ -153,8 +153,8 @@ pub(super) mod tests {
         let failure =
             failure.map(|reason| Failed { reason: reason.into(), message: "the job has failed".into() });
         let end = Some(JobEnd { at: at(60), failure });
-        let job = Job { end, ..job_of("shop-dev-drush-1") };
-        let mut pod = pod_of("shop-dev-drush-1", "x-1");
+        let job = Job { end, ..job_of("shop-dev--drush-1") };
+        let mut pod = pod_of("shop-dev--drush-1", "x-1");
         change(&mut pod);
         story(&job, Some(&pod), at(now))
     }
@@ -170,8 +170,8 @@ pub(super) mod tests {
 
     #[test]
     fn one_that_goes_on_waits_and_then_runs() {
-        let job = job_of("shop-dev-drush-1");
-        let mut pod = pod_of("shop-dev-drush-1", "x-1");
+        let job = job_of("shop-dev--drush-1");
+        let mut pod = pod_of("shop-dev--drush-1", "x-1");
         let run = story(&job, None, at(1));
         assert_eq!((run.stage(), run.instance, run.version.as_str()), ("waiting", None, "v1"));
         pod.detail.waiting = Some("ImagePullBackOff".into());
@@ -217,7 +217,7 @@ pub(super) mod tests {
                 at: at(60),
                 failure: Some(Failed { reason: "DeadlineExceeded".into(), message: String::new() }),
             }),
-            ..job_of("shop-dev-drush-1")
+            ..job_of("shop-dev--drush-1")
         };
         let run = story(&unseen, None, at(150));
         check(&run, Outcome::TimedOut, None, None);
@@ -283,7 +283,7 @@ pub(super) mod tests {
     #[test]
     fn what_was_told_of_its_end_is_all_that_is_said_of_it() {
         let first = told(Some("BackoffLimitExceeded"), ended(137, "OOMKilled"), 61);
-        let job = Job { told: Some(first.clone()), ..job_of("shop-dev-drush-1") };
+        let job = Job { told: Some(first.clone()), ..job_of("shop-dev--drush-1") };
         // Its pod is gone meanwhile.
         assert_eq!(story(&job, None, at(9999)), first);
     }

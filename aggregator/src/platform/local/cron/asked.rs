@@ -145,7 +145,7 @@ mod tests {
         let given = Given::new("forbid");
         let (plan, run) = given.run("drush", Place::There("v1")).unwrap();
         assert_eq!((run.began, run.due, &*run.version), (Some(at(100)), None, "v1"));
-        assert_eq!(run.instance, Some(format!("shop-dev-{}", run.id)));
+        assert_eq!(run.instance, Some(format!("shop-dev--{}", run.id)));
         assert_eq!((&plan.written.running, &plan.start), (&vec![run.clone()], &vec![run]));
     }
 

@@ -240,8 +240,7 @@ impl Plan {
             let replaced = self.written.running_of(&run.task).map(|other| (other.id.clone(), run.id.clone()));
             self.end.extend(replaced.collect::<Vec<_>>());
         }
-        let environment = &self.written.environment;
-        let instance = format!("{}-{}-{}", environment.project, environment.environment, run.id);
+        let instance = format!("{}-{}", run::name(&self.written.environment, &run.task), run.id.suffix());
         let version = version.to_owned();
         let run = Run { began: Some(look.now), version, instance: Some(instance), ..run };
         self.written.running.push(run.clone());

@@ -39,7 +39,7 @@ async fn each_end_is_told_for_what_it_is_and_output_is_kept_under_the_task() {
     assert_eq!((says.outcome, says.exit_code, says.id.as_str()), (Some(Outcome::Succeeded), Some(0), &*id));
     assert_eq!((says.began, says.ended, &*says.version), (Some(at(60)), Some(at(60)), "unversioned"));
     let volume = fixture.data().join("volumes/shop/dev/files");
-    let expected = format!("stdout F says {id} shop-dev-{id} hello none\nstdout F {}\n", volume.display());
+    let expected = format!("stdout F says {id} shop-dev--{id} hello none\nstdout F {}\n", volume.display());
     assert_eq!(fixture.printed(&says), expected);
     for (task, outcome, code) in [
         ("three", Outcome::Failed, Some(3)),

