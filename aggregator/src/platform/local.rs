@@ -44,7 +44,7 @@ use anyhow::Context as _;
 use cgroup::Parents;
 use checkout::Checkouts;
 use clock::Clock;
-use command::Command;
+use command::Commands;
 use driver::Driver;
 use former::Directories;
 use handle::Entry;
@@ -233,7 +233,7 @@ impl Machine {
                     let (directory, settings) = asked.unzip();
                     // A project that was moved is where its manifest is.
                     record.directory = directory.unwrap_or(record.directory);
-                    let (sender, commands) = mpsc::channel::<Command>(command::QUEUE);
+                    let (sender, commands) = Commands::new();
                     self.local.enter(name, Entry::Runs(sender, record.directory.clone()));
                     let driver = Driver::new(Arc::clone(&self.host), name, record);
                     drivers.spawn(driver.run(settings, commands, stop.clone()));

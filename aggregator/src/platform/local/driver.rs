@@ -7,7 +7,7 @@
 
 mod change;
 
-use super::command::Command;
+use super::command::Queued;
 use super::cron::{Around, Tasks};
 use super::front::Front;
 use super::host::Host;
@@ -85,7 +85,7 @@ impl Driver {
     pub(super) async fn run(
         mut self,
         asked: Option<Environment>,
-        mut commands: mpsc::Receiver<Command>,
+        mut commands: mpsc::Receiver<Queued>,
         stop: CancellationToken,
     ) -> EnvironmentName {
         if let Some(settings) = &asked {
@@ -105,8 +105,8 @@ impl Driver {
             let pause = if self.is_expecting() { TICK } else { IDLE };
             tokio::select! {
                 () = stop.cancelled() => {}
-                Some(command) = commands.recv() => {
-                    self.command(command).await;
+                Some(queued) = commands.recv() => {
+                    self.command(queued.command).await;
                     if asked.is_none() && self.record.releases.is_empty() {
                         // It was to be made, and could not be.
                         self.host.publisher.remove(&self.key);

@@ -3,7 +3,7 @@
 //! * Nothing is begun that is known not to work: a version that does not exist, settings that this machine cannot have.
 //! * A change is as durable as its driver made it when it answers; whoever asked may go.
 
-use super::command::{self, Command, ask};
+use super::command::{Command, Commands, Queued};
 use super::git::{Commit, Repository};
 use super::host::Host;
 use super::{checkout, project};
@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 const NEW: usize = 16;
 
 /// An environment that a user makes: its name, its project's directory, and the commands to its driver.
-pub(super) type Made = (EnvironmentName, PathBuf, mpsc::Receiver<Command>);
+pub(super) type Made = (EnvironmentName, PathBuf, mpsc::Receiver<Queued>);
 
 /// The local platform, as the API sees it.
 pub struct Local {
@@ -36,7 +36,7 @@ pub struct Local {
 #[derive(Clone, Debug)]
 pub(super) enum Entry {
     /// Its driver takes commands; the project is in this directory.
-    Runs(mpsc::Sender<Command>, PathBuf),
+    Runs(Commands, PathBuf),
     /// Its state cannot be read.
     Unreadable,
 }
@@ -63,7 +63,7 @@ impl Local {
         self.drivers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn driver(&self, name: &EnvironmentName) -> Result<mpsc::Sender<Command>, Failure> {
+    fn driver(&self, name: &EnvironmentName) -> Result<Commands, Failure> {
         match self.drivers().get(name) {
             Some(Entry::Runs(sender, _)) => Ok(sender.clone()),
             Some(Entry::Unreadable) => Err(unreadable(name)),
@@ -73,7 +73,7 @@ impl Local {
     }
 
     /// As [`driver`](Self::driver); made first where there is none.
-    fn driver_or_new(&self, name: &EnvironmentName) -> Result<mpsc::Sender<Command>, Failure> {
+    fn driver_or_new(&self, name: &EnvironmentName) -> Result<Commands, Failure> {
         let directory = self.directory(name)?;
         let mut drivers = self.drivers();
         if let Some(Entry::Runs(sender, _)) = drivers.get(name)
@@ -81,7 +81,7 @@ impl Local {
         {
             return Ok(sender.clone());
         }
-        let (sender, commands) = mpsc::channel(command::QUEUE);
+        let (sender, commands) = Commands::new();
         self.make.try_send((name.clone(), directory.clone(), commands)).map_err(|_| {
             Failure::new(ErrorKind::Unavailable, "no environment can be made at this moment")
                 .with_hint("try again in a moment")
@@ -214,15 +214,15 @@ impl Local {
     ) -> Result<u64, Failure> {
         let commit = self.prepare(environment, &deploy).await?;
         let name = &environment.name;
-        ask(&self.driver_or_new(name)?, name, |reply| Command::Deploy(Box::new(deploy), commit, reply)).await
+        self.driver_or_new(name)?.ask(name, |reply| Command::Deploy(Box::new(deploy), commit, reply)).await
     }
 
     async fn scale_to(&self, name: &EnvironmentName, scale: Scale) -> Result<Scaled, Failure> {
-        ask(&self.driver(name)?, name, |reply| Command::Scale(scale, reply)).await
+        self.driver(name)?.ask(name, |reply| Command::Scale(scale, reply)).await
     }
 
     pub(super) async fn run_it(&self, name: &EnvironmentName, wanted: RunNow) -> Result<Run, Failure> {
-        ask(&self.driver(name)?, name, |reply| Command::Run(wanted, reply)).await
+        self.driver(name)?.ask(name, |reply| Command::Run(wanted, reply)).await
     }
 
     pub(super) async fn suspend_in(
@@ -230,11 +230,11 @@ impl Local {
         name: &EnvironmentName,
         wanted: Suspend,
     ) -> Result<Suspended, Failure> {
-        ask(&self.driver(name)?, name, |reply| Command::Suspend(wanted, reply)).await
+        self.driver(name)?.ask(name, |reply| Command::Suspend(wanted, reply)).await
     }
 
     pub(super) async fn delete_it(&self, name: &EnvironmentName, delete: Delete) -> Result<Deleted, Failure> {
-        ask(&self.driver(name)?, name, |reply| Command::Delete(delete, reply)).await
+        self.driver(name)?.ask(name, |reply| Command::Delete(delete, reply)).await
     }
 }
 
