@@ -385,7 +385,7 @@ fn a_run_that_is_waited_for_ends_the_program_as_it_ended() {
         ("timed-out", Some(143), 7, "timed out after 12s"),
         ("out-of-memory", None, 137, "was killed for memory after 12s"),
         ("replaced", Some(143), 255, "was replaced by the next after 12s"),
-        ("unknown", None, 255, "ended in a way that is not known after 12s"),
+        ("unknown", None, 255, "ended in a way that is not known"),
     ] {
         let fake = beginning(vec![running("drush-k2x9vq"), ended("drush-k2x9vq", outcome, exit_code)]);
         let shown =

@@ -36,6 +36,8 @@ pub(crate) struct Times {
     pub due: Option<UnixNanos>,
     pub began: Option<UnixNanos>,
     pub ended: Option<UnixNanos>,
+    /// Milliseconds from its beginning to its end. Of one that nobody saw end it is known only when that was found.
+    took: Option<i64>,
 }
 
 /// How a run goes.
@@ -62,7 +64,9 @@ impl Run {
         let filled = |value: &str| Some(text(value)).filter(|value| !value.is_empty());
         let optional = |value: &Option<String>| value.as_deref().map(text);
         let nanos = |time: Option<v1::Instant>| time.map(UnixNanos::from);
-        let times = Times { due: nanos(run.due), began: nanos(run.began), ended: nanos(run.ended) };
+        let (began, ended) = (nanos(run.began), nanos(run.ended));
+        let took = took(began, ended).filter(|_| run.outcome != "unknown");
+        let times = Times { due: nanos(run.due), began, ended, took };
         Run {
             id: text(&run.id),
             task: text(&run.task),
@@ -72,7 +76,7 @@ impl Run {
             due: times.due.map(time::rfc3339),
             began: times.began.map(time::rfc3339),
             ended: times.ended.map(time::rfc3339),
-            seconds: times.milliseconds().map(|milliseconds| milliseconds as f64 / 1000.0),
+            seconds: times.took.map(|milliseconds| milliseconds as f64 / 1000.0),
             outcome: text(&run.outcome),
             exit_code: run.exit_code,
             instance: optional(&run.instance),
@@ -132,7 +136,7 @@ impl Run {
             Stage::NotBegun => format!("was {}", self.outcome_in_words()),
             _ => self.outcome_in_words(),
         };
-        let after = self.times.milliseconds().map(|took| format!(" after {}", length(took)));
+        let after = self.times.took.map(|took| format!(" after {}", length(took)));
         let because = self.reason.as_deref().map(|reason| format!(": {reason}"));
         format!("run `{}` {outcome}{}{}", self.id, after.unwrap_or_default(), because.unwrap_or_default())
     }
@@ -149,7 +153,7 @@ impl Run {
 
     /// How long it took, or has taken so far.
     pub(crate) fn took(&self, now: Timestamp) -> String {
-        match (self.times.began, self.times.milliseconds()) {
+        match (self.times.began, self.times.took) {
             (_, Some(took)) => length(took),
             (Some(began), None) if self.is_open() => {
                 let so_far = UnixNanos::from(now).0.saturating_sub(began.0) / 1_000_000;
@@ -172,14 +176,14 @@ impl Run {
 }
 
 impl Times {
-    fn milliseconds(&self) -> Option<i64> {
-        Some((self.ended?.0.saturating_sub(self.began?.0) / 1_000_000).max(0))
-    }
-
     /// When it began, or was due.
     pub(crate) fn either(&self) -> Option<UnixNanos> {
         self.began.or(self.due)
     }
+}
+
+fn took(began: Option<UnixNanos>, ended: Option<UnixNanos>) -> Option<i64> {
+    Some((ended?.0.saturating_sub(began?.0) / 1_000_000).max(0))
 }
 
 /// A time is worth a second's precision.
@@ -227,7 +231,7 @@ mod tests {
             ("timed-out", Some(143), None, "run `tidy-1` timed out after 12s"),
             ("out-of-memory", None, None, "run `tidy-1` was killed for memory after 12s"),
             ("replaced", None, None, "run `tidy-1` was replaced by the next after 12s"),
-            ("unknown", None, None, "run `tidy-1` ended in a way that is not known after 12s"),
+            ("unknown", None, None, "run `tidy-1` ended in a way that is not known"),
             ("melted-down\u{1b}", None, None, "run `tidy-1` melted down^[ after 12s"),
         ] {
             assert_eq!(run(outcome, code, reason).sentence(), expected);
@@ -235,6 +239,14 @@ mod tests {
         let missed = run("suspended", None, Some("it was suspended by dana"));
         assert_eq!(missed.outcome_and_reason(), "missed: it was suspended by dana");
         assert_eq!(run("skipped", None, Some("x")).outcome_and_reason(), "skipped: x");
+    }
+
+    #[test]
+    fn one_that_nobody_saw_end_took_nobody_knows_how_long() {
+        let unknown = run("unknown", None, None);
+        assert_eq!((unknown.seconds, unknown.took(Timestamp::UNIX_EPOCH)), (None, String::new()));
+        assert!(unknown.ended.is_some(), "when that was found");
+        assert_eq!(run("failed", None, None).seconds, Some(12.0));
     }
 
     #[test]
