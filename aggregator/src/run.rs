@@ -104,6 +104,8 @@ pub struct TaskState {
     pub last_success: Option<Timestamp>,
     /// Those that ended last, at most [`LATELY`]: the store may not have their ends yet.
     pub lately: Vec<Run>,
+    /// Why nothing runs when it is due, in one sentence.
+    pub trouble: Option<String>,
 }
 
 /// Ends are stored within moments; a task of each minute has few of them that are not.

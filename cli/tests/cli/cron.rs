@@ -110,6 +110,15 @@ fn tasks_for_people_and_programs() {
     assert!(shown(&["cron", "list", "prod", "-o", "yaml"]).starts_with("exit 0\n"));
     let names = shown(&["cron", "list", "prod", "-o", "name"]);
     assert_eq!(names, "exit 0\n--- stdout\ndrush\nreports\ntidy^[[2J\n--- stderr\n");
+    for task in &mut fake.script().cron.tasks.tasks[..2] {
+        (task.next, task.trouble) = (None, Some("the disk is full\u{1b}[2J".into()));
+    }
+    let troubled = shown(&["cron", "list", "prod"]);
+    assert!(
+        troubled.contains("warning: `drush`, `reports` do not run: the disk is full^[[2J\n"),
+        "{troubled}"
+    );
+    assert!(troubled.contains("does not run; running drush-k2x9vq"), "{troubled}");
     fake.script().cron.tasks.stale = true;
     assert!(shown(&["cron", "list", "prod", "-q"]).contains("warning: the platform has not been heard from"));
     // In a narrow terminal the name and the state stay.

@@ -31,10 +31,8 @@ pub(super) fn run(run: &Run) -> v1::Run {
 
 /// A task of an environment that is not being deleted.
 pub(super) fn task(name: &Label, task: &manifest::Task, state: &TaskState, now: Timestamp) -> v1::Task {
-    let next = match &state.suspended {
-        Some(_) => None,
-        None => task.next_after(now),
-    };
+    let is_due = state.suspended.is_none() && state.trouble.is_none();
+    let next = is_due.then(|| task.next_after(now)).flatten();
     let timeout = task.timeout.as_ref().map_or(0, |timeout| timeout.duration().as_secs());
     v1::Task {
         name: name.to_string(),
@@ -51,6 +49,7 @@ pub(super) fn task(name: &Label, task: &manifest::Task, state: &TaskState, now: 
         running: state.running.iter().map(run).collect(),
         last: state.last.as_ref().map(run),
         last_success: state.last_success.map(instant),
+        trouble: state.trouble.clone(),
     }
 }
 
@@ -87,6 +86,15 @@ mod tests {
         state.suspended = Some(Suspension { by: "dana".into(), since: at(9) });
         let shown = task(&name, &settings, &state, at(1_767_225_600));
         assert_eq!((shown.next, shown.suspended.unwrap().by.as_str()), (None, "dana"));
+    }
+
+    #[test]
+    fn a_task_that_is_in_trouble_is_not_shown_as_due() {
+        let settings = serde_json::json!({"schedule": "* * * * *", "command": "x"});
+        let settings: manifest::Task = serde_json::from_value(settings).unwrap();
+        let state = TaskState { trouble: Some("the disk is full".into()), ..TaskState::default() };
+        let shown = task(&Label::parse("task", "drush").unwrap(), &settings, &state, at(7));
+        assert_eq!((shown.next, shown.trouble.as_deref()), (None, Some("the disk is full")));
     }
 
     #[test]

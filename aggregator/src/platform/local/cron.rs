@@ -18,6 +18,7 @@ use super::state::{self, Record};
 use super::tell::Teller;
 use super::words;
 use crate::environment::EnvironmentKey;
+use crate::event::{Body, Event, Kind};
 use crate::inventory::Pod;
 use crate::release::{self, Release};
 use crate::run::{self, Run, RunNow, Suspend, Suspended, TaskState};
@@ -33,8 +34,7 @@ use std::sync::Arc;
 use written::{MOST_RECENT, Written};
 
 /// What is said of tasks whose file cannot be read; which it is and why stands in the log.
-const UNREADABLE: &str =
-    "its tasks do not run: what is known of them cannot be read, and the aggregator's log says why";
+const UNREADABLE: &str = "what is known of tasks cannot be read, and the aggregator's log says why";
 /// Why nothing runs where no release has succeeded yet.
 const NOTHING: &str = "nothing is deployed";
 /// The settings have changed since it was decided to run it: only where it is not there can this be.
@@ -49,6 +49,8 @@ pub(super) struct Tasks {
     runs: Runs,
     /// Why the next step could not be written down; nothing is done until it can be.
     unwritten: Option<String>,
+    /// Until when nothing runs, as the clock was set back: of that it has been told.
+    behind: Option<Timestamp>,
     /// What has become of runs and is still to be told, in order: there was no place for it.
     untold: VecDeque<Run>,
     /// When it was looked at last, and when it is to be again.
@@ -72,6 +74,8 @@ struct Current<'a> {
     trouble: Option<String>,
     tasks: BTreeMap<Label, Option<Task>>,
     closed: bool,
+    /// None has succeeded, and one is under way.
+    is_first: bool,
 }
 
 impl Tasks {
@@ -91,6 +95,7 @@ impl Tasks {
             written,
             runs: Runs::new(Arc::clone(host), environment.clone()),
             unwritten: None,
+            behind: None,
             looked: host.clock.now(),
             wake: None,
         }
@@ -108,6 +113,7 @@ impl Tasks {
             self.looked = self.clock.now();
             let Some(plan) = self.with_look(&current, plan::plan) else { return };
             self.wake = plan.wake;
+            self.mind_clock(&plan.written, around.teller);
             // One that could not even be started has ended already.
             if self.carry_out(plan, &current, &[], around.teller).await.is_err()
                 || self.runs.ended().is_empty()
@@ -175,13 +181,45 @@ impl Tasks {
         self.unwritten.is_some() || !self.untold.is_empty()
     }
 
+    /// Why tasks do not run when they are due.
     pub(super) fn trouble(&self) -> Option<String> {
+        let why = self.trouble_of_all().or_else(|| self.behind.map(behind));
+        why.map(|why| format!("its tasks do not run: {why}"))
+    }
+
+    fn trouble_of_all(&self) -> Option<String> {
         let unreadable = || self.written.is_none().then(|| UNREADABLE.to_owned());
         self.unwritten.clone().or_else(unreadable)
     }
 
     pub(super) fn states<'a>(&'a self, named: impl Iterator<Item = &'a Label>) -> BTreeMap<Label, TaskState> {
-        self.written.as_ref().map(|written| written.states(named)).unwrap_or_default()
+        let mut states = match &self.written {
+            Some(written) => written.states(named),
+            None => named.map(|name| (name.clone(), TaskState::default())).collect(),
+        };
+        let all = self.trouble_of_all();
+        for (name, state) in &mut states {
+            let clock = || self.written.as_ref()?.behind(name, self.looked).map(behind);
+            state.trouble = all.clone().or_else(clock);
+        }
+        states
+    }
+
+    /// Tells once that the clock was set back. Told anew after a restart it is the same event.
+    fn mind_clock(&mut self, written: &Written, teller: &Teller) {
+        let until = written.all_behind(self.looked);
+        if let Some(until) = until.filter(|_| self.behind.is_none()) {
+            let text = format!("tasks do not run: {}", behind(until));
+            tracing::warn!(environment = %self.environment, until = %until, "the clock was set back: tasks do not run until it has caught up");
+            let id = format!("trouble/clock/{}", until.as_second() / 60);
+            let body = Body { warning: true, ..Body::new(id, Kind::Trouble, text) };
+            let event = Event { environment: self.environment.clone(), time: self.looked.into(), body };
+            if !teller.offer(event) {
+                // There was no place for it: the next look tells.
+                return;
+            }
+        }
+        self.behind = until;
     }
 
     pub(super) fn pods(&self) -> HashMap<PodUid, Pod> {
@@ -207,11 +245,13 @@ impl Tasks {
             // Before the first has succeeded its tasks are there, and have nothing to run.
             None => plan::tasks(wanted, None),
         };
+        let is_first =
+            release.is_none() && record.releases.last().is_some_and(|newest| newest.state.is_open());
         let closed = around.stopping || record.deleting.is_some();
         let release = release.filter(|_| !closed && !tasks.is_empty());
         let directory = release.and_then(|release| around.places.of(release, &record.directory));
         let trouble = release.and_then(|release| around.places.trouble(release));
-        Current { release, directory, trouble, tasks, closed }
+        Current { release, directory, trouble, tasks, closed, is_first }
     }
 
     /// None where what is written cannot be read.
@@ -282,7 +322,7 @@ impl Tasks {
             self.unwritten = None;
             return Ok(());
         };
-        let why = Some(format!("what becomes of its tasks cannot be written down: {}", words::root(&error)));
+        let why = Some(format!("what becomes of tasks cannot be written down: {}", words::root(&error)));
         // It is tried again twice a second.
         if self.unwritten != why {
             tracing::error!(environment = %self.environment, error = format!("{error:#}"), "tasks cannot be written down");
@@ -306,6 +346,7 @@ impl Current<'_> {
     fn place(&self) -> Place<'_> {
         match (self.release, &self.trouble) {
             _ if self.closed => Place::Closed,
+            (None, _) if self.is_first => Place::Starting,
             (None, _) => Place::Nowhere(NOTHING),
             (Some(_), Some(trouble)) => Place::Nowhere(trouble),
             (Some(_), None) if self.directory.is_none() => Place::Coming,
@@ -319,9 +360,17 @@ impl Current<'_> {
     }
 }
 
+/// Why nothing runs until then.
+fn behind(until: Timestamp) -> String {
+    let until = until.strftime("%Y-%m-%d %H:%M:%S UTC");
+    format!(
+        "the clock was set back, and nothing runs before the clock shows {until}, as what was due until then has been dealt with"
+    )
+}
+
 fn unreadable() -> Failure {
     Failure::new(ErrorKind::Failed, "what is known of its tasks cannot be read, and they are left alone").with_hint(
-        "the aggregator's log names the file: put a good copy of it back, or remove it, and start standalone again",
+        "the aggregator's log names the file: put a good copy of it back, or remove it, with which suspensions go that are in it, and start standalone again",
     )
 }
 

@@ -31,6 +31,7 @@ pub(super) async fn run(verb: &CronList, settings: &Settings, output: &Output) -
     if found.stale {
         output.warn(STALE);
     }
+    found.troubles().iter().for_each(|trouble| output.warn(trouble));
     if output.format == Format::Table {
         let rows: Vec<Vec<Cell>> = found
             .tasks

@@ -29,6 +29,8 @@ pub(crate) struct Task {
     pub running: Vec<Run>,
     pub last: Option<Run>,
     pub last_success: Option<String>,
+    /// Why nothing runs when it is due.
+    pub trouble: Option<String>,
     #[serde(skip)]
     next_at: Option<UnixNanos>,
 }
@@ -61,6 +63,26 @@ pub(crate) async fn beside(cluster: &Cluster<'_>) -> Result<Tasks, Status> {
 
 async fn ask(cluster: &Cluster<'_>) -> Result<Response<v1::TasksResponse>, Status> {
     cluster.client.cron().tasks(v1::TasksRequest { environment: Some(cluster.wire()) }).await
+}
+
+impl Tasks {
+    /// Why tasks do not run, each reason once and with the tasks of which it is.
+    pub(crate) fn troubles(&self) -> Vec<String> {
+        let mut troubles: Vec<(&str, Vec<String>)> = Vec::new();
+        for task in &self.tasks {
+            let Some(trouble) = task.trouble.as_deref() else { continue };
+            let name = format!("`{}`", task.name);
+            match troubles.iter_mut().find(|(other, _)| *other == trouble) {
+                Some((_, names)) => names.push(name),
+                None => troubles.push((trouble, vec![name])),
+            }
+        }
+        let sentence = |(trouble, names): (&str, Vec<String>)| match names.as_slice() {
+            [one] => format!("{one} does not run: {trouble}"),
+            more => format!("{} do not run: {trouble}", more.join(", ")),
+        };
+        troubles.into_iter().map(sentence).collect()
+    }
 }
 
 impl From<v1::TasksResponse> for Tasks {
@@ -97,6 +119,7 @@ impl Task {
             running: task.running.iter().map(Run::new).collect(),
             last: task.last.as_ref().map(Run::new),
             last_success: task.last_success.map(|time| time::rfc3339(UnixNanos::from(time))),
+            trouble: task.trouble.as_deref().map(text),
             next_at,
         }
     }
@@ -132,17 +155,19 @@ impl Task {
                 .map(|since| format!(" since {}", time::show(to_the_second(instant(since)), zone)));
             format!("suspended by {}{}", suspension.by, since.unwrap_or_default())
         });
-        let colour = match (&suspended, &running) {
-            (Some(_), _) => "33",
-            (None, Some(_)) => "32",
-            (None, None) => "2",
+        let trouble = self.trouble.as_ref().map(|_| "does not run".to_owned());
+        let colour = match (&trouble, &suspended, &running) {
+            (Some(_), _, _) => "31",
+            (None, Some(_), _) => "33",
+            (None, None, Some(_)) => "32",
+            (None, None, None) => "2",
         };
         let so_far = self.running.first().map(|run| run.took(now)).filter(|so_far| !so_far.is_empty());
         let running = running.map(|running| match so_far {
             Some(so_far) => format!("{running} ({so_far})"),
             None => running,
         });
-        let parts: Vec<String> = suspended.into_iter().chain(running).collect();
+        let parts: Vec<String> = trouble.into_iter().chain(suspended).chain(running).collect();
         match parts.is_empty() {
             true => Cell::coloured("scheduled", colour),
             false => Cell::coloured(parts.join("; "), colour),

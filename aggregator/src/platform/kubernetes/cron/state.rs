@@ -24,6 +24,8 @@ pub(in crate::platform::kubernetes) fn states(
             last: status.and_then(|status| status.last.clone()),
             last_success: status.and_then(|status| status.last_success),
             lately: vec![],
+            // Kubernetes begins them whatever skpr does.
+            trouble: None,
         };
         // What is not known any better runs as it did.
         if seen.is_none() {

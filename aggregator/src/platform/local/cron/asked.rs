@@ -34,6 +34,10 @@ pub(super) fn run_now(look: &Look<'_>, wanted: &RunNow, chance: u64) -> Result<(
             let sentence = format!("the files of `{environment}` are being put in place");
             return Err(unavailable(sentence, "try again in a moment"));
         }
+        Place::Starting => {
+            let sentence = format!("the first release of `{environment}` is still being started");
+            return Err(unavailable(sentence, "try again in a moment"));
+        }
         Place::Nowhere(reason) => {
             let sentence = format!("nothing can run in `{environment}`: {reason}");
             return Err(
@@ -178,6 +182,7 @@ mod tests {
             ("none", Place::There("v1"), ErrorKind::NotFound),
             ("new", Place::There("v1"), ErrorKind::Unavailable),
             ("drush", Place::Coming, ErrorKind::Unavailable),
+            ("drush", Place::Starting, ErrorKind::Unavailable),
             ("drush", Place::Nowhere("nothing is deployed"), ErrorKind::Failed),
             ("drush", Place::Closed, ErrorKind::Unavailable),
         ] {

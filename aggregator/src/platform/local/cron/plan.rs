@@ -16,6 +16,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(super) const MOST_AT_ONCE: usize = 100;
 /// What was looked at later than this was looked at by a clock that was wrong.
 const WRONG_BY: SignedDuration = SignedDuration::from_hours(24);
+/// Of one that was due before anything ran.
+const FIRST: &str = "the first release was still being started";
 /// Of a run whose process ended with this program's predecessor.
 const LEFT_BEHIND: &str = "the aggregator ended while it ran, and it ended with it";
 
@@ -40,6 +42,8 @@ pub(super) enum Place<'a> {
     There(&'a str),
     /// They are being written.
     Coming,
+    /// Nowhere yet: no release has succeeded, and one is under way.
+    Starting,
     /// Nowhere, for this reason.
     Nowhere(&'a str),
     /// None may begin any more: all of it ends. What comes due is left as it is.
@@ -163,6 +167,9 @@ impl Plan {
         }
         let next = task.next_after(entry.looked);
         self.wake_at(next);
+        // That the clock has caught up is worth a look.
+        let caught_up = self.written.behind(name, look.now);
+        self.wake_at(caught_up);
     }
 
     fn wake_at(&mut self, time: Option<Timestamp>) {
@@ -223,6 +230,7 @@ impl Plan {
         }
         match look.place {
             Place::Coming | Place::Closed => Fate::Waits,
+            Place::Starting => Fate::DoesNot(Outcome::Missed, FIRST.to_owned()),
             Place::Nowhere(reason) => Fate::DoesNot(Outcome::Missed, reason.to_owned()),
             Place::There(_) if self.written.running.len() >= MOST_AT_ONCE => {
                 let reason =

@@ -75,15 +75,20 @@ async fn each_end_is_told_for_what_it_is_and_output_is_kept_under_the_task() {
 }
 
 #[tokio::test]
-async fn until_something_is_deployed_what_is_due_is_missed() {
+async fn while_the_first_release_is_being_started_that_is_said_and_what_is_due_is_missed() {
     let fixture = Fixture::new(&[("quick", "command: 'true'")]);
     let mut up = fixture.start();
     up.until(|managed| managed.tasks.contains_key(&label("quick"))).await;
     fixture.clock.set(at(60));
     let run = up.ended("quick", 1).await;
-    assert_eq!((run.outcome, run.reason.as_deref()), (Some(Outcome::Missed), Some("nothing is deployed")));
+    let reason = "the first release was still being started";
+    assert_eq!((run.outcome, run.reason.as_deref()), (Some(Outcome::Missed), Some(reason)));
     let failure = up.run("quick", &[]).await.unwrap_err();
-    assert_eq!(failure.message, "nothing can run in `shop/dev`: nothing is deployed");
+    assert_eq!(failure.message, "the first release of `shop/dev` is still being started");
+    assert_eq!(
+        (failure.kind, failure.hint.as_deref()),
+        (ErrorKind::Unavailable, Some("try again in a moment"))
+    );
     assert_eq!(stages(&up.stop().await), [("quick", "missed")]);
 }
 
@@ -160,7 +165,7 @@ async fn a_kill_and_a_clock_that_is_set_neither_lose_nor_repeat_a_run() {
     assert_eq!(up.managed().tasks[&label("long")].running.len(), 1);
     // Set back, it does nothing, and forward again nothing that was there.
     fixture.clock.set(at(0));
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    up.until(|managed| managed.trouble.is_some()).await;
     fixture.clock.set(at(60 * 5));
     up.running("long", 5).await;
     fixture.clock.set(at(60 * 1000));
@@ -179,6 +184,28 @@ async fn a_kill_and_a_clock_that_is_set_neither_lose_nor_repeat_a_run() {
     // 6 to 900 are one, the newest hundred are named.
     let missed = (6..1000).filter(|minute| of(*minute) == ["missed"]).count();
     assert_eq!((missed, of(900), of(901)), (100, vec!["missed"], vec!["missed"]));
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_back_is_told_once_and_shown_until_it_has_caught_up() {
+    let fixture = Fixture::new(&[("quick", "command: 'true'")]);
+    let mut up = fixture.ready().await;
+    fixture.clock.set(at(60 * 5));
+    up.ended("quick", 5).await;
+    let why = |managed: &crate::inventory::Managed| managed.tasks[&label("quick")].trouble.clone();
+    for second in [0, 1, 2] {
+        fixture.clock.set(at(second));
+        let behind = up.until(|managed| why(managed).is_some()).await;
+        assert!(
+            behind.trouble.as_deref().unwrap().starts_with("its tasks do not run: the clock was set back")
+        );
+    }
+    fixture.clock.set(at(60 * 5));
+    let again = up.until(|managed| managed.trouble.is_none()).await;
+    assert_eq!(why(&again), None);
+    let told = up.troubles();
+    assert!(told.len() == 1 && told[0].contains("nothing runs before the clock shows"), "{told:?}");
+    up.stop().await;
 }
 
 #[tokio::test]
@@ -297,8 +324,10 @@ async fn what_cannot_be_written_down_is_not_begun_and_what_cannot_be_read_is_lef
     let blocked = file.with_extension("cron.new");
     fs::create_dir(&blocked).unwrap();
     fixture.clock.set(at(60));
-    let told = "what becomes of its tasks cannot be written down: ";
+    let told = "its tasks do not run: what becomes of tasks cannot be written down: ";
     up.until(|managed| managed.trouble.as_deref().is_some_and(|why| why.starts_with(told))).await;
+    let why = |up: &fixture::Up| up.managed().tasks[&label("quick")].trouble.clone().unwrap();
+    assert!(why(&up).starts_with("what becomes of tasks cannot be written down"), "{}", why(&up));
     assert_eq!(up.run("quick", &[]).await.unwrap_err().kind, ErrorKind::Unavailable);
     assert_eq!(fs::read_dir(fixture.data().join("pods")).unwrap().count(), 1, "something was started");
     fs::remove_dir(&blocked).unwrap();
@@ -308,9 +337,12 @@ async fn what_cannot_be_written_down_is_not_begun_and_what_cannot_be_read_is_lef
 
     fs::write(&file, "nonsense").unwrap();
     let mut up = fixture.start();
-    up.until(|managed| managed.trouble.as_deref() == Some(UNREADABLE)).await;
+    let told = format!("its tasks do not run: {UNREADABLE}");
+    up.until(|managed| managed.trouble.as_ref() == Some(&told)).await;
+    assert_eq!(why(&up), UNREADABLE);
     let failure = up.run("quick", &[]).await.unwrap_err();
     assert!(failure.message.contains("cannot be read"), "{failure}");
+    assert!(failure.hint.unwrap().contains("suspensions"));
     fixture.clock.set(at(120));
     up.stop().await;
     assert_eq!(fs::read_to_string(&file).unwrap(), "nonsense");

@@ -18,6 +18,8 @@ use std::path::{Path, PathBuf};
 const ENDING: &str = "cron";
 /// How long the end of a run is told again at each start, where the store keeps up: it has long been stored by then.
 const RECENT: SignedDuration = SignedDuration::from_secs(300);
+/// A clock that is put right by less than that is not worth a word.
+const BEHIND: SignedDuration = SignedDuration::from_secs(60);
 /// The most of them: with 1 KiB each at most, the file is shorter than what is read again.
 pub(super) const MOST_RECENT: usize = 10_000;
 
@@ -105,6 +107,17 @@ impl Written {
         self.recent.iter().map(|recent| &recent.run)
     }
 
+    /// Until when nothing runs of a task, where the clock is behind the time up to which it has been dealt with.
+    pub(super) fn behind(&self, task: &Label, now: Timestamp) -> Option<Timestamp> {
+        let looked = self.tasks.get(task)?.looked;
+        (looked.duration_since(now) > BEHIND).then_some(looked)
+    }
+
+    /// The same of all tasks: when the last of them runs again.
+    pub(super) fn all_behind(&self, now: Timestamp) -> Option<Timestamp> {
+        self.tasks.keys().filter_map(|name| self.behind(name, now)).max()
+    }
+
     /// As the inventory shows them: an entry for each task of the settings, and for each that still runs.
     pub(super) fn states<'a>(&'a self, named: impl Iterator<Item = &'a Label>) -> BTreeMap<Label, TaskState> {
         let running = self.running.iter().map(|run| &run.task);
@@ -116,6 +129,7 @@ impl Written {
                 running: self.running_of(name).cloned().collect(),
                 last: entry.and_then(|entry| entry.last.clone()),
                 last_success: entry.and_then(|entry| entry.last_success),
+                trouble: None,
                 lately: self.recent().rev().filter(|run| run.task == *name).take(LATELY).cloned().collect(),
             }
         };
@@ -228,6 +242,16 @@ mod tests {
         let states = written.states([&new].into_iter());
         assert_eq!((states[&new].clone(), states[&drush].running.len()), (TaskState::default(), 1));
         assert!(states[&drush].suspended.is_none());
+    }
+
+    #[test]
+    fn a_clock_that_is_more_than_a_minute_behind_is_noticed() {
+        let (written, drush) = (written(), Label::parse("task", "drush").unwrap());
+        let looked = written.tasks[&drush].looked;
+        for (behind, expected) in [(0, None), (60, None), (61, Some(looked)), (-61, None)] {
+            let now = looked - SignedDuration::from_secs(behind);
+            assert_eq!((written.behind(&drush, now), written.all_behind(now)), (expected, expected));
+        }
     }
 
     #[test]

@@ -204,6 +204,12 @@ impl Up {
         self.told()
     }
 
+    /// What was told of trouble; what was told of runs goes with it.
+    pub(super) fn troubles(&mut self) -> Vec<String> {
+        let told = std::iter::from_fn(|| self.events.try_recv().ok());
+        told.filter(|event| event.body.kind == Kind::Trouble).map(|event| event.body.text).collect()
+    }
+
     pub(super) fn told(&mut self) -> Vec<Run> {
         let mut told = Vec::new();
         while let Ok(event) = self.events.try_recv() {
