@@ -121,6 +121,11 @@ fn tasks_for_people_and_programs() {
     assert!(troubled.contains("does not run; running drush-k2x9vq"), "{troubled}");
     fake.script().cron.tasks.stale = true;
     assert!(shown(&["cron", "list", "prod", "-q"]).contains("warning: the platform has not been heard from"));
+    // What is data keeps its lines.
+    fake.script().cron.tasks.tasks[0].command = "set -e\necho \u{1b}[2J".into();
+    assert!(
+        shown(&["cron", "list", "prod", "-o", "json", "-q"]).contains(r#""command": "set -e\necho ^[[2J""#)
+    );
     // In a narrow terminal the name and the state stay.
     let narrow = run(home.with(&fake, &["cron", "list", "prod"]).env("COLUMNS", "60"), Some(&fake));
     assert!(!narrow.contains("TIMEZONE") && narrow.contains("STATE"), "{narrow}");
@@ -200,6 +205,28 @@ fn what_is_asked_for_reaches_the_aggregator() {
     let (request, shown) = ask(&["cron", "history", "prod", "tidy", "-n", "5"]);
     assert_eq!(request.last, 5);
     assert!(shown.contains("no run of `tidy` of shop/prod in that time\n"), "{shown}");
+}
+
+#[test]
+fn a_history_longer_than_an_answer_is_asked_for_in_parts() {
+    let run_at = |id: &str, second| Run { began: at(second), ..ended(id, "succeeded", Some(0)) };
+    let all = [("a-5", 50), ("a-4", 40), ("a-3", 30), ("b-3", 30), ("a-2", 20), ("a-1", 10)];
+    let runs = all.map(|(id, second)| run_at(id, second)).to_vec();
+    let fake = serving(Tasks { runs: [answer(runs)].into(), page: 3, ..Tasks::default() });
+    let home = Home::new();
+    let names = |arguments: &[&str]| {
+        let shown = run(
+            &mut home.with(&fake, &[&["cron", "history", "prod", "-o", "name"], arguments].concat()),
+            Some(&fake),
+        );
+        let (names, said) = shown.split_once("--- stderr").unwrap();
+        (names.lines().skip(2).map(str::to_owned).collect::<Vec<_>>(), said.contains("older ones"))
+    };
+    let ids = |count: usize| all[..count].iter().map(|(id, _)| (*id).to_owned()).collect::<Vec<_>>();
+    assert_eq!(names(&["-n", "6"]), (ids(6), false));
+    assert_eq!(names(&["--since", "2026-11-22 04:30"]), (ids(6), false));
+    assert_eq!(names(&["-n", "5"]), (ids(5), true));
+    assert_eq!(names(&["-n", "3"]), (ids(3), true));
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod zone;
 pub use span::TimeSpan;
 pub use zone::Zone;
 
+use super::hint::nearest;
 use super::text::{Refusal, quoted, text_type};
 use field::{DAY, HOUR, MINUTE, MONTH, Values, WEEKDAY, printable};
 use jiff::Timestamp;
@@ -48,6 +49,20 @@ const NICKNAMES: [(&str, &str); 7] = [
 const DAYS: [u8; 12] = [31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
 const EVERY_DAY: u64 = 0xffff_fffe;
 const EVERY_WEEKDAY: u64 = 0x7f;
+
+/// What to write in place of `@every 5m` or `2h`, where that has times of the clock.
+fn every_so_often(length: &str) -> Option<String> {
+    let (unit, whole) = match length.chars().last()? {
+        'm' => ("m", 60),
+        'h' => ("h", 24),
+        _ => return None,
+    };
+    let number: u32 = length.strip_suffix(unit)?.parse().ok()?;
+    (number > 0 && number < whole && whole % number == 0).then(|| match unit {
+        "m" => format!("*/{number} * * * *"),
+        _ => format!("0 */{number} * * *"),
+    })
+}
 
 impl Schedule {
     pub fn as_str(&self) -> &str {
@@ -99,16 +114,19 @@ impl Schedule {
                 "a task needs a time, such as `@daily`",
             ));
         }
-        if text.starts_with("@every") {
-            return Err(wrong(
-                "counts from an unknown start".into(),
-                "write the minutes, such as `*/15 * * * *`",
-            ));
+        if let Some(every) = text.strip_prefix("@every") {
+            let instead = every_so_often(every.trim()).unwrap_or_else(|| "*/15 * * * *".to_owned());
+            let hint = format!("write the times, such as `{instead}`");
+            return Err(wrong("counts from an unknown start".into(), &hint));
         }
         let line = expanded(text);
         if line.starts_with('@') {
-            let hint = "the words are `@hourly`, `@daily`, `@weekly`, `@monthly` and `@yearly`";
-            return Err(wrong("is a word that cron does not know".into(), hint));
+            let words = NICKNAMES.map(|(word, _)| word);
+            let hint = match nearest(line, words) {
+                Some(word) => format!("did you mean `{word}`?"),
+                None => format!("the words are `{}`", words.join("`, `")),
+            };
+            return Err(wrong("is a word that cron does not know".into(), &hint));
         }
         let parts: Vec<&str> = line.split([' ', '\t']).filter(|part| !part.is_empty()).collect();
         let &[minute, hour, day, month, weekday] = parts.as_slice() else {

@@ -11,6 +11,7 @@ use crate::time::{self, Range, Typed};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use skpr_proto::{UnixNanos, v1};
+use std::collections::BTreeSet;
 
 /// Where nothing says how many.
 const NEWEST: u32 = 20;
@@ -50,7 +51,7 @@ pub(super) async fn run(verb: &CronHistory, settings: &Settings, output: &Output
         last: lines.unwrap_or(0),
         run: None,
     };
-    let answer = cluster.answer(cluster.client.cron().runs(request).await).await?;
+    let answer = ask(&cluster, request, lines).await?;
     let runs: Vec<Run> = answer.runs.iter().map(Run::new).collect();
     show(&runs, &zone, output)?;
     if runs.is_empty() {
@@ -60,6 +61,28 @@ pub(super) async fn run(verb: &CronHistory, settings: &Settings, output: &Output
     }
     after(&answer, &range, &zone, output);
     Ok(())
+}
+
+/// As many as are wanted, or all: an answer has so many, and whoever wants more asks for those before them.
+async fn ask(
+    cluster: &Cluster<'_>,
+    mut request: v1::RunsRequest,
+    wanted: Option<u32>,
+) -> Result<v1::RunsResponse, Error> {
+    let wanted = wanted.map_or(usize::MAX, |wanted| usize::try_from(wanted).unwrap_or(usize::MAX));
+    let (mut runs, mut known): (Vec<v1::Run>, _) = (Vec::new(), BTreeSet::new());
+    loop {
+        let answer = cluster.answer(cluster.client.cron().runs(request.clone()).await).await?;
+        let before = runs.len();
+        runs.extend(answer.runs.iter().filter(|run| known.insert(run.id.clone())).cloned());
+        // Several may have begun at the same time: those of the oldest are asked for again.
+        let oldest = runs.last().and_then(|run| run.began.or(run.due));
+        request.until = oldest.map(|time| v1::Instant { unix_nanos: time.unix_nanos.saturating_add(1) });
+        if !answer.more || runs.len() >= wanted || runs.len() == before || oldest.is_none() {
+            runs.truncate(wanted);
+            return Ok(v1::RunsResponse { runs, ..answer });
+        }
+    }
 }
 
 /// What is not in the list.

@@ -5,6 +5,7 @@ use crate::commands::call::Cluster;
 use crate::commands::release::text;
 use crate::error::Error;
 use crate::output::Cell;
+use crate::terminal::clean_lines;
 use crate::time;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -108,7 +109,7 @@ impl Task {
             schedule: text(&task.schedule),
             words: in_words(&task.schedule),
             timezone: text(&task.timezone),
-            command: text(&task.command),
+            command: clean_lines(&task.command),
             timeout_seconds: Some(task.timeout_seconds).filter(|seconds| *seconds > 0),
             overlap: text(&task.overlap),
             next: next_at.map(time::rfc3339),

@@ -3,7 +3,7 @@
 use super::{Service, authorise};
 use skpr_proto::v1::cron_server::Cron;
 use skpr_proto::v1::{
-    RunRequest, RunResponse, RunsRequest, RunsResponse, SuspendRequest, SuspendResponse, TasksRequest,
+    Run, RunRequest, RunResponse, RunsRequest, RunsResponse, SuspendRequest, SuspendResponse, TasksRequest,
     TasksResponse,
 };
 use skpr_proto::{ErrorKind, Failure};
@@ -16,6 +16,8 @@ pub(crate) struct Tasks {
     pub(crate) tasks: TasksResponse,
     /// For each look at one run in turn, the last for all that follow; of what is in it, only what was asked for is answered.
     pub(crate) runs: VecDeque<RunsResponse>,
+    /// So many runs an answer has at most; 0: all.
+    pub(crate) page: usize,
     /// None cuts the link.
     pub(crate) begun: Option<RunResponse>,
     /// Who asks for a run gets no answer.
@@ -49,6 +51,13 @@ impl Cron for Service {
         };
         answer.runs.retain(|run| request.task.as_ref().is_none_or(|task| *task == run.task));
         answer.runs.retain(|run| request.run.as_ref().is_none_or(|id| *id == run.id));
+        if let (None, Some(until)) = (&request.run, request.until) {
+            let time = |run: &Run| run.began.or(run.due).map(|time| time.unix_nanos);
+            answer.runs.retain(|run| time(run) < Some(until.unix_nanos));
+        }
+        let page = Some(self.script().cron.page).filter(|page| *page > 0).unwrap_or(usize::MAX);
+        answer.more |= answer.runs.len() > page;
+        answer.runs.truncate(page);
         match request.run {
             Some(id) if answer.runs.is_empty() => {
                 Err(Failure::new(ErrorKind::NotFound, format!("there is no run `{id}`")).into())

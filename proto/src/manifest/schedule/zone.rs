@@ -32,6 +32,10 @@ impl Zone {
         match name {
             Some(name) if name == text => Ok(Zone(text.to_owned())),
             Some(name) => Err(unknown.with_hint(format!("did you mean `{name}`?"))),
+            None if text.contains(['+', '-']) && text.contains(|digit: char| digit.is_ascii_digit()) => {
+                let hint = "what is so far from UTC has no name of its own: write that of a place with its clock, such as `Europe/Berlin`";
+                Err(unknown.with_hint(hint))
+            }
             None => {
                 let names: Vec<String> = database.available().map(|name| name.to_string()).collect();
                 let near = crate::manifest::hint::nearest(text, names.iter().map(String::as_str))
