@@ -8,6 +8,7 @@
 //! `scripts/test-kubernetes` starts all tests at once, and here they wait.
 
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 static CLUSTER: RwLock<()> = RwLock::new(());
 /// Whether the installation that tests have together stays as it is.
@@ -16,6 +17,10 @@ static STEADY: RwLock<()> = RwLock::new(());
 pub(crate) static SHOPS: Mutex<()> = Mutex::new(());
 /// For tests with sessions, and those that look at which processes serve them.
 pub(crate) static SITES: Mutex<()> = Mutex::new(());
+
+/// Those that have it together come first: once one waits to be alone, nobody else gets in beside them. Only how long all
+/// of it takes depends on this.
+const HEAD_START: Duration = Duration::from_secs(3);
 
 /// What a test has of the cluster until this is dropped.
 #[derive(Default)]
@@ -28,6 +33,7 @@ pub(crate) struct Turn {
 impl Turn {
     /// All of it.
     pub(crate) fn alone() -> Turn {
+        std::thread::sleep(HEAD_START);
         let alone = CLUSTER.write().unwrap_or_else(PoisonError::into_inner);
         begins();
         Turn { _alone: Some(alone), ..Turn::default() }
