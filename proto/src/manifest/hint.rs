@@ -32,6 +32,10 @@ const HISTORIC: [(&str, &str); 20] = [
     ("args", "command: [PROGRAM, ARGUMENT]"),
 ];
 
+/// What others have as a key of a task.
+const SUSPENDING: [&str; 8] =
+    ["suspend", "suspended", "enabled", "enable", "disabled", "disable", "paused", "active"];
+
 /// The keys of an environment.
 const OF_ENVIRONMENT: [&str; 11] = [
     "production",
@@ -201,6 +205,12 @@ pub(super) fn unknown_key(field: &str, expected: &[&str]) -> Option<String> {
             "cron knows no seconds: the shortest `schedule` is every minute, `* * * * *`".to_owned(),
         );
     }
+    if expected.contains(&"overlap") && SUSPENDING.contains(&field.to_ascii_lowercase().as_str()) {
+        return Some(
+            "this is no setting: `skpr cron suspend` keeps a task from being run, over deploys too, until `skpr cron resume`"
+                .to_owned(),
+        );
+    }
     let top = expected.contains(&"project");
     if let Some((_, today)) = HISTORIC.iter().find(|(historic, _)| historic.eq_ignore_ascii_case(field)) {
         return Some(format!("this is written `{today}` today, in an environment or in `defaults`"));
@@ -213,6 +223,12 @@ pub(super) fn unknown_key(field: &str, expected: &[&str]) -> Option<String> {
         None if expected.is_empty() => None,
         None => Some(format!("the keys here are {}", list(expected))),
     }
+}
+
+/// What the words mean of which one must be chosen.
+pub(super) fn variants(expected: &[&str]) -> Option<String> {
+    let of_overlap = expected.contains(&"forbid");
+    of_overlap.then(|| "`forbid` skips the new run, `allow` runs both, `replace` ends the old one".to_owned())
 }
 
 /// The hint for a key that must be there.
@@ -230,6 +246,22 @@ pub(super) fn missing_key(field: &str) -> Option<String> {
         _ => return None,
     };
     Some(format!("add it, such as `{example}`"))
+}
+
+/// The hint for a task that is only a text, such as a line of a crontab.
+pub(super) fn task(name: &str, node: &Node) -> String {
+    let name = quoted(name);
+    let line = node.text().unwrap_or_default();
+    let fields = if line.starts_with('@') { 1 } else { 5 };
+    let mut words = line.split_whitespace();
+    let schedule = words.by_ref().take(fields).collect::<Vec<_>>().join(" ");
+    let command = words.collect::<Vec<_>>().join(" ");
+    let is_line = super::Schedule::parse(&schedule).is_ok() && !command.is_empty();
+    let plain = |c: char| c.is_ascii_alphanumeric() || " ./_-=".contains(c);
+    match is_line && command.chars().all(plain) && command.len() <= 64 {
+        true => format!("did you mean `{name}: {{schedule: \"{schedule}\", command: {command}}}`?"),
+        false => format!("write `{name}: {{schedule: \"*/15 * * * *\", command: …}}`"),
+    }
 }
 
 /// The hint for a value of the wrong shape: a list for a mapping, a text for a list.

@@ -65,7 +65,8 @@ impl de::Error for Fault {
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Fault {
         let near = hint::nearest(variant, expected.iter().copied());
         let sentence = format!("`{}` is not one of {}", quoted(variant), hint::list(expected));
-        Fault::new(sentence).with_hint(near.map(|word| format!("did you mean `{word}`?")))
+        let near = near.map(|word| format!("did you mean `{word}`?"));
+        Fault::new(sentence).with_hint(near.or_else(|| hint::variants(expected)))
     }
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Fault {
@@ -134,7 +135,11 @@ impl<'t> Reader<'t> {
                     None => format!("a {}", self.node.kind()),
                 };
                 let sentence = format!("{} wants {wanted}, not {found}", self.subject());
-                Fault::new(sentence).with_hint(hint::shape(self.key.unwrap_or("-"), self.node, self.hidden))
+                let hint = match (self.above, self.key) {
+                    ("cron", Some(name)) if !self.hidden => Some(hint::task(name, self.node)),
+                    _ => hint::shape(self.key.unwrap_or("-"), self.node, self.hidden),
+                };
+                Fault::new(sentence).with_hint(hint)
             }
         };
         fault.at(self.node.place)

@@ -8,6 +8,7 @@
 
 mod field;
 mod next;
+mod slip;
 mod span;
 mod words;
 mod zone;
@@ -15,7 +16,6 @@ mod zone;
 pub use span::TimeSpan;
 pub use zone::Zone;
 
-use super::hint::nearest;
 use super::text::{Refusal, quoted, text_type};
 use field::{DAY, HOUR, MINUTE, MONTH, Values, WEEKDAY, printable};
 use jiff::Timestamp;
@@ -50,20 +50,6 @@ const DAYS: [u8; 12] = [31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
 const EVERY_DAY: u64 = 0xffff_fffe;
 const EVERY_WEEKDAY: u64 = 0x7f;
 
-/// What to write in place of `@every 5m` or `2h`, where that has times of the clock.
-fn every_so_often(length: &str) -> Option<String> {
-    let (unit, whole) = match length.chars().last()? {
-        'm' => ("m", 60),
-        'h' => ("h", 24),
-        _ => return None,
-    };
-    let number: u32 = length.strip_suffix(unit)?.parse().ok()?;
-    (number > 0 && number < whole && whole % number == 0).then(|| match unit {
-        "m" => format!("*/{number} * * * *"),
-        _ => format!("0 */{number} * * *"),
-    })
-}
-
 impl Schedule {
     pub fn as_str(&self) -> &str {
         &self.text
@@ -76,7 +62,7 @@ impl Schedule {
 
     /// In words: `at 03:30 from Monday to Friday`.
     pub fn words(&self) -> String {
-        words::words(&self.times, &self.fields)
+        words::words(&self.times)
     }
 
     /// The first time after `time` at which it is due, by the clock of `zone`.
@@ -108,25 +94,21 @@ impl Schedule {
         if text.starts_with("TZ=") || text.starts_with("CRON_TZ=") {
             return Err(wrong("holds a time zone".into(), "write it under `timezone`"));
         }
-        if text.starts_with("@reboot") {
+        let word = text.to_ascii_lowercase();
+        if word.starts_with("@reboot") {
             return Err(wrong(
                 "never comes due: nothing boots here".into(),
                 "a task needs a time, such as `@daily`",
             ));
         }
-        if let Some(every) = text.strip_prefix("@every") {
-            let instead = every_so_often(every.trim()).unwrap_or_else(|| "*/15 * * * *".to_owned());
-            let hint = format!("write the times, such as `{instead}`");
+        if word.starts_with("@every") {
+            let meant = slip::every(text).map(|meant| format!("did you mean `{meant}`?"));
+            let hint = meant.unwrap_or_else(|| "write the minutes, such as `*/15 * * * *`".to_owned());
             return Err(wrong("counts from an unknown start".into(), &hint));
         }
         let line = expanded(text);
         if line.starts_with('@') {
-            let words = NICKNAMES.map(|(word, _)| word);
-            let hint = match nearest(line, words) {
-                Some(word) => format!("did you mean `{word}`?"),
-                None => format!("the words are `{}`", words.join("`, `")),
-            };
-            return Err(wrong("is a word that cron does not know".into(), &hint));
+            return Err(wrong("is a word that cron does not know".into(), &slip::nickname(text)));
         }
         let parts: Vec<&str> = line.split([' ', '\t']).filter(|part| !part.is_empty()).collect();
         let &[minute, hour, day, month, weekday] = parts.as_slice() else {

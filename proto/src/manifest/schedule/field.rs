@@ -1,5 +1,7 @@
 //! One field of a schedule: which values it allows, and how it is written so that Kubernetes reads it alike.
 
+use super::slip;
+use super::words::MONTHS;
 use crate::manifest::text::{Refusal, quoted};
 
 /// One of the five fields.
@@ -9,16 +11,19 @@ pub(super) struct Field {
     pub most: u8,
     /// Words for numbers, the first for `least`.
     pub words: &'static [&'static str],
+    /// The whole words, which cron does not take.
+    pub names: &'static [&'static str],
 }
 
-pub(super) const MINUTE: Field = Field { name: "minute", least: 0, most: 59, words: &[] };
-pub(super) const HOUR: Field = Field { name: "hour", least: 0, most: 23, words: &[] };
-pub(super) const DAY: Field = Field { name: "day of the month", least: 1, most: 31, words: &[] };
+pub(super) const MINUTE: Field = Field { name: "minute", least: 0, most: 59, words: &[], names: &[] };
+pub(super) const HOUR: Field = Field { name: "hour", least: 0, most: 23, words: &[], names: &[] };
+pub(super) const DAY: Field = Field { name: "day of the month", least: 1, most: 31, words: &[], names: &[] };
 pub(super) const MONTH: Field = Field {
     name: "month",
     least: 1,
     most: 12,
     words: &["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"],
+    names: &MONTHS,
 };
 /// Sunday is 0 and 7.
 pub(super) const WEEKDAY: Field = Field {
@@ -26,6 +31,7 @@ pub(super) const WEEKDAY: Field = Field {
     least: 0,
     most: 7,
     words: &["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"],
+    names: &["Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"],
 };
 const SUNDAY: u8 = 7;
 
@@ -147,7 +153,13 @@ impl Field {
                 .ok()
                 .filter(|value| (self.least..=self.most).contains(value))
                 .ok_or_else(|| refused("is out of range".into())),
-            None => Err(refused("cannot be read".into())),
+            None => match (slip::sign(text, self), slip::short_names(item, self)) {
+                (Some((sentence, hint)), _) => Err(self.wrong(item, &sentence).with_hint(hint)),
+                (None, Some(meant)) => {
+                    Err(refused("cannot be read".into()).with_hint(format!("did you mean `{meant}`?")))
+                }
+                (None, None) => Err(refused("cannot be read".into())),
+            },
         }
     }
 

@@ -1,10 +1,10 @@
-//! A schedule in words. They are always true; where there are no short ones, they repeat a part of the expression.
+//! A schedule in words. They are always true; where there are no short ones, they are long.
 
 use super::field::{DAY, HOUR, MINUTE, MONTH};
 use super::next::Times;
 
 const WEEKDAYS: [&str; 7] = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
-const MONTHS: [&str; 12] = [
+pub(super) const MONTHS: [&str; 12] = [
     "January",
     "February",
     "March",
@@ -18,18 +18,15 @@ const MONTHS: [&str; 12] = [
     "November",
     "December",
 ];
-/// So many numbers are written out.
+/// So many numbers are written out where they could be counted off.
 const WRITTEN: usize = 6;
 /// So many times of a day are.
 const TIMES: usize = 4;
 
-/// `at 03:30 from Monday to Friday`. The fields are those of the expression, for what is not worth words.
-pub(super) fn words(times: &Times, fields: &str) -> String {
-    let mut written = fields.split(' ');
-    let mut field = || written.next().unwrap_or("*");
-    let (minutes, hours, days) = (field(), field(), field());
-    let (clock, of_a_day) = clock(times, minutes, hours);
-    let date = date(times, days);
+/// `at 03:30 from Monday to Friday`.
+pub(super) fn words(times: &Times) -> String {
+    let (clock, of_a_day) = clock(times);
+    let date = date(times);
     match date.as_str() {
         "" if of_a_day => format!("{clock} every day"),
         "" => clock,
@@ -39,7 +36,7 @@ pub(super) fn words(times: &Times, fields: &str) -> String {
 }
 
 /// When on a day that is of the schedule; and whether that leaves open on which.
-fn clock(times: &Times, minutes_written: &str, hours_written: &str) -> (String, bool) {
+fn clock(times: &Times) -> (String, bool) {
     let (minutes, hours) = (values(times.minutes), values(times.hours));
     let (every_hour, together) = (hours.len() == 24, run(&hours));
     let often = match divisor(&minutes, 60) {
@@ -49,8 +46,8 @@ fn clock(times: &Times, minutes_written: &str, hours_written: &str) -> (String, 
     };
     let least = minutes.first().copied().unwrap_or_default();
     let most = minutes.last().copied().unwrap_or_default();
-    let named = || numbers("minute", &minutes, minutes_written);
-    let of_hours = || numbers("hour", &hours, hours_written);
+    let named = || numbers("minute", &minutes);
+    let of_hours = || numbers("hour", &hours);
     let text = match (often, together, minutes.as_slice()) {
         (Some(often), ..) if every_hour => often,
         (Some(often), Some((first, last)), _) => format!("{often} from {first:02}:00 to {last:02}:{most:02}"),
@@ -76,7 +73,7 @@ fn clock(times: &Times, minutes_written: &str, hours_written: &str) -> (String, 
 }
 
 /// On which days; empty where it is every one.
-fn date(times: &Times, days_written: &str) -> String {
+fn date(times: &Times) -> String {
     let days = values(times.days);
     let every_day = days.len() == usize::from(DAY.most);
     // As people count them: Sunday is the last of a week.
@@ -97,7 +94,7 @@ fn date(times: &Times, days_written: &str) -> String {
         }
         _ => format!("on {}", names(&WEEKDAYS, &weekdays)),
     };
-    let on_days = || format!("on {}", numbers("day", &days, days_written));
+    let on_days = || format!("on {}", numbers("day", &days));
     let either = !times.both_days;
     match (every_day, every_weekday) {
         (true, true) => named("in"),
@@ -132,8 +129,8 @@ fn divisor(values: &[u8], whole: u8) -> Option<u8> {
     (even && values.iter().copied().eq((0..whole).step_by(usize::from(step)))).then_some(step)
 }
 
-/// `minute 5`, `minutes 5 to 9 and 30`; as it was written where that is shorter.
-fn numbers(unit: &str, values: &[u8], written: &str) -> String {
+/// `minute 5`, `minutes 5 to 9 and 30`, `every 7th minute from 0 to 56`.
+fn numbers(unit: &str, values: &[u8]) -> String {
     let mut runs: Vec<(u8, u8)> = Vec::new();
     for value in values {
         match runs.last_mut() {
@@ -147,11 +144,31 @@ fn numbers(unit: &str, values: &[u8], written: &str) -> String {
         _ => vec![format!("{first} to {last}")],
     });
     let texts: Vec<String> = texts.collect();
-    match (values, texts.len()) {
+    match (values, step(values)) {
         ([value], _) => format!("{unit} {value}"),
-        (_, ..=WRITTEN) => format!("{unit}s {}", list(&texts)),
-        _ => format!("{unit}s {written}"),
+        ([first, .., last], Some(step)) if texts.len() > WRITTEN => {
+            format!("every {} {unit} from {first} to {last}", ordinal(step))
+        }
+        _ => format!("{unit}s {}", list(&texts)),
     }
+}
+
+/// How far they are apart, where that is the same for all.
+fn step(values: &[u8]) -> Option<u8> {
+    let mut steps = values.windows(2).map(|pair| pair.iter().copied().reduce(|one, next| next - one));
+    let step = steps.next()??;
+    steps.all(|other| other == Some(step)).then_some(step)
+}
+
+fn ordinal(number: u8) -> String {
+    let ending = match (number % 10, number / 10) {
+        (_, 1) => "th",
+        (1, _) => "st",
+        (2, _) => "nd",
+        (3, _) => "rd",
+        _ => "th",
+    };
+    format!("{number}{ending}")
 }
 
 /// The name of the Nth, counted from 1.
@@ -214,14 +231,19 @@ mod tests {
 
     #[test]
     fn odd_ones_are_true_all_the_same() {
-        check("*/7 * * * *", "at minutes */7 of every hour");
-        check("1-59/2 */2 * * *", "at minutes 1-59/2 of hours */2");
+        check("*/7 * * * *", "at every 7th minute from 0 to 56 of every hour");
+        check("1-59/2 */2 * * *", "at every 2nd minute from 1 to 59 of every 2nd hour from 0 to 22");
+        check("*/5 */2 * * *", "every 5 minutes of every 2nd hour from 0 to 22");
+        check("0 0 1-31/3 * *", "at 00:00 on every 3rd day from 1 to 31 of the month");
+        check("0 0 1-31/2 * MON", "at 00:00 on every 2nd day from 1 to 31 of the month, and also on Monday");
+        check("0 0 2-20/2 5 *", "at 00:00 on every 2nd day from 2 to 20 of May");
+        check("1,3,4,9,11,17,20,22,50 * * * *", "at minutes 1, 3, 4, 9, 11, 17, 20, 22 and 50 of every hour");
         check("*/5 0,12 * * *", "every 5 minutes of hours 0 and 12");
         check("0 0 13 * FRI", "at 00:00 on day 13 of the month, and also on Friday");
         check("0 0 13 5 FRI", "at 00:00 on day 13 of the month, and also on Friday, in May");
         check("0 0 1-31 * MON", "at 00:00 every day");
         check("0 0 1-7,15 * *", "at 00:00 on days 1 to 7 and 15 of the month");
-        check("0 0 */2 * *", "at 00:00 on days */2 of the month");
+        check("0 0 */2 * *", "at 00:00 on every 2nd day from 1 to 31 of the month");
         check("0 0 1 5-9 *", "at 00:00 on day 1 of each month from May to September");
         check("0 9 * 3,6 MON", "at 09:00 on Monday in March and June");
         check("0,1,2,30 4,5 * * *", "at minutes 0 to 2 and 30 of hours 4 and 5");

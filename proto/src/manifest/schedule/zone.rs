@@ -28,14 +28,15 @@ impl Zone {
         let unknown = Refusal::new("is no time zone").about(text);
         let database = TimeZoneDatabase::bundled();
         let found = (text.len() <= 64).then(|| database.get(text).ok()).flatten();
+        if is_offset(text) && found.is_none() {
+            return Err(Refusal::new("is an offset, and none of the names of time zones")
+                .with_hint("name a place with that clock, such as `Europe/Berlin`; `ls /usr/share/zoneinfo/*` shows the names")
+                .about(text));
+        }
         let name = found.as_ref().and_then(TimeZone::iana_name).filter(|name| *name != "Etc/Unknown");
         match name {
             Some(name) if name == text => Ok(Zone(text.to_owned())),
             Some(name) => Err(unknown.with_hint(format!("did you mean `{name}`?"))),
-            None if text.contains(['+', '-']) && text.contains(|digit: char| digit.is_ascii_digit()) => {
-                let hint = "what is so far from UTC has no name of its own: write that of a place with its clock, such as `Europe/Berlin`";
-                Err(unknown.with_hint(hint))
-            }
             None => {
                 let names: Vec<String> = database.available().map(|name| name.to_string()).collect();
                 let near = crate::manifest::hint::nearest(text, names.iter().map(String::as_str))
@@ -48,6 +49,15 @@ impl Zone {
             }
         }
     }
+}
+
+/// `UTC+2`, `GMT-05:30`, `+0200`.
+fn is_offset(text: &str) -> bool {
+    let name = text.trim_start_matches(|c: char| c.is_ascii_alphabetic());
+    let is_one =
+        |digits: &str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b':');
+    let of = text.get(..text.len() - name.len()).unwrap_or_default().to_ascii_uppercase();
+    matches!(of.as_str(), "" | "UTC" | "GMT" | "Z") && name.strip_prefix(['+', '-']).is_some_and(is_one)
 }
 
 impl fmt::Display for Zone {
