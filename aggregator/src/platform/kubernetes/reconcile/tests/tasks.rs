@@ -33,7 +33,8 @@ impl Site {
 }
 
 fn cron(tasks: &[&str]) -> Value {
-    let task = json!({"schedule": "0 3 * * *", "command": "x"});
+    // Rounds go by the clock of this machine: at no time that a test is likely to run at.
+    let task = json!({"schedule": "0 0 29 2 *", "command": "x"});
     json!({"cron": tasks.iter().map(|name| ((*name).to_owned(), task.clone())).collect::<serde_json::Map<_, _>>()})
 }
 
