@@ -35,17 +35,14 @@ pub fn takes(task: &Label, line: &str, arguments: &[String]) -> Result<(), Failu
         return Ok(());
     }
     let line = line.trim_end();
-    let comment = line.starts_with('#')
-        || line.contains([' ', '\t']) && line.split([' ', '\t']).any(|word| word.starts_with('#'));
-    let sets =
-        line.split_whitespace().all(|word| word.split_once('=').is_some_and(|(name, _)| is_variable(name)));
+    let comment = line.split([' ', '\t']).any(|word| word.starts_with('#'));
     let why = match line.find(SEPARATORS).and_then(|at| line[at..].chars().next()) {
         Some('\n' | '\r') => "has several lines".to_owned(),
         Some(separator) => format!("has `{separator}`"),
         None if comment => "has `#`".to_owned(),
         None if line.contains("<<") => "has `<<`".to_owned(),
         None if line.ends_with('\\') => "ends with `\\`".to_owned(),
-        None if sets => "only sets variables".to_owned(),
+        None if !has_program(line) => "has no program of its own that is plain to see".to_owned(),
         None => return Ok(()),
     };
     let message = format!("the command of task `{task}` {why}, so that nothing can be put behind it");
@@ -54,6 +51,26 @@ pub fn takes(task: &Label, line: &str, arguments: &[String]) -> Result<(), Failu
 
 fn says_where(line: &str) -> bool {
     PLACES.iter().any(|place| line.contains(place))
+}
+
+/// Whether a word of the line, behind what sets variables and says where input and output go, is a program. Where one of those is
+/// quoted, so that it may be several words, that is not known: no.
+fn has_program(line: &str) -> bool {
+    let mut words = line.split([' ', '\t']).filter(|word| !word.is_empty());
+    while let Some(word) = words.next() {
+        let sets = word.split_once('=').is_some_and(|(name, _)| is_variable(name));
+        let target = word.trim_start_matches(|each: char| each.is_ascii_digit()).strip_prefix(['<', '>']);
+        let skipped = match target.map(|target| target.trim_start_matches(['<', '>'])) {
+            Some("") => words.next().unwrap_or_default(),
+            Some(_) => word,
+            None if sets || word == "!" => word,
+            None => return true,
+        };
+        if skipped.contains(['\'', '"', '\\', '{']) {
+            return false;
+        }
+    }
+    false
 }
 
 fn is_variable(name: &str) -> bool {
@@ -65,6 +82,8 @@ fn is_variable(name: &str) -> bool {
 mod tests {
     use super::*;
     use std::process::Command;
+
+    const NO_PROGRAM: &str = "has no program of its own that is plain to see";
 
     fn strings(words: &[&str]) -> Vec<String> {
         words.iter().map(|word| (*word).to_owned()).collect()
@@ -100,7 +119,13 @@ mod tests {
             ("# nothing", "has `#`"),
             ("cat <<END", "has `<<`"),
             ("echo hi \\", "ends with `\\`"),
-            ("A=1 _b=2", "only sets variables"),
+            ("A=1 _b=2", NO_PROGRAM),
+            ("A='x y'", NO_PROGRAM),
+            ("A=${X:-a b}", NO_PROGRAM),
+            ("> log", NO_PROGRAM),
+            (">>log 2>errors </dev/null", NO_PROGRAM),
+            ("> 'the log'", NO_PROGRAM),
+            ("!", NO_PROGRAM),
             ("if true; then a; fi", "has `;`"),
         ] {
             let expected = format!("the command of task `drush` {why}, so that nothing can be put behind it");
@@ -108,9 +133,15 @@ mod tests {
             assert_eq!(refused(line, &[]), Ok(()), "{line}");
             assert_eq!(refused(&format!("{line} \"$@\""), &["x"]), Ok(()), "{line}");
         }
-        for line in
-            ["drush cron", "drush cron\n", "A=1 ./x --y=2 > $HOME/log 2>/dev/null", "a#b ${X}", "a =b"]
-        {
+        for line in [
+            "drush cron",
+            "drush cron\n",
+            "A=1 ./x --y=2 > $HOME/log 2>/dev/null",
+            "> log ./x",
+            "a#b ${X}",
+            "a =b",
+            "printf '<%s>\\n' $X",
+        ] {
             assert_eq!(refused(line, &["x"]), Ok(()), "{line}");
         }
     }
@@ -119,12 +150,33 @@ mod tests {
     #[test]
     fn a_shell_runs_no_argument_of_a_line_that_takes_them() {
         let pieces = [
-            "true", "\n", ";", "&", "|", "#", " ", "\\", "=", "A", "(", ")", "<<", "`", "'", "\"", "{", "}",
-            "!", "$",
+            "true",
+            ">",
+            "/dev/null",
+            "A=1",
+            "\n",
+            ";",
+            "&",
+            "|",
+            "#",
+            " ",
+            "\\",
+            "=",
+            "A",
+            "(",
+            ")",
+            "<<",
+            "`",
+            "'",
+            "\"",
+            "{",
+            "}",
+            "!",
+            "$",
         ];
         let mut random: u64 = 7;
-        for _ in 0..300 {
-            let mut line = "true".to_owned();
+        for number in 0..400 {
+            let mut line = if number % 2 == 0 { "true".to_owned() } else { String::new() };
             for _ in 0..4 {
                 random =
                     random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);

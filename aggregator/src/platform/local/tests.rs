@@ -1,8 +1,23 @@
 //! Instances of a manifest with no repository, from start to stop, with real processes.
 
 use super::*;
+use crate::inventory::Managed;
+use crate::release::{Deploy, TIMEOUT};
 use skpr_proto::{PodUid, Source};
 use std::fs;
+
+/// A deploy of this version with the settings as they are.
+pub(super) fn deploy_of(version: &str, managed: &Managed) -> Deploy {
+    Deploy {
+        version: version.into(),
+        image: None,
+        settings: managed.settings.clone(),
+        by: "ann".into(),
+        timeout: TIMEOUT,
+        returns: true,
+        restores: None,
+    }
+}
 
 async fn until(
     inventories: &mut watch::Receiver<Arc<Inventory>>,

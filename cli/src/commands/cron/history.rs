@@ -78,6 +78,12 @@ async fn ask(
         // Several may have begun at the same time: those of the oldest are asked for again.
         let oldest = runs.last().and_then(|run| run.began.or(run.due));
         request.until = oldest.map(|time| v1::Instant { unix_nanos: time.unix_nanos.saturating_add(1) });
+        // They are of the same environment, also where another of its name appears meanwhile.
+        if let Some(environment) = &mut request.environment
+            && !answer.namespace.is_empty()
+        {
+            environment.namespace = Some(answer.namespace.clone());
+        }
         if !answer.more || runs.len() >= wanted || runs.len() == before || oldest.is_none() {
             runs.truncate(wanted);
             return Ok(v1::RunsResponse { runs, ..answer });

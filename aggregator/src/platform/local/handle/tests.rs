@@ -5,8 +5,9 @@ use super::super::{LocalConfig, Machine};
 use super::*;
 use crate::event::{self, Event};
 use crate::inventory::{Inventory, Managed};
+use crate::platform::local::tests::deploy_of;
 use crate::platform::to;
-use crate::release::{Release, State, TIMEOUT};
+use crate::release::{Release, State};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -125,16 +126,7 @@ impl Up {
 
     /// The settings as they are, put into a deploy.
     fn deploy_of(&self, version: &str) -> Deploy {
-        let managed = self.managed().unwrap();
-        Deploy {
-            version: version.into(),
-            image: None,
-            settings: managed.settings.clone(),
-            by: "ann".into(),
-            timeout: TIMEOUT,
-            returns: true,
-            restores: None,
-        }
+        deploy_of(version, &self.managed().unwrap())
     }
 
     async fn deploy(&self, version: &str) -> Result<u64, Failure> {

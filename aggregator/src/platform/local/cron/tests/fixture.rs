@@ -5,7 +5,8 @@ use super::super::super::{LocalConfig, Machine};
 use super::super::*;
 use crate::event::{self, Event};
 use crate::inventory::{Inventory, Managed};
-use crate::release::{Deploy, TIMEOUT};
+use crate::platform::local::tests::deploy_of;
+use crate::release::Deploy;
 use skpr_proto::EnvironmentName;
 use std::fs;
 use std::time::Duration;
@@ -174,15 +175,7 @@ impl Up {
 
     pub(super) async fn deploy(&mut self, version: &str, change: impl FnOnce(&mut Deploy)) {
         let managed = self.managed();
-        let mut deploy = Deploy {
-            version: version.into(),
-            image: None,
-            settings: managed.settings.clone(),
-            by: "ann".into(),
-            timeout: TIMEOUT,
-            returns: true,
-            restores: None,
-        };
+        let mut deploy = deploy_of(version, &managed);
         change(&mut deploy);
         let number = self.local.deploy_to(&self.key(), deploy).await.unwrap();
         let is_done = |managed: &Managed| {
