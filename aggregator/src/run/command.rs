@@ -41,9 +41,11 @@ pub fn takes(task: &Label, line: &str, arguments: &[String]) -> Result<(), Failu
         Some(separator) => format!("has `{separator}`"),
         None if comment => "has `#`".to_owned(),
         None if line.contains("<<") => "has `<<`".to_owned(),
-        None if line.ends_with('\\') => "ends with `\\`".to_owned(),
-        None if !has_program(line) => "has no program of its own that is plain to see".to_owned(),
-        None => return Ok(()),
+        None => match line.chars().last().filter(|last| ['\\', '<', '>'].contains(last)) {
+            Some(last) => format!("ends with `{last}`"),
+            None if has_program(line) => return Ok(()),
+            None => "has no program of its own that is plain to see".to_owned(),
+        },
     };
     let message = format!("the command of task `{task}` {why}, so that nothing can be put behind it");
     Err(usage(message).with_hint("write \"$@\" into the command in .skpr.yml, where arguments are to stand"))
@@ -119,6 +121,7 @@ mod tests {
             ("# nothing", "has `#`"),
             ("cat <<END", "has `<<`"),
             ("echo hi \\", "ends with `\\`"),
+            ("echo hi >", "ends with `>`"),
             ("A=1 _b=2", NO_PROGRAM),
             ("A='x y'", NO_PROGRAM),
             ("A=${X:-a b}", NO_PROGRAM),
@@ -174,7 +177,7 @@ mod tests {
             "!",
             "$",
         ];
-        let mut random: u64 = 7;
+        let (mut random, directory): (u64, _) = (7, tempfile::tempdir().unwrap());
         for number in 0..400 {
             let mut line = if number % 2 == 0 { "true".to_owned() } else { String::new() };
             for _ in 0..4 {
@@ -187,7 +190,12 @@ mod tests {
                 continue;
             }
             let words = command(&line, &arguments);
-            let done = Command::new(&words[0]).args(&words[1..]).output().unwrap();
+            let place = tempfile::tempdir_in(directory.path()).unwrap();
+            let done = Command::new(&words[0]).args(&words[1..]).current_dir(place.path()).output().unwrap();
+            let named = std::fs::read_dir(place.path()).unwrap().any(|file| {
+                arguments.iter().any(|argument| file.as_ref().unwrap().file_name() == argument.as_str())
+            });
+            assert!(!named, "{line:?} writes where an argument says");
             assert!(!String::from_utf8_lossy(&done.stdout).contains("RAN"), "{line:?}");
         }
     }
